@@ -1,0 +1,115 @@
+//! Durable state behind one small interface: named tables of bytes, changed by atomic batches.
+//!
+//! A batch is on disk, synced, before [`Store::commit`] answers, so whatever a role acknowledges
+//! after that survives `kill -9` and power loss. Batches that wait together share one sync (group
+//! commit). The engine is redb: a single file, copy-on-write B-trees, checksummed. The interface
+//! names no engine, so that another can stand behind it under the same tests.
+//!
+//! An error of the disk is final: every later commit fails too, and the role stops rather than
+//! acknowledge what may not be stored.
+
+mod engine;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+/// A change to one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Change {
+    Put(Vec<u8>),
+    Delete,
+}
+
+/// Changes that happen together or not at all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch(Vec<(String, Vec<u8>, Change)>);
+
+impl Batch {
+    /// No changes yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets `key` of `table` to `value`.
+    pub fn put(&mut self, table: &str, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> &mut Self {
+        self.0.push((table.to_owned(), key.into(), Change::Put(value.into())));
+        self
+    }
+
+    /// Removes `key` of `table`, if it is there.
+    pub fn delete(&mut self, table: &str, key: impl Into<Vec<u8>>) -> &mut Self {
+        self.0.push((table.to_owned(), key.into(), Change::Delete));
+        self
+    }
+
+    /// Whether there is nothing to change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Why the store cannot do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened: missing folder, rights, another process holds it, or it is damaged.
+    #[error("{path}: cannot open the store: {reason}")]
+    Open {
+        /// The file.
+        path: String,
+        /// What the engine says.
+        reason: String,
+    },
+    /// A read failed.
+    #[error("the store cannot be read: {0}")]
+    Read(String),
+    /// A commit failed; nothing of the batch is acknowledged, and later commits are refused.
+    #[error("the store cannot be written, nothing more is accepted: {0}")]
+    Write(String),
+}
+
+/// An open store. Clones share it; the file is closed with the last of them.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<engine::Engine>);
+
+impl Store {
+    /// Opens the store in `path`, made when it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`].
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        engine::Engine::open(path).map(|engine| Self(Arc::new(engine)))
+    }
+
+    /// Makes `batch` durable and returns when it is.
+    ///
+    /// Batches are applied in the order of the calls, also when their futures are dropped: a commit
+    /// that was started is carried out.
+    ///
+    /// # Errors
+    /// [`StoreError::Write`].
+    pub fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let (done, wait) = oneshot::channel();
+        self.0.enqueue(batch, done);
+        async { wait.await.unwrap_or_else(|_| Err(StoreError::Write("the store was closed".to_owned()))) }
+    }
+
+    /// The value of `key` in `table`, as of the last commit.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn get(&self, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.get(table, key)
+    }
+
+    /// All keys and values of `table`, by key, as of the last commit.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn scan(&self, table: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.0.scan(table)
+    }
+}
