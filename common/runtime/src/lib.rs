@@ -1,1 +1,19 @@
-//! What every server shell shares: configuration, command line, admin socket, TLS, HTTP, logs, metrics.
+//! What every server shell shares, so that all roles look the same to an operator: strict
+//! configuration, the command line, the admin socket, TLS 1.3, HTTP, logs, metrics and stopping.
+//!
+//! Shells only: pure crates never name this one.
+
+pub mod admin;
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod log;
+pub mod metrics;
+pub mod role;
+pub mod stop;
+mod text;
+pub mod tls;
+
+pub use config::{Config, ConfigError, Invalid};
+pub use role::{Context, Outcome, Role, Topic};
+pub use stop::Stop;

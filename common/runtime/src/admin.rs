@@ -1,0 +1,164 @@
+//! The admin socket: how `show` asks a running role.
+//!
+//! A Unix stream socket, readable by its owner and group. One JSON request a line, one JSON answer a
+//! line: `{"topic":"sessions"}` gets `{"ok":…}` or `{"error":"…"}`. A request line holds at most 4 KiB.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::stop::Stop;
+
+const REQUEST_LIMIT: u64 = 4096;
+const CLIENT_LIMIT: usize = 32;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a client asks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// One of the role's topics.
+    pub topic: String,
+}
+
+/// What it is told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// The topic's state.
+    Ok(Value),
+    /// Why there is none.
+    Error(String),
+}
+
+/// Opens a Unix socket at `path` for its owner and group, in place of one that a dead process left.
+///
+/// # Errors
+/// When the folder is missing, or a living process listens there.
+pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::AddrInUse,
+            format!("{}: another process is listening there", path.display()),
+        ));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(named(path, &error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(|error| named(path, &error))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+fn named(path: &Path, error: &std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Answers requests on `path` with `handler` until the stop.
+///
+/// # Errors
+/// When the socket cannot be opened.
+pub fn serve<H, F>(path: &Path, stop: Stop, handler: H) -> std::io::Result<()>
+where
+    H: Fn(Request) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Value, String>> + Send + 'static,
+{
+    let listener = bind(path)?;
+    let handler = Arc::new(handler);
+    let clients = Arc::new(tokio::sync::Semaphore::new(CLIENT_LIMIT));
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                () = stop.told() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let (Ok((stream, _)), Ok(place)) = (accepted, clients.clone().try_acquire_owned()) else { continue };
+            let handler = handler.clone();
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(PATIENCE, answer(stream, &*handler)).await;
+                drop(place);
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn answer<H, F>(stream: UnixStream, handler: &H) -> std::io::Result<()>
+where
+    H: Fn(Request) -> F,
+    F: Future<Output = Result<Value, String>>,
+{
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(read.take(REQUEST_LIMIT)).read_line(&mut line).await?;
+    let answer = match serde_json::from_str(&line) {
+        Ok(request) => handler(request).await.map_or_else(Answer::Error, Answer::Ok),
+        Err(error) => Answer::Error(format!("the request is not understood: {error}")),
+    };
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    write.write_all(&text).await
+}
+
+/// Asks the role that listens on `path`.
+///
+/// # Errors
+/// A text for the operator: nobody listens, no answer in time, or the role's own refusal.
+pub async fn ask(path: &Path, topic: &str) -> Result<Value, String> {
+    let asking = async {
+        let mut stream = UnixStream::connect(path)
+            .await
+            .map_err(|error| format!("{}: {error}: is the role running?", path.display()))?;
+        let mut line = serde_json::to_string(&Request { topic: topic.to_owned() }).map_err(|e| e.to_string())?;
+        line.push('\n');
+        stream.write_all(line.as_bytes()).await.map_err(|e| e.to_string())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.map_err(|e| e.to_string())?;
+        match serde_json::from_str(&text).map_err(|e| format!("the answer is not understood: {e}"))? {
+            Answer::Ok(value) => Ok(value),
+            Answer::Error(reason) => Err(reason),
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err("no answer within 10 s".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_topic_is_answered_and_an_unknown_one_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let stop = Stop::new();
+        serve(&path, stop.clone(), |request| async move {
+            if request.topic == "links" { Ok(serde_json::json!([1])) } else { Err("no such topic".to_owned()) }
+        })
+        .unwrap();
+        assert_eq!(ask(&path, "links").await, Ok(serde_json::json!([1])));
+        assert_eq!(ask(&path, "x").await, Err("no such topic".to_owned()));
+        assert!(bind(&path).is_err(), "a living listener is not replaced");
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(b"garbage\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.contains("not understood"), "{text}");
+        stop.tell();
+    }
+
+    #[tokio::test]
+    async fn a_socket_left_by_a_dead_process_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        drop(bind(&path).unwrap());
+        assert!(bind(&path).is_ok());
+        assert!(ask(&folder.path().join("none"), "x").await.unwrap_err().contains("is the role running?"));
+    }
+}

@@ -1,0 +1,240 @@
+//! The command line that every server has: `run`, `check`, `show`, `man`, `completions`.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 nothing found.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use crate::config::{self, Config};
+use crate::stop::Stop;
+use crate::{admin, log, metrics, text};
+
+/// Something that `show` can show.
+#[derive(Debug, Clone, Copy)]
+pub struct Topic {
+    /// The word on the command line.
+    pub name: &'static str,
+    /// What is shown.
+    pub about: &'static str,
+}
+
+/// What a running role is given.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Told when the process has to end.
+    pub stop: Stop,
+    /// The configuration file, for a reload.
+    pub config_path: PathBuf,
+}
+
+/// A server binary.
+pub trait Role: 'static {
+    /// The binary's name.
+    const NAME: &'static str;
+    /// One sentence for `--help` and the manual page.
+    const ABOUT: &'static str;
+    /// Lines for `--help`: commands a person can copy.
+    const EXAMPLES: &'static str;
+    /// What `show` can show; the first is the default.
+    const TOPICS: &'static [Topic];
+    /// The file's contents.
+    type Config: Config + Send;
+
+    /// Where the running role listens for `show`.
+    fn admin_socket(config: &Self::Config) -> &Path;
+
+    /// What `check` says about a valid file, a line each: a summary and warnings.
+    fn summary(config: &Self::Config) -> Vec<String>;
+
+    /// Does the role's work until the stop is told.
+    fn run(config: Self::Config, context: Context) -> impl Future<Output = Outcome> + Send;
+
+    /// Further subcommands of this role.
+    fn commands() -> Vec<Command> {
+        Vec::new()
+    }
+
+    /// Carries out one of them.
+    fn command(name: &str, matches: &ArgMatches) -> ExitCode {
+        let _ = matches;
+        eprintln!("{}: unknown command {name}", Self::NAME);
+        ExitCode::from(2)
+    }
+}
+
+/// How a role's run ends: `Ok`, or whatever stopped it, for a person to read.
+pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// The whole `main` of a server binary.
+#[must_use]
+pub fn main<R: Role>() -> ExitCode {
+    let matches = command::<R>().get_matches();
+    match matches.subcommand() {
+        Some(("run", matches)) => run::<R>(&path(matches, "config")),
+        Some(("check", matches)) => check::<R>(&path(matches, "config")),
+        Some(("show", matches)) => show::<R>(matches),
+        Some(("man", _)) => print(|out| clap_mangen::Man::new(command::<R>()).render(out)),
+        Some(("completions", matches)) => {
+            let shell = matches.get_one::<clap_complete::Shell>("shell").copied().unwrap_or(clap_complete::Shell::Bash);
+            print(|out| {
+                clap_complete::generate(shell, &mut command::<R>(), R::NAME, out);
+                Ok(())
+            })
+        }
+        Some((name, matches)) => R::command(name, matches),
+        None => ExitCode::from(2),
+    }
+}
+
+/// The role's command tree, from which help, manual page and completions come.
+#[must_use]
+pub fn command<R: Role>() -> Command {
+    let default = format!("/etc/cloakway/{}.toml", R::NAME);
+    let config = || {
+        Arg::new("config")
+            .long("config")
+            .short('c')
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .default_value(default.clone())
+    };
+    let topics = R::TOPICS.iter().map(|topic| clap::builder::PossibleValue::new(topic.name).help(topic.about));
+    let mut topic = Arg::new("topic").value_parser(PossibleValuesParser::new(topics)).help("What to show");
+    if let Some(first) = R::TOPICS.first() {
+        topic = topic.default_value(first.name);
+    }
+    Command::new(R::NAME)
+        .about(R::ABOUT)
+        .version(env!("CARGO_PKG_VERSION"))
+        .after_help(format!(
+            "Examples:\n{}\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 nothing found",
+            R::EXAMPLES
+        ))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(Command::new("run").about("Do the work until SIGTERM").arg(config().help("The configuration")))
+        .subcommand(
+            Command::new("check").about("Check a configuration and start nothing").arg(
+                Arg::new("config")
+                    .value_name("FILE")
+                    .required(true)
+                    .value_parser(value_parser!(PathBuf))
+                    .help("The configuration"),
+            ),
+        )
+        .subcommand(
+            Command::new("show")
+                .about("Show the state of the running role")
+                .arg(topic)
+                .arg(config().help("The configuration, which names the admin socket"))
+                .arg(
+                    Arg::new("socket")
+                        .long("socket")
+                        .value_name("PATH")
+                        .value_parser(value_parser!(PathBuf))
+                        .help("The admin socket itself"),
+                )
+                .arg(
+                    Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON value instead of a table"),
+                ),
+        )
+        .subcommand(Command::new("man").about("Print the manual page (roff)"))
+        .subcommand(
+            Command::new("completions").about("Print a completion script").arg(
+                Arg::new("shell").required(true).value_parser(value_parser!(clap_complete::Shell)).help("The shell"),
+            ),
+        )
+        .subcommands(R::commands())
+}
+
+/// The path given for `name`; every such argument is required or has a default.
+#[must_use]
+pub fn path(matches: &ArgMatches, name: &str) -> PathBuf {
+    matches.get_one::<PathBuf>(name).cloned().unwrap_or_default()
+}
+
+/// Runs `work` on a new multi-threaded event loop.
+///
+/// # Errors
+/// Whatever stops the work, or keeps the loop from starting.
+pub fn block_on<T, E: From<std::io::Error>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}
+
+fn loaded<R: Role>(path: &Path) -> Result<R::Config, ExitCode> {
+    config::load::<R::Config>(path).map_err(|error| {
+        eprintln!("{}: {error}", R::NAME);
+        ExitCode::from(2)
+    })
+}
+
+fn run<R: Role>(path: &Path) -> ExitCode {
+    let config = match loaded::<R>(path) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    log::start();
+    metrics::start();
+    let context = Context { stop: Stop::new(), config_path: path.to_owned() };
+    let result = block_on(async {
+        context.stop.on_signals()?;
+        tracing::info!(role = R::NAME, version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting");
+        R::run(config, context).await
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "stopped by an error");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check<R: Role>(path: &Path) -> ExitCode {
+    match loaded::<R>(path) {
+        Ok(config) => print(|out| {
+            use std::io::Write;
+            writeln!(out, "{}: ok", path.display())?;
+            R::summary(&config).iter().try_for_each(|line| writeln!(out, "  {line}"))
+        }),
+        Err(code) => code,
+    }
+}
+
+fn show<R: Role>(matches: &ArgMatches) -> ExitCode {
+    let socket = match matches.get_one::<PathBuf>("socket") {
+        Some(socket) => socket.clone(),
+        None => match loaded::<R>(&path(matches, "config")) {
+            Ok(config) => R::admin_socket(&config).to_owned(),
+            Err(code) => return code,
+        },
+    };
+    let topic = matches.get_one::<String>("topic").cloned().unwrap_or_default();
+    let asked: Result<_, Box<dyn std::error::Error>> = block_on(async { Ok(admin::ask(&socket, &topic).await?) });
+    match asked {
+        Ok(value) if matches.get_flag("json") => print(|out| {
+            use std::io::Write;
+            writeln!(out, "{value}")
+        }),
+        Ok(value) => print(|out| std::io::Write::write_all(out, text::render(&value).as_bytes())),
+        Err(error) => {
+            eprintln!("{}: {error}", R::NAME);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints on standard output; a reader that has gone away is no error.
+fn print(write: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> ExitCode {
+    let mut out = Vec::new();
+    match write(&mut out).and_then(|()| std::io::Write::write_all(&mut std::io::stdout(), &out)) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}

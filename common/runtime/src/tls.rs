@@ -1,0 +1,136 @@
+//! TLS 1.3 and nothing older, with aws-lc-rs underneath; mutual where both ends are ours.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// Why TLS cannot be set up. Names the file; shows nothing of a key.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file is missing, unreadable, or not PEM of the kind wanted.
+    #[error("{path}: {wanted} expected: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// What should be in it.
+        wanted: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The parts do not fit together, such as a key of another certificate.
+    #[error("{path}: {reason}")]
+    Mismatch {
+        /// The certificate's file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A certificate chain and its key, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The chain, the own certificate first.
+    pub certificate: PathBuf,
+    /// The private key: PKCS #8, PKCS #1 or SEC1.
+    pub key: PathBuf,
+}
+
+type Parts = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+impl Identity {
+    fn read(&self) -> Result<Parts, TlsError> {
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|e| TlsError::File {
+            path: self.key.display().to_string(),
+            wanted: "a private key in PEM",
+            reason: e.to_string(),
+        })?;
+        Ok((certificates(&self.certificate)?, key))
+    }
+
+    fn mismatch(&self, error: &rustls::Error) -> TlsError {
+        TlsError::Mismatch { path: self.certificate.display().to_string(), reason: error.to_string() }
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let failed =
+        |reason: String| TlsError::File { path: path.display().to_string(), wanted: "certificates in PEM", reason };
+    let list: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|e: rustls::pki_types::pem::Error| failed(e.to_string()))?;
+    if list.is_empty() { Err(failed("there is none".to_owned())) } else { Ok(list) }
+}
+
+fn roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        store.add(certificate).map_err(|e| TlsError::File {
+            path: path.display().to_string(),
+            wanted: "certificates of an authority",
+            reason: e.to_string(),
+        })?;
+    }
+    Ok(Arc::new(store))
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+const TLS13: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// A server's side. With `client_ca`, only clients with a certificate of that authority get in.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn server(identity: &Identity, client_ca: Option<&Path>) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(TLS13)
+        .map_err(|e| identity.mismatch(&e))?;
+    let (chain, key) = identity.read()?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots(path)?, provider())
+                .build()
+                .map_err(|e| TlsError::Mismatch { path: path.display().to_string(), reason: e.to_string() })?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|e| identity.mismatch(&e))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A client's side: trusts the authorities in the file `ca`, shows `identity` when the server asks.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn client(ca: &Path, identity: Option<&Identity>) -> Result<ClientConfig, TlsError> {
+    let failed = |e: rustls::Error| TlsError::Mismatch { path: ca.display().to_string(), reason: e.to_string() };
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(TLS13)
+        .map_err(failed)?
+        .with_root_certificates(roots(ca)?);
+    match identity {
+        None => Ok(builder.with_no_client_auth()),
+        Some(identity) => {
+            let (chain, key) = identity.read()?;
+            builder.with_client_auth_cert(chain, key).map_err(|e| identity.mismatch(&e))
+        }
+    }
+}
+
+/// The first of `names` that `certificate` is valid for.
+#[must_use]
+pub fn name_of<'n>(certificate: &CertificateDer<'_>, names: &'n [String]) -> Option<&'n str> {
+    let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
+    names.iter().map(String::as_str).find(|name| {
+        ServerName::try_from(*name).is_ok_and(|name| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+    })
+}

@@ -1,0 +1,101 @@
+//! TLS 1.3 on both sides, with and without client certificates, over loopback.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use cloakway_runtime::Stop;
+use cloakway_runtime::http::{Client, Limits, Peer, serve};
+use cloakway_runtime::tls::{Identity, client, server};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(folder: &Path) -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(folder.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { issuer: Issuer::new(params, key) }
+    }
+
+    fn issue(&self, folder: &Path, name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let identity =
+            Identity { certificate: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) };
+        std::fs::write(&identity.certificate, certificate.pem()).unwrap();
+        std::fs::write(&identity.key, key.serialize_pem()).unwrap();
+        identity
+    }
+}
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+async fn listen() -> (tokio::net::TcpListener, String) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+#[tokio::test]
+async fn a_server_answers_over_tls_13_and_bounds_the_body() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let identity = authority.issue(folder.path(), "127.0.0.1");
+    let (listener, url) = listen().await;
+    let stop = Stop::new();
+    let router = Router::new()
+        .route("/", get(|Extension(peer): Extension<Peer>| async move { peer.address.ip().to_string() }))
+        .route("/post", post(|body: String| async move { body.len().to_string() }));
+    let limits = Limits { body: 1000, ..Limits::default() };
+    serve(listener, server(&identity, None).unwrap(), router, limits, stop.clone());
+    let client = Client::new(client(&folder.path().join("ca.pem"), None).unwrap(), None).unwrap();
+    let answer = client.send(Method::GET, &url, HeaderMap::new(), vec![], LIMIT).await.unwrap();
+    assert_eq!(answer.body().as_ref(), b"127.0.0.1");
+    let large = client.send(Method::POST, &format!("{url}/post"), HeaderMap::new(), vec![b'x'; 1000], LIMIT).await;
+    assert_eq!(large.unwrap().status(), StatusCode::OK);
+    let larger = client.send(Method::POST, &format!("{url}/post"), HeaderMap::new(), vec![b'x'; 1001], LIMIT).await;
+    assert_eq!(larger.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+    stop.tell();
+}
+
+#[tokio::test]
+async fn mutual_tls_takes_only_the_named_client_of_the_right_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let (authority, stranger) = (Authority::new(folder.path()), Authority::new(other.path()));
+    let identity = authority.issue(folder.path(), "server.example");
+    let ca = folder.path().join("ca.pem");
+    let (listener, url) = listen().await;
+    let router = Router::new().route("/", get(|Extension(peer): Extension<Peer>| async move { peer.name.unwrap() }));
+    let limits = Limits { client_names: vec!["facilitation.example".to_owned()], ..Limits::default() };
+    let stop = Stop::new();
+    serve(listener, server(&identity, Some(&ca)).unwrap(), router, limits, stop.clone());
+    let ask = async |identity: Option<Identity>| {
+        let tls = client(&ca, identity.as_ref()).unwrap();
+        Client::new(tls, Some("server.example")).unwrap().send(Method::GET, &url, HeaderMap::new(), vec![], LIMIT).await
+    };
+    let good = ask(Some(authority.issue(folder.path(), "facilitation.example"))).await.unwrap();
+    assert_eq!(good.body().as_ref(), b"facilitation.example");
+    assert!(ask(Some(authority.issue(folder.path(), "somebody.example"))).await.is_err());
+    assert!(ask(Some(stranger.issue(other.path(), "facilitation.example"))).await.is_err());
+    assert!(ask(None).await.is_err());
+    let wrong_name = Client::new(client(&ca, None).unwrap(), Some("other.example")).unwrap();
+    assert!(wrong_name.send(Method::GET, &url, HeaderMap::new(), vec![], LIMIT).await.is_err());
+    stop.tell();
+}
+
+#[test]
+fn a_missing_certificate_is_named() {
+    let identity = Identity { certificate: "/nonexistent/c.pem".into(), key: "/nonexistent/k.pem".into() };
+    let error = server(&identity, None).unwrap_err().to_string();
+    assert!(error.contains("/nonexistent/"), "{error}");
+}
