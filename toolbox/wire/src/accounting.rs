@@ -1,0 +1,525 @@
+//! What an Accounting-Request states: which session, whose, at which addresses, when (RFC 2866).
+//!
+//! Reading needs a [`Verified`] packet: nothing is learnt from a stranger.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use cloakway_types::{IdError, SubscriberId, Timestamp};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use crate::radius::{Attribute, Verified};
+
+/// Attribute types that are read here.
+pub mod kind {
+    /// RFC 2865 §5.1.
+    pub const USER_NAME: u8 = 1;
+    /// RFC 2865 §5.4.
+    pub const NAS_IP_ADDRESS: u8 = 4;
+    /// RFC 2865 §5.8.
+    pub const FRAMED_IP_ADDRESS: u8 = 8;
+    /// RFC 2865 §5.32.
+    pub const NAS_IDENTIFIER: u8 = 32;
+    /// RFC 2866 §5.1.
+    pub const ACCT_STATUS_TYPE: u8 = 40;
+    /// RFC 2866 §5.2.
+    pub const ACCT_DELAY_TIME: u8 = 41;
+    /// RFC 2866 §5.5.
+    pub const ACCT_SESSION_ID: u8 = 44;
+    /// RFC 2869 §5.3.
+    pub const EVENT_TIMESTAMP: u8 = 55;
+    /// RFC 3162 §2.1.
+    pub const NAS_IPV6_ADDRESS: u8 = 95;
+    /// RFC 3162 §2.3.
+    pub const FRAMED_IPV6_PREFIX: u8 = 97;
+    /// RFC 4818 §3.
+    pub const DELEGATED_IPV6_PREFIX: u8 = 123;
+    /// RFC 6911 §3.1.
+    pub const FRAMED_IPV6_ADDRESS: u8 = 168;
+}
+
+/// Why a genuine Accounting-Request cannot be recorded. It is not answered: an answer says "recorded".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The packet is a Status-Server.
+    #[error("a Status-Server holds no record")]
+    NoRecord,
+    /// An attribute that the record needs is not there.
+    #[error("attribute {0} is missing (RFC 2866 §5.13)")]
+    Missing(u8),
+    /// An attribute that may come once comes again.
+    #[error("attribute {kind} comes a second time at byte {at}: at most one is allowed (RFC 2866 §5.13)")]
+    Repeated {
+        /// The attribute type.
+        kind: u8,
+        /// Offset of the second one.
+        at: usize,
+    },
+    /// A value has the wrong length for its type.
+    #[error("attribute {kind} at byte {at} has {length} bytes, which its type does not allow")]
+    Length {
+        /// The attribute type.
+        kind: u8,
+        /// Its offset.
+        at: usize,
+        /// Bytes in the value.
+        length: usize,
+    },
+    /// A text that is not UTF-8, or is empty.
+    #[error("attribute {kind} at byte {at} is not a text of UTF-8")]
+    Text {
+        /// The attribute type.
+        kind: u8,
+        /// Its offset.
+        at: usize,
+    },
+    /// An IPv6 prefix length above 128.
+    #[error("attribute {kind} at byte {at} has prefix length {length}: at most 128 is possible")]
+    PrefixLength {
+        /// The attribute type.
+        kind: u8,
+        /// Its offset.
+        at: usize,
+        /// The prefix length.
+        length: u8,
+    },
+}
+
+/// Where the time of an event comes from. Times of different bases are not comparable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// Event-Timestamp: the NAS's own clock, in seconds.
+    Stated,
+    /// Arrival here minus Acct-Delay-Time: late by as long as the network held the packet.
+    Derived,
+}
+
+/// When something happened, as its source tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EventTime {
+    /// For ordering events of one NAS.
+    pub at: Timestamp,
+    /// What `at` is based on.
+    pub basis: Basis,
+    /// The latest moment on our clock for which the event is evidence: never after arrival minus delay.
+    pub proof: Timestamp,
+}
+
+/// The network access server, by every name it gives itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Nas {
+    /// NAS-Identifier.
+    pub identifier: Option<String>,
+    /// NAS-IP-Address.
+    pub v4: Option<Ipv4Addr>,
+    /// NAS-IPv6-Address.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Nas {
+    /// Whether the two may be one NAS: they share a name, or one of them gives none.
+    #[must_use]
+    pub fn may_be(&self, other: &Self) -> bool {
+        fn same<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> bool {
+            a.is_some() && a == b
+        }
+        let nameless = |nas: &Self| *nas == Self::default();
+        same(self.identifier.as_ref(), other.identifier.as_ref())
+            || same(self.v4.as_ref(), other.v4.as_ref())
+            || same(self.v6.as_ref(), other.v6.as_ref())
+            || nameless(self)
+            || nameless(other)
+    }
+}
+
+/// Who the session belongs to, as far as one packet says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum User {
+    /// No User-Name.
+    Unstated,
+    /// A User-Name that is not a subscriber id.
+    Unusable,
+    /// The subscriber.
+    Named(SubscriberId),
+}
+
+/// Which attribute gave an address. A newer event replaces the addresses of the attributes that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressKind {
+    /// Framed-IP-Address (RFC 2865 §5.8).
+    FramedV4,
+    /// Framed-IPv6-Prefix (RFC 3162 §2.3).
+    FramedPrefixV6,
+    /// Delegated-IPv6-Prefix (RFC 4818 §3).
+    DelegatedPrefixV6,
+    /// Framed-IPv6-Address (RFC 6911 §3.1).
+    FramedV6,
+}
+
+/// What happened to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// Acct-Status-Type Start.
+    Start,
+    /// Acct-Status-Type Interim-Update (RFC 2869 §2.1). It may be the first to name an address.
+    Interim,
+    /// Acct-Status-Type Stop.
+    Stop,
+}
+
+/// One record about one session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// What happened.
+    pub change: Change,
+    /// Acct-Session-Id.
+    pub session: String,
+    /// Whose.
+    pub user: User,
+    /// At which NAS.
+    pub nas: Nas,
+    /// Addresses and prefixes in the packet; "not known yet" values such as 0.0.0.0 are left out.
+    pub addresses: Vec<(AddressKind, IpNet)>,
+    /// When.
+    pub time: EventTime,
+}
+
+/// What an Accounting-Request states.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Record {
+    /// A session started, goes on, or stopped.
+    Session(SessionRecord),
+    /// Accounting-On or Accounting-Off: every session of the NAS is over (RFC 2866 §5.1).
+    NasReset {
+        /// The NAS.
+        nas: Nas,
+        /// When.
+        time: EventTime,
+    },
+    /// A status type that says nothing about addresses (tunnels, RFC 2867; failed). Answered, not kept.
+    Other {
+        /// Acct-Status-Type.
+        status: u32,
+    },
+}
+
+#[derive(Default)]
+struct Fields {
+    status: Option<u32>,
+    session: Option<String>,
+    user: Option<User>,
+    nas: Nas,
+    addresses: Vec<(AddressKind, IpNet)>,
+    stated: Option<u32>,
+    delay: Option<u32>,
+}
+
+/// Reads the record of a packet that arrived at `arrival`.
+///
+/// # Errors
+/// [`RecordError`] names the attribute and its place; nothing may be learnt from such a packet.
+pub fn read(packet: &Verified<'_>, arrival: Timestamp) -> Result<Record, RecordError> {
+    if packet.request() != crate::radius::Request::Accounting {
+        return Err(RecordError::NoRecord);
+    }
+    let mut fields = Fields::default();
+    for attribute in packet.packet().attributes() {
+        fields.take(&attribute)?;
+    }
+    fields.record(arrival)
+}
+
+impl Fields {
+    fn take(&mut self, attribute: &Attribute<'_>) -> Result<(), RecordError> {
+        let a = attribute;
+        match a.kind {
+            kind::ACCT_STATUS_TYPE => once(&mut self.status, number(a)?, a),
+            kind::ACCT_SESSION_ID => once(&mut self.session, text(a)?, a),
+            kind::USER_NAME => once(&mut self.user, user(a), a),
+            kind::NAS_IDENTIFIER => once(&mut self.nas.identifier, text(a)?, a),
+            kind::NAS_IP_ADDRESS => once(&mut self.nas.v4, Ipv4Addr::from(sized::<4>(a)?), a),
+            kind::NAS_IPV6_ADDRESS => once(&mut self.nas.v6, Ipv6Addr::from(sized::<16>(a)?), a),
+            kind::EVENT_TIMESTAMP => once(&mut self.stated, number(a)?, a),
+            kind::ACCT_DELAY_TIME => once(&mut self.delay, number(a)?, a),
+            kind::FRAMED_IP_ADDRESS => {
+                let address = number(a)?;
+                // RFC 2865 §5.8: ...FF leaves the choice to the user, ...FE to the NAS; 0 is what NASes
+                // send before the address is known.
+                if !matches!(address, 0 | 0xffff_fffe | 0xffff_ffff) {
+                    self.addresses.push((AddressKind::FramedV4, Ipv4Net::from(Ipv4Addr::from(address)).into()));
+                }
+                Ok(())
+            }
+            kind::FRAMED_IPV6_ADDRESS => {
+                let address = Ipv6Addr::from(sized::<16>(a)?);
+                self.named_v6(AddressKind::FramedV6, Ipv6Net::from(address));
+                Ok(())
+            }
+            kind::FRAMED_IPV6_PREFIX => {
+                let prefix = prefix(a)?;
+                self.named_v6(AddressKind::FramedPrefixV6, prefix);
+                Ok(())
+            }
+            kind::DELEGATED_IPV6_PREFIX => {
+                let prefix = prefix(a)?;
+                self.named_v6(AddressKind::DelegatedPrefixV6, prefix);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The unspecified address, with any length, is "not known yet" and not everyone's.
+    fn named_v6(&mut self, kind: AddressKind, prefix: Ipv6Net) {
+        if !prefix.addr().is_unspecified() {
+            self.addresses.push((kind, prefix.into()));
+        }
+    }
+
+    fn record(self, arrival: Timestamp) -> Result<Record, RecordError> {
+        let delay = Duration::from_secs(u64::from(self.delay.unwrap_or(0)));
+        let sent =
+            Timestamp::from_millis(arrival.since(Timestamp::from_millis(0)).saturating_sub(delay).as_millis() as u64);
+        let time = match self.stated.map(|seconds| Timestamp::from_secs(u64::from(seconds))) {
+            Some(at) => EventTime { at, basis: Basis::Stated, proof: at.min(sent) },
+            None => EventTime { at: sent, basis: Basis::Derived, proof: sent },
+        };
+        let change = match self.status.ok_or(RecordError::Missing(kind::ACCT_STATUS_TYPE))? {
+            1 => Change::Start,
+            2 => Change::Stop,
+            3 => Change::Interim,
+            7 | 8 => return Ok(Record::NasReset { nas: self.nas, time }),
+            status => return Ok(Record::Other { status }),
+        };
+        Ok(Record::Session(SessionRecord {
+            change,
+            session: self.session.ok_or(RecordError::Missing(kind::ACCT_SESSION_ID))?,
+            user: self.user.unwrap_or(User::Unstated),
+            nas: self.nas,
+            addresses: self.addresses,
+            time,
+        }))
+    }
+}
+
+fn once<T>(slot: &mut Option<T>, value: T, attribute: &Attribute<'_>) -> Result<(), RecordError> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(RecordError::Repeated { kind: attribute.kind, at: attribute.at }),
+    }
+}
+
+fn sized<const N: usize>(attribute: &Attribute<'_>) -> Result<[u8; N], RecordError> {
+    attribute.value.try_into().map_err(|_| misfit(attribute))
+}
+
+fn number(attribute: &Attribute<'_>) -> Result<u32, RecordError> {
+    sized::<4>(attribute).map(u32::from_be_bytes)
+}
+
+fn misfit(attribute: &Attribute<'_>) -> RecordError {
+    RecordError::Length { kind: attribute.kind, at: attribute.at, length: attribute.value.len() }
+}
+
+fn text(attribute: &Attribute<'_>) -> Result<String, RecordError> {
+    match std::str::from_utf8(attribute.value) {
+        Ok(text) if !text.is_empty() => Ok(text.to_owned()),
+        _ => Err(RecordError::Text { kind: attribute.kind, at: attribute.at }),
+    }
+}
+
+/// A name that cannot be a subscriber id is kept as such: the session is still somebody's.
+fn user(attribute: &Attribute<'_>) -> User {
+    let parsed: Option<Result<SubscriberId, IdError>> = std::str::from_utf8(attribute.value).ok().map(str::parse);
+    match parsed {
+        Some(Ok(name)) => User::Named(name),
+        Some(Err(_)) | None => User::Unusable,
+    }
+}
+
+/// One reserved byte, the prefix length, then the prefix; bytes left off its end are zeros (RFC 3162 §2.3).
+/// Host bits, which the RFC wants to be zero, are cleared.
+fn prefix(attribute: &Attribute<'_>) -> Result<Ipv6Net, RecordError> {
+    let (length, given) = match attribute.value {
+        [_, length, given @ ..] if given.len() <= 16 => (*length, given),
+        _ => return Err(misfit(attribute)),
+    };
+    let mut octets = [0; 16];
+    for (to, from) in octets.iter_mut().zip(given) {
+        *to = *from;
+    }
+    Ipv6Net::new(Ipv6Addr::from(octets), length).map(|net| net.trunc()).map_err(|_| RecordError::PrefixLength {
+        kind: attribute.kind,
+        at: attribute.at,
+        length,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::radius::golden::{INTERIM, SECRET, START, STATUS, bytes};
+    use crate::radius::{Packet, Request, build_request};
+    use proptest::prelude::*;
+
+    const ARRIVAL: Timestamp = Timestamp::from_secs(1_700_000_100);
+
+    fn read_bytes(packet: &[u8]) -> Result<Record, RecordError> {
+        read(&Packet::parse(packet).unwrap().verify(SECRET, false).unwrap(), ARRIVAL)
+    }
+
+    fn read_attributes(attributes: &[(u8, &[u8])]) -> Result<Record, RecordError> {
+        read_bytes(&build_request(Request::Accounting, 1, attributes, SECRET, [0; 16], false).unwrap())
+    }
+
+    fn session(attributes: &[(u8, &[u8])]) -> Result<SessionRecord, RecordError> {
+        let mut all: Vec<(u8, &[u8])> = vec![(40, &[0, 0, 0, 3]), (44, b"s")];
+        all.extend_from_slice(attributes);
+        read_attributes(&all).map(|record| match record {
+            Record::Session(session) => session,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_start_from_radclient_states_session_subscriber_nas_addresses_and_time() {
+        assert_eq!(
+            read_bytes(&bytes(START)),
+            Ok(Record::Session(SessionRecord {
+                change: Change::Start,
+                session: "0000A001".into(),
+                user: User::Named("alice@isp.example".parse().unwrap()),
+                nas: Nas { identifier: Some("edge".into()), v4: Some([198, 51, 100, 1].into()), v6: None },
+                addresses: vec![
+                    (AddressKind::FramedV4, net("198.51.100.70/32")),
+                    (AddressKind::FramedPrefixV6, net("2001:db8:5100:64::/64")),
+                ],
+                time: EventTime {
+                    at: Timestamp::from_secs(1_700_000_000),
+                    basis: Basis::Stated,
+                    proof: Timestamp::from_secs(1_700_000_000)
+                },
+            }))
+        );
+    }
+
+    #[test]
+    fn an_interim_without_event_timestamp_is_dated_by_arrival_minus_delay() {
+        let Ok(Record::Session(record)) = read_bytes(&bytes(INTERIM)) else { panic!("a session record") };
+        let sent = Timestamp::from_secs(1_700_000_093);
+        assert_eq!(record.time, EventTime { at: sent, basis: Basis::Derived, proof: sent });
+        assert_eq!(record.nas.v6, Some("2001:db8:5100:1::1".parse().unwrap()));
+        assert_eq!(
+            record.addresses,
+            [
+                (AddressKind::FramedV4, net("198.51.100.70/32")),
+                (AddressKind::DelegatedPrefixV6, net("2001:db8:5100:6400::/56")),
+                (AddressKind::FramedV6, net("2001:db8:5100:64::70/128")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_clock_that_runs_ahead_proves_nothing_beyond_arrival_minus_delay() {
+        let ahead = 1_700_000_400_u32.to_be_bytes();
+        let record = session(&[(55, &ahead), (41, &[0, 0, 0, 30])]).unwrap();
+        assert_eq!(record.time.at, Timestamp::from_secs(1_700_000_400));
+        assert_eq!(record.time.proof, Timestamp::from_secs(1_700_000_070));
+    }
+
+    #[test]
+    fn accounting_on_and_off_reset_the_nas_and_need_no_session() {
+        for status in [7_u8, 8] {
+            let record = read_attributes(&[(40, &[0, 0, 0, status]), (32, b"edge")]).unwrap();
+            assert!(matches!(record, Record::NasReset { nas, .. } if nas.identifier.as_deref() == Some("edge")));
+        }
+        assert_eq!(read_attributes(&[(40, &[0, 0, 0, 9])]), Ok(Record::Other { status: 9 }));
+    }
+
+    #[test]
+    fn what_the_record_needs_must_be_there_once_and_of_the_right_length() {
+        assert_eq!(read_attributes(&[(44, b"s")]), Err(RecordError::Missing(40)));
+        assert_eq!(read_attributes(&[(40, &[0, 0, 0, 1])]), Err(RecordError::Missing(44)));
+        assert_eq!(session(&[(44, b"t")]), Err(RecordError::Repeated { kind: 44, at: 29 }));
+        assert_eq!(session(&[(8, &[1, 2, 3])]), Err(RecordError::Length { kind: 8, at: 29, length: 3 }));
+        assert_eq!(session(&[(32, b"\xff")]), Err(RecordError::Text { kind: 32, at: 29 }));
+        assert_eq!(session(&[(32, b"")]), Err(RecordError::Text { kind: 32, at: 29 }));
+        assert_eq!(session(&[(97, &[0, 129])]), Err(RecordError::PrefixLength { kind: 97, at: 29, length: 129 }));
+        assert_eq!(session(&[(97, &[0])]), Err(RecordError::Length { kind: 97, at: 29, length: 1 }));
+        assert_eq!(session(&[(97, &[0; 19])]), Err(RecordError::Length { kind: 97, at: 29, length: 19 }));
+        assert_eq!(read_bytes(&bytes(STATUS)), Err(RecordError::NoRecord));
+    }
+
+    #[test]
+    fn addresses_that_are_not_known_yet_are_nobodys() {
+        let record = session(&[
+            (8, &[0, 0, 0, 0]),
+            (8, &[255, 255, 255, 255]),
+            (8, &[255, 255, 255, 254]),
+            (97, &[0, 0]),
+            (97, &[0, 64]),
+            (168, &[0; 16]),
+        ]);
+        assert_eq!(record.unwrap().addresses, []);
+    }
+
+    #[test]
+    fn a_prefix_may_leave_off_trailing_zeros_and_its_host_bits_are_cleared() {
+        let record = session(&[(97, &[0, 32, 0x20, 1, 0x0d, 0xb8]), (123, &[0, 36, 0x20, 1, 0x0d, 0xb8, 0x5f])]);
+        assert_eq!(
+            record.unwrap().addresses,
+            [
+                (AddressKind::FramedPrefixV6, net("2001:db8::/32")),
+                (AddressKind::DelegatedPrefixV6, net("2001:db8:5000::/36"))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_no_subscriber_id_still_makes_the_session_somebodys() {
+        assert_eq!(session(&[(1, b"a b")]).unwrap().user, User::Unusable);
+        assert_eq!(session(&[(1, b"\xff")]).unwrap().user, User::Unusable);
+        assert_eq!(session(&[]).unwrap().user, User::Unstated);
+    }
+
+    #[test]
+    fn a_nas_may_be_another_when_they_share_a_name() {
+        let named = |identifier: &str| Nas { identifier: Some(identifier.into()), ..Nas::default() };
+        let both = Nas { v4: Some([192, 0, 2, 1].into()), ..named("a") };
+        assert!(both.may_be(&named("a")));
+        assert!(!both.may_be(&named("b")));
+        assert!(both.may_be(&Nas::default()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_attributes_make_the_reader_panic(
+            attributes in proptest::collection::vec(
+                (prop_oneof![
+                    Just(1_u8), Just(4), Just(8), Just(32), Just(40), Just(41), Just(44), Just(55), Just(95), Just(97), Just(123), Just(168), 1..80_u8
+                ], proptest::collection::vec(any::<u8>(), 0..20)), 0..12),
+            arrival: u64,
+        ) {
+            let borrowed: Vec<(u8, &[u8])> = attributes.iter().filter(|(kind, _)| *kind != 80).map(|(kind, value)| (*kind, value.as_slice())).collect();
+            let built = build_request(Request::Accounting, 1, &borrowed, SECRET, [0; 16], false).unwrap();
+            let verified = Packet::parse(&built).unwrap().verify(SECRET, false).unwrap();
+            if let Ok(Record::Session(record)) = read(&verified, Timestamp::from_millis(arrival)) {
+                prop_assert!(record.time.proof <= Timestamp::from_millis(arrival));
+                for (_, net) in record.addresses {
+                    prop_assert_eq!(net, net.trunc());
+                    prop_assert!(!net.addr().is_unspecified());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The bodies of the verification interface: `POST /v1/verify` (F2) and errors.
+//!
+//! A yes/no question gets yes or no (F9): no answer names a subscriber other than the one asked about.
+
+use std::net::IpAddr;
+
+use cloakway_types::{SubscriberId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// "Is this subscriber live at this address now?"
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyRequest {
+    /// The address that the caller sees.
+    pub address: IpAddr,
+    /// Who should be there.
+    pub subscriber: SubscriberId,
+}
+
+impl VerifyRequest {
+    /// Reads a request body.
+    ///
+    /// # Errors
+    /// [`ErrorBody`] with code `malformed` or `invalid`, naming the field where there is one.
+    pub fn from_json(body: &[u8]) -> Result<Self, ErrorBody> {
+        serde_json::from_slice(body).map_err(|error| match serde_json::from_slice::<serde_json::Value>(body) {
+            Err(_) => ErrorBody::new("malformed", format!("the body is not JSON: {error}"), None),
+            Ok(value) => Self::explain(&value, &error),
+        })
+    }
+
+    /// serde says what is wrong, but not in which field: this finds it.
+    fn explain(value: &serde_json::Value, error: &serde_json::Error) -> ErrorBody {
+        let Some(object) = value.as_object() else {
+            return ErrorBody::new(
+                "malformed",
+                "the body must be a JSON object with address and subscriber".into(),
+                None,
+            );
+        };
+        if let Some(stray) = object.keys().find(|key| !matches!(key.as_str(), "address" | "subscriber")) {
+            let message = "the field is not known: address and subscriber are".into();
+            return ErrorBody::new("invalid", message, Some(stray));
+        }
+        let bad_text = |field: &str| match object.get(field) {
+            None => Some("the field is missing".to_owned()),
+            Some(serde_json::Value::String(_)) => None,
+            Some(_) => Some("the field must be a string".to_owned()),
+        };
+        for field in ["address", "subscriber"] {
+            if let Some(message) = bad_text(field) {
+                return ErrorBody::new("invalid", message, Some(field));
+            }
+        }
+        let text = |field: &str| object.get(field).and_then(serde_json::Value::as_str).unwrap_or_default();
+        if text("address").parse::<IpAddr>().is_err() {
+            let message = "the field is not an IPv4 or IPv6 address, such as 198.51.100.70".into();
+            return ErrorBody::new("invalid", message, Some("address"));
+        }
+        match text("subscriber").parse::<SubscriberId>() {
+            Err(wrong) => ErrorBody::new("invalid", wrong.to_string(), Some("subscriber")),
+            Ok(_) => ErrorBody::new("malformed", error.to_string(), None),
+        }
+    }
+}
+
+/// Which source a binding was learnt from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// RADIUS accounting.
+    Radius,
+}
+
+/// Why the answer is no. It speaks of the subscriber asked about and of nobody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The address is outside the subscriber prefixes of this ISP.
+    NotOurs,
+    /// No open session of this subscriber has the address.
+    NoSession,
+    /// This subscriber's session at the address is over.
+    Ended,
+    /// This subscriber's session at the address was not heard of for too long.
+    Stale,
+    /// This subscriber's session is not the only one that claims the address, or contradicts itself.
+    Ambiguous,
+}
+
+impl Reason {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotOurs => "not-ours",
+            Self::NoSession => "no-session",
+            Self::Ended => "ended",
+            Self::Stale => "stale",
+            Self::Ambiguous => "ambiguous",
+        }
+    }
+}
+
+/// The answer to [`VerifyRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawVerdict", into = "RawVerdict")]
+pub enum Verdict {
+    /// Yes.
+    Live {
+        /// Since when at least, RFC 3339.
+        since: String,
+        /// Learnt from.
+        source: Source,
+        /// The moment of the last evidence, RFC 3339.
+        proved_at: String,
+    },
+    /// No.
+    NotLive {
+        /// Why.
+        reason: Reason,
+    },
+}
+
+impl Verdict {
+    /// A yes.
+    #[must_use]
+    pub fn live(since: Timestamp, source: Source, proved_at: Timestamp) -> Self {
+        Self::Live { since: since.to_string(), source, proved_at: proved_at.to_string() }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawVerdict {
+    live: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<Reason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<Source>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    proved_at: Option<String>,
+}
+
+impl From<Verdict> for RawVerdict {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Live { since, source, proved_at } => {
+                Self { live: true, reason: None, since: Some(since), source: Some(source), proved_at: Some(proved_at) }
+            }
+            Verdict::NotLive { reason } => {
+                Self { live: false, reason: Some(reason), since: None, source: None, proved_at: None }
+            }
+        }
+    }
+}
+
+impl TryFrom<RawVerdict> for Verdict {
+    type Error = &'static str;
+    fn try_from(raw: RawVerdict) -> Result<Self, Self::Error> {
+        match raw {
+            RawVerdict {
+                live: true,
+                reason: None,
+                since: Some(since),
+                source: Some(source),
+                proved_at: Some(proved_at),
+            } => Ok(Self::Live { since, source, proved_at }),
+            RawVerdict { live: false, reason: Some(reason), since: None, source: None, proved_at: None } => {
+                Ok(Self::NotLive { reason })
+            }
+            _ => Err("a verdict is live with since, source and proved_at, or not live with reason"),
+        }
+    }
+}
+
+/// `{"error":{"code":…,"message":…,"field":…}}`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorBody {
+    /// What went wrong.
+    pub error: ErrorDetail,
+}
+
+/// What went wrong, for a program and for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorDetail {
+    /// Stable word for programs.
+    pub code: String,
+    /// Sentence for people.
+    pub message: String,
+    /// The field of the body at fault, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+impl ErrorBody {
+    /// An error, with the field at fault where one is (cut to 64 characters).
+    #[must_use]
+    pub fn new(code: &str, message: String, field: Option<&str>) -> Self {
+        let field = field.map(|name| name.chars().take(64).collect());
+        Self { error: ErrorDetail { code: code.to_owned(), message, field } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn refused(body: &str) -> (String, Option<String>) {
+        let error = VerifyRequest::from_json(body.as_bytes()).unwrap_err().error;
+        (error.code, error.field)
+    }
+
+    #[test]
+    fn the_question_of_the_story_is_read() {
+        let body = br#"{"address":"198.51.100.70","subscriber":"alice@isp.example"}"#;
+        let request = VerifyRequest::from_json(body).unwrap();
+        assert_eq!(request.address, IpAddr::from([198, 51, 100, 70]));
+        assert_eq!(request.subscriber.as_str(), "alice@isp.example");
+    }
+
+    #[test]
+    fn a_refusal_names_the_field() {
+        let field = |body| refused(body).1.unwrap();
+        assert_eq!(field(r#"{"address":"198.51.100.70"}"#), "subscriber");
+        assert_eq!(field(r#"{"subscriber":"a"}"#), "address");
+        assert_eq!(field(r#"{"address":"198.51.100","subscriber":"a"}"#), "address");
+        assert_eq!(field(r#"{"address":7,"subscriber":"a"}"#), "address");
+        assert_eq!(field(r#"{"address":"192.0.2.1","subscriber":"a b"}"#), "subscriber");
+        assert_eq!(field(r#"{"address":"192.0.2.1","subscriber":"a","port":1}"#), "port");
+        for body in ["", "[]", "{", r#"{"address":"192.0.2.1","address":"192.0.2.2","subscriber":"a"}"#] {
+            assert_eq!(refused(body), ("malformed".into(), None), "{body}");
+        }
+    }
+
+    #[test]
+    fn verdicts_have_the_documented_shape_and_no_other() {
+        let at = Timestamp::from_millis(1_700_000_000_123);
+        let live = serde_json::to_string(&Verdict::live(at, Source::Radius, at)).unwrap();
+        assert_eq!(
+            live,
+            r#"{"live":true,"since":"2023-11-14T22:13:20.123Z","source":"radius","proved_at":"2023-11-14T22:13:20.123Z"}"#
+        );
+        let no = serde_json::to_string(&Verdict::NotLive { reason: Reason::NoSession }).unwrap();
+        assert_eq!(no, r#"{"live":false,"reason":"no-session"}"#);
+        for text in [live.as_str(), no.as_str()] {
+            let back: Verdict = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&back).unwrap(), text);
+        }
+        for odd in [
+            r#"{"live":true}"#,
+            r#"{"live":false,"reason":"ended","since":"x"}"#,
+            r#"{"live":false,"reason":"ended","x":1}"#,
+        ] {
+            assert!(serde_json::from_str::<Verdict>(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn reasons_are_spelt_the_same_everywhere() {
+        for reason in [Reason::NotOurs, Reason::NoSession, Reason::Ended, Reason::Stale, Reason::Ambiguous] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_the_reader_panic(body in any::<Vec<u8>>(), text in any::<String>()) {
+            let _ = VerifyRequest::from_json(&body);
+            let _ = VerifyRequest::from_json(format!(r#"{{"address":"192.0.2.1","subscriber":{text:?}}}"#).as_bytes());
+        }
+    }
+}
