@@ -1,0 +1,136 @@
+//! The stories: each brings a laboratory up, tells what must happen in it and checks it from outside.
+
+pub mod crash;
+pub mod purchase;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::evidence::{Evidence, Stopped};
+use crate::lab::{Lab, down, run_directory};
+use crate::topology::Topology;
+use crate::{picture, say};
+
+/// A story.
+pub struct Story {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// One line on what it shows.
+    pub about: &'static str,
+    /// The topology that it plays in: a folder of `configs/lab`.
+    pub topology: &'static str,
+    tell: fn(&Lab, &mut Evidence) -> Result<Vec<String>, Stopped>,
+}
+
+/// All stories.
+pub const ALL: &[Story] = &[
+    Story {
+        name: "purchase",
+        about: "a subscriber buys twice over the private link; the link is cut and mended; nothing leaks",
+        topology: "purchase",
+        tell: purchase::tell,
+    },
+    Story {
+        name: "crash",
+        about: "each process is killed during a purchase and started again; no order is lost or doubled",
+        topology: "purchase",
+        tell: crash::tell,
+    },
+];
+
+/// The story of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Story> {
+    ALL.iter().find(|story| story.name == name)
+}
+
+/// The root of the source tree.
+#[must_use]
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Reads the topology `name`, a folder of `configs/lab`.
+///
+/// # Errors
+/// When there is none, or it is wrong.
+pub fn topology(name: &str) -> Result<Topology> {
+    Ok(Topology::load(&root().join("configs/lab").join(name).join("topology.toml"))?)
+}
+
+/// Builds the programs that the topologies run. Cargo shows its own progress.
+///
+/// # Errors
+/// When the build fails.
+pub fn build_programs() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo).args(["build", "--workspace", "--bins"]).current_dir(root()).status();
+    ensure!(status.context("cargo")?.success(), "the programs do not build");
+    Ok(())
+}
+
+/// Tells `story` in a laboratory of its own, called by `prefix`, and removes the laboratory. The evidence says which
+/// claims held.
+///
+/// # Errors
+/// When the laboratory does not come up or cannot be watched; what it wrote is kept under `target/lab`.
+pub fn run(story: &Story, prefix: &str) -> Result<Evidence> {
+    let mut evidence = Evidence::new(story.name);
+    let began = Instant::now();
+    say(&format!("{}: {}", story.name, story.about));
+    let lab = match Lab::up(topology(story.topology)?, prefix, &mut |text| say(&format!("    {text}"))) {
+        Ok(lab) => lab,
+        Err(error) => {
+            keep_traces(story, prefix);
+            down(prefix)?;
+            return Err(error);
+        }
+    };
+    evidence.measure("up-ms", began.elapsed().as_secs_f64() * 1000.0);
+    let told = (story.tell)(&lab, &mut evidence);
+    let path = told.unwrap_or_else(|stopped| {
+        say(&format!("\n{stopped}"));
+        Vec::new()
+    });
+    evidence.picture = picture::draw(&lab, &path)?;
+    say("");
+    say(&evidence.picture);
+    keep_traces(story, prefix);
+    drop(lab);
+    ensure!(!run_directory(prefix).exists(), "the laboratory is still there");
+    let (held, not) = evidence.count();
+    say(&format!("{}: {held} held, {not} did not; {:.1} s", story.name, began.elapsed().as_secs_f64()));
+    Ok(evidence)
+}
+
+/// What a person wants to look at afterwards: logs, captures, configurations, screenshots. No keys.
+fn keep_traces(story: &Story, prefix: &str) {
+    let target = root().join("target/lab").join(story.name);
+    let copied = fs::remove_dir_all(&target).or_else(absent_is_fine).and_then(|()| {
+        ["logs", "captures", "pictures"].iter().try_for_each(|part| {
+            copy_folder(&run_directory(prefix).join(part), &target.join(part)).or_else(absent_is_fine)
+        })
+    });
+    match copied {
+        Ok(()) => say(&format!("logs and captures: {}", target.display())),
+        Err(error) => say(&format!("logs and captures are not kept: {error}")),
+    }
+}
+
+fn absent_is_fine(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::create_dir_all(to)?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
