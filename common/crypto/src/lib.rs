@@ -13,3 +13,4 @@ pub mod sign;
 
 pub use random::{Randomness, System};
 pub use secret::{Secret, ct_eq};
+pub use zeroize::Zeroize;

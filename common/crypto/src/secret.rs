@@ -40,7 +40,8 @@ impl<T: Zeroize + AsRef<[u8]>> Eq for Secret<T> {}
 
 impl<'de, T: Zeroize + Deserialize<'de>> Deserialize<'de> for Secret<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        T::deserialize(deserializer).map(Self::new)
+        // The error of the inner type would quote what it found there, which may well be the secret.
+        T::deserialize(deserializer).map(Self::new).map_err(|_| serde::de::Error::custom("a text is needed here"))
     }
 }
 
@@ -64,6 +65,13 @@ mod tests {
     fn a_secret_prints_nothing_of_itself() {
         let secret = Secret::new("4111111111111111".to_owned());
         assert_eq!(format!("{secret:?} {:#?}", Some(&secret)), "[secret] Some(\n    [secret],\n)");
+    }
+
+    #[test]
+    fn a_secret_of_the_wrong_type_is_refused_without_being_quoted() {
+        let number: Result<Secret<String>, serde::de::value::Error> =
+            Secret::deserialize(serde::de::value::U64Deserializer::new(4_111_111_111_111_111));
+        assert_eq!(number.unwrap_err().to_string(), "a text is needed here");
     }
 
     #[test]

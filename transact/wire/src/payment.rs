@@ -1,0 +1,121 @@
+//! What a payer is shown, sends and is told (A11, A13).
+
+use cloakway_crypto::Secret;
+use cloakway_types::{Money, Timestamp, TransactionId, VendorId};
+use serde::{Deserialize, Serialize};
+
+use crate::card::{CardNumber, Expiry};
+use crate::reveal;
+
+/// The payer page for programs: what `GET` of the page gives with `Accept: application/json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    /// The vendor.
+    pub vendor: VendorId,
+    /// The vendor's name, for people.
+    pub payee: String,
+    /// What is bought.
+    pub description: String,
+    /// What will be charged.
+    pub amount: Money,
+    /// The same for people, such as `12.50 EUR`.
+    pub amount_text: String,
+    /// The transaction.
+    pub transaction_id: TransactionId,
+    /// Its one-time password.
+    #[serde(serialize_with = "reveal::secret")]
+    pub password: Secret<String>,
+    /// The origin at the private network address, such as `https://203.0.113.200`.
+    pub private_origin: String,
+    /// Until when it can be paid.
+    pub expires_at: Timestamp,
+}
+
+/// Card data for one transaction, `POST /v1/payments` at the private network address and nowhere else.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Payment {
+    /// Which transaction, and the proof that this payer was given its page.
+    pub transaction: Claim,
+    /// The card.
+    pub card_number: CardNumber,
+    /// Until when it is valid.
+    pub expiry: Expiry,
+}
+
+/// A transaction with its password; alone it asks for the outcome, `POST /v1/outcome`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// The vendor.
+    pub vendor: VendorId,
+    /// The transaction.
+    pub transaction_id: TransactionId,
+    /// Its one-time password.
+    #[serde(serialize_with = "reveal::secret")]
+    pub password: Secret<String>,
+}
+
+/// Where a transaction stands, for its payer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PaymentState {
+    /// Not paid yet.
+    Open,
+    /// The bank is being asked.
+    Authorising,
+    /// Paid.
+    Approved,
+    /// The bank refused; nothing was charged.
+    Declined,
+    /// No answer from the bank in time: whatever was charged is being taken back.
+    Reversing,
+    /// No answer from the bank in time: nothing stays charged.
+    Reversed,
+    /// Not paid in time.
+    Expired,
+    /// Closed after too many wrong passwords.
+    Locked,
+}
+
+/// The answer to a [`Payment`] and to a [`Claim`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    /// Where the transaction stands.
+    pub state: PaymentState,
+    /// The same for people.
+    pub message: String,
+}
+
+impl From<PaymentState> for Outcome {
+    fn from(state: PaymentState) -> Self {
+        let message = match state {
+            PaymentState::Open => "Not paid yet.",
+            PaymentState::Authorising => "The bank is being asked.",
+            PaymentState::Approved => "Paid. You can go back to the shop.",
+            PaymentState::Declined => "The bank refused this card. Nothing was charged.",
+            PaymentState::Reversing => "The bank did not answer in time. Whatever was charged is being taken back.",
+            PaymentState::Reversed => "The bank did not answer in time. Nothing was charged.",
+            PaymentState::Expired => "This purchase was not paid in time. Order again at the shop.",
+            PaymentState::Locked => "This purchase was closed after too many wrong passwords. Order again at the shop.",
+        };
+        Self { state, message: message.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payment_is_strict_and_prints_no_secret() {
+        let text = r#"{"transaction":{"vendor":"v","transaction_id":"t","password":"pw"},"card_number":"4111111111111111","expiry":"12/30"}"#;
+        let payment: Payment = serde_json::from_str(text).unwrap();
+        let debug = format!("{payment:?}");
+        assert!(!debug.contains("4111") && !debug.contains("pw\"") && !debug.contains("12/30"), "{debug}");
+        assert_eq!(serde_json::to_string(&payment).unwrap(), text);
+        assert!(serde_json::from_str::<Payment>(&text.replace("\"expiry\"", "\"cvv\":1,\"expiry\"")).is_err());
+    }
+}
