@@ -1,0 +1,185 @@
+//! What is wrong with a message, and what to do about it.
+
+use crate::attribute::code;
+use crate::notification::{ErrorCode, Notification};
+
+/// Why a message ends the session. [`DecodeError::notification`] is what to answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Not BGP, or out of step.
+    #[error("the marker is not all ones")]
+    Marker,
+    /// A length that the header or the message type does not allow.
+    #[error("{what} of {length} octets is not allowed")]
+    Length {
+        /// Which message.
+        what: &'static str,
+        /// The length field.
+        length: u16,
+    },
+    /// An unknown message type.
+    #[error("message type {0} is unknown")]
+    Type(u8),
+    /// OPEN of another protocol version.
+    #[error("version {0} is not spoken here, 4 is")]
+    Version(u8),
+    /// OPEN from AS 0 (RFC 7607).
+    #[error("AS 0 is no peer")]
+    AsZero,
+    /// OPEN with router id 0.0.0.0 (RFC 6286).
+    #[error("router id 0.0.0.0 is no router id")]
+    RouterIdZero,
+    /// OPEN with a hold time of one or two seconds.
+    #[error("hold time {0} s is neither 0 nor at least 3")]
+    HoldTime(u16),
+    /// OPEN with an optional parameter other than capabilities.
+    #[error("optional parameter {0} is not supported")]
+    Parameter(u8),
+    /// OPEN whose parameters or capabilities do not fit into each other.
+    #[error("{0} overruns what holds it")]
+    OpenTruncated(&'static str),
+    /// UPDATE whose lengths contradict each other.
+    #[error("{0} overruns the UPDATE")]
+    UpdateTruncated(&'static str),
+    /// UPDATE with a prefix that does not parse.
+    #[error("{0} holds a prefix that is too long or cut off")]
+    Network(&'static str),
+    /// UPDATE with an attribute for which nothing milder is possible.
+    #[error(transparent)]
+    Attribute(#[from] AttributeError),
+}
+
+impl DecodeError {
+    /// The NOTIFICATION that tells the peer (RFC 4271 §6).
+    #[must_use]
+    pub fn notification(&self) -> Notification {
+        match self {
+            Self::Marker => ErrorCode::NOT_SYNCHRONIZED.into(),
+            Self::Length { length, .. } => Notification::new(ErrorCode::BAD_LENGTH, length.to_be_bytes()),
+            Self::Type(kind) => Notification::new(ErrorCode::BAD_TYPE, [*kind]),
+            Self::Version(_) => Notification::new(ErrorCode::UNSUPPORTED_VERSION, 4_u16.to_be_bytes()),
+            Self::AsZero => ErrorCode::BAD_PEER_AS.into(),
+            Self::RouterIdZero => ErrorCode::BAD_IDENTIFIER.into(),
+            Self::HoldTime(_) => ErrorCode::UNACCEPTABLE_HOLD_TIME.into(),
+            Self::Parameter(_) => ErrorCode::UNSUPPORTED_PARAMETER.into(),
+            Self::OpenTruncated(_) => ErrorCode::OPEN_UNSPECIFIC.into(),
+            Self::UpdateTruncated(_) => ErrorCode::MALFORMED_ATTRIBUTES.into(),
+            Self::Network(_) => ErrorCode::INVALID_NETWORK.into(),
+            Self::Attribute(error) => error.notification(),
+        }
+    }
+}
+
+/// What RFC 7606 does about a flaw, mild to strong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Disposition {
+    /// The attribute is left out, the routes stand.
+    Discard,
+    /// The routes of the UPDATE count as withdrawn.
+    Withdraw,
+    /// The session ends.
+    Reset,
+}
+
+/// What is wrong with one path attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttributeFault {
+    /// Optional or transitive bit contradicts the type.
+    Flags,
+    /// The length contradicts the type.
+    Length,
+    /// The value has no meaning.
+    Value,
+    /// The attribute list ends inside the attribute.
+    CutOff,
+    /// The type appears twice.
+    Repeated,
+    /// A well-known type that nobody knows.
+    Unrecognized,
+    /// A mandatory attribute is not there.
+    Missing,
+}
+
+/// A flaw in one path attribute (RFC 4271 §6.3, RFC 7606).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("attribute {}: {}", code::name(*.code), match .fault {
+    AttributeFault::Flags => "flags contradict the type",
+    AttributeFault::Length => "length contradicts the type",
+    AttributeFault::Value => "value has no meaning",
+    AttributeFault::CutOff => "cut off by the end of the attribute list",
+    AttributeFault::Repeated => "given twice",
+    AttributeFault::Unrecognized => "well-known, but not known",
+    AttributeFault::Missing => "missing",
+})]
+pub struct AttributeError {
+    /// The attribute type.
+    pub code: u8,
+    /// What is wrong.
+    pub fault: AttributeFault,
+    /// The attribute as received: flags, type, length, value.
+    pub received: Vec<u8>,
+}
+
+impl AttributeError {
+    /// What to do about it.
+    #[must_use]
+    pub const fn disposition(&self) -> Disposition {
+        match (self.fault, self.code) {
+            // RFC 7606 §3 (g): a second MP_REACH_NLRI or MP_UNREACH_NLRI resets, any other second is left out.
+            (AttributeFault::Repeated, code::MP_REACH | code::MP_UNREACH) => Disposition::Reset,
+            (AttributeFault::Repeated, _) => Disposition::Discard,
+            // §5.3, §7.11, §7.12: with its prefixes unreadable, nobody knows what to withdraw.
+            (AttributeFault::Length, code::MP_REACH | code::MP_UNREACH) => Disposition::Reset,
+            // §7.6, §7.7; AS4_PATH: RFC 6793 §6.
+            (
+                AttributeFault::Length | AttributeFault::Value,
+                code::ATOMIC_AGGREGATE | code::AGGREGATOR | code::AS4_PATH,
+            ) => Disposition::Discard,
+            // RFC 4271 §6.3, which RFC 7606 leaves as it is.
+            (AttributeFault::Unrecognized, _) => Disposition::Reset,
+            // §3 (c), (d), §4, §7.1 to §7.5, §7.8.
+            (
+                AttributeFault::Flags
+                | AttributeFault::Length
+                | AttributeFault::Value
+                | AttributeFault::CutOff
+                | AttributeFault::Missing,
+                _,
+            ) => Disposition::Withdraw,
+        }
+    }
+
+    /// The NOTIFICATION where the session has to end over it.
+    #[must_use]
+    pub fn notification(&self) -> Notification {
+        let error = match (self.fault, self.code) {
+            (AttributeFault::Missing, _) => {
+                return Notification::new(ErrorCode::MISSING_WELL_KNOWN, [self.code]);
+            }
+            (AttributeFault::Repeated, _) => return ErrorCode::MALFORMED_ATTRIBUTES.into(),
+            (AttributeFault::Value, code::AS_PATH) => return ErrorCode::MALFORMED_AS_PATH.into(),
+            (AttributeFault::Unrecognized, _) => ErrorCode::UNRECOGNIZED_WELL_KNOWN,
+            (AttributeFault::Flags, _) => ErrorCode::ATTRIBUTE_FLAGS,
+            (AttributeFault::Length | AttributeFault::Value, code::MP_REACH | code::MP_UNREACH) => {
+                ErrorCode::OPTIONAL_ATTRIBUTE
+            }
+            (AttributeFault::Length | AttributeFault::CutOff, _) => ErrorCode::ATTRIBUTE_LENGTH,
+            (AttributeFault::Value, code::ORIGIN) => ErrorCode::INVALID_ORIGIN,
+            (AttributeFault::Value, code::NEXT_HOP) => ErrorCode::INVALID_NEXT_HOP,
+            (AttributeFault::Value, _) => ErrorCode::OPTIONAL_ATTRIBUTE,
+        };
+        Notification::new(error, self.received.clone())
+    }
+}
+
+/// Why a value has no encoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} of {length} octets exceeds {limit}")]
+pub struct EncodeError {
+    /// What is too long.
+    pub what: &'static str,
+    /// Its length in octets.
+    pub length: usize,
+    /// The most that fits.
+    pub limit: usize,
+}

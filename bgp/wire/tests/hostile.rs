@@ -1,0 +1,243 @@
+//! What a peer may get wrong: the NOTIFICATION of RFC 4271 §6, or the milder way of RFC 7606.
+
+#![cfg(test)]
+
+use bgp_wire::{AttributeFault, Context, DecodeError, ErrorCode, Framer, Message, Update};
+
+const CONTEXT: Context = Context { four_octet_as: true, external: false };
+
+fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(19 + body.len()).unwrap();
+    [&[0xff; 16], length.to_be_bytes().as_slice(), &[kind], body].concat()
+}
+
+fn refusal(frame: &[u8]) -> (ErrorCode, Vec<u8>) {
+    let notification = Message::decode(frame, CONTEXT).expect_err("must be refused").notification();
+    (notification.error, notification.data)
+}
+
+fn open(body: &[u8]) -> (ErrorCode, Vec<u8>) {
+    refusal(&frame(1, body))
+}
+
+fn update_frame(attributes: &[u8], announced: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(attributes.len()).unwrap().to_be_bytes();
+    frame(2, &[&[0, 0], length.as_slice(), attributes, announced].concat())
+}
+
+fn update(attributes: &[u8], announced: &[u8]) -> Result<Update, DecodeError> {
+    Message::decode(&update_frame(attributes, announced), CONTEXT).map(|message| match message {
+        Message::Update(update) => update,
+        other => panic!("{other:?}"),
+    })
+}
+
+const ORIGIN: &[u8] = &[0x40, 1, 1, 0];
+const AS_PATH: &[u8] = &[0x40, 2, 6, 2, 1, 0, 0, 0xfb, 0xf4];
+const NEXT_HOP: &[u8] = &[0x40, 3, 4, 192, 0, 2, 1];
+const PREFIX: &[u8] = &[24, 198, 51, 100];
+
+/// The mandatory attributes with `extra` after them.
+fn with(extra: &[u8]) -> Vec<u8> {
+    [ORIGIN, AS_PATH, NEXT_HOP, extra].concat()
+}
+
+#[test]
+fn header_errors() {
+    let mut marker = frame(4, &[]);
+    marker[3] = 0;
+    assert_eq!(refusal(&marker), (ErrorCode::NOT_SYNCHRONIZED, vec![]));
+    for (kind, length) in [(4_u8, 18_u16), (4, 20), (4, 4097), (1, 28), (2, 22), (3, 20), (5, 22), (5, 24)] {
+        let mut bytes = frame(kind, &vec![0; usize::from(length).saturating_sub(19)]);
+        bytes[16..18].copy_from_slice(&length.to_be_bytes());
+        assert_eq!(refusal(&bytes), (ErrorCode::BAD_LENGTH, length.to_be_bytes().into()), "type {kind}");
+    }
+    assert_eq!(refusal(&frame(6, &[])), (ErrorCode::BAD_TYPE, vec![6]));
+    assert_eq!(refusal(&frame(0, &[])), (ErrorCode::BAD_TYPE, vec![0]));
+}
+
+#[test]
+fn open_errors() {
+    let good = [4, 0xfb, 0xf4, 0, 90, 10, 0, 0, 1, 0];
+    assert!(Message::decode(&frame(1, &good), CONTEXT).is_ok());
+    let change = |at: usize, to: &[u8]| {
+        let mut body = good.to_vec();
+        body.splice(at..at + to.len().min(body.len() - at), to.iter().copied());
+        body
+    };
+    assert_eq!(open(&change(0, &[3])), (ErrorCode::UNSUPPORTED_VERSION, vec![0, 4]));
+    assert_eq!(open(&change(0, &[5])), (ErrorCode::UNSUPPORTED_VERSION, vec![0, 4]));
+    assert_eq!(open(&change(1, &[0, 0])), (ErrorCode::BAD_PEER_AS, vec![]));
+    assert_eq!(open(&change(3, &[0, 2])), (ErrorCode::UNACCEPTABLE_HOLD_TIME, vec![]));
+    assert_eq!(open(&change(5, &[0, 0, 0, 0])), (ErrorCode::BAD_IDENTIFIER, vec![]));
+    // An authentication parameter (RFC 4271 took it away), parameters that overrun, a capability that overruns.
+    assert_eq!(open(&change(9, &[3, 1, 1, 0])), (ErrorCode::UNSUPPORTED_PARAMETER, vec![]));
+    assert_eq!(open(&change(9, &[9, 2, 0])), (ErrorCode::OPEN_UNSPECIFIC, vec![]));
+    assert_eq!(open(&change(9, &[4, 2, 9, 2, 0])), (ErrorCode::OPEN_UNSPECIFIC, vec![]));
+    assert_eq!(open(&change(9, &[4, 2, 2, 65, 4])), (ErrorCode::OPEN_UNSPECIFIC, vec![]));
+    // Four-octet AS zero.
+    assert_eq!(open(&change(9, &[8, 2, 6, 65, 4, 0, 0, 0, 0])), (ErrorCode::BAD_PEER_AS, vec![]));
+}
+
+#[test]
+fn lengths_inside_an_update_that_contradict_each_other_reset() {
+    assert_eq!(refusal(&frame(2, &[0, 9, 0, 0])), (ErrorCode::MALFORMED_ATTRIBUTES, vec![]));
+    assert_eq!(refusal(&frame(2, &[0, 0, 0, 9])), (ErrorCode::MALFORMED_ATTRIBUTES, vec![]));
+}
+
+#[test]
+fn prefixes_that_do_not_parse_reset() {
+    let network = (ErrorCode::INVALID_NETWORK, vec![]);
+    assert_eq!(refusal(&update_frame(&with(&[]), &[33, 1, 2, 3, 4, 5])), network);
+    assert_eq!(refusal(&update_frame(&with(&[]), &[24, 1, 2])), network);
+    assert_eq!(refusal(&frame(2, &[0, 2, 24, 1, 0, 0])), network);
+    // In MP_REACH_NLRI and MP_UNREACH_NLRI it is the attribute that is wrong; it comes back as data.
+    let unreach = [0x80, 15, 5, 0, 2, 1, 129, 0];
+    assert_eq!(refusal(&update_frame(&unreach, &[])), (ErrorCode::OPTIONAL_ATTRIBUTE, unreach.into()));
+    let reach = [&[0x80, 14, 13, 0, 2, 1, 4][..], &[0; 9]].concat();
+    assert_eq!(refusal(&update_frame(&with(&reach), &[])), (ErrorCode::OPTIONAL_ATTRIBUTE, reach));
+}
+
+#[test]
+fn a_malformed_attribute_withdraws_the_routes_and_keeps_the_session() {
+    let cases: &[(&str, Vec<u8>, AttributeFault)] = &[
+        ("ORIGIN 3", [&[0x40, 1, 1, 3], AS_PATH, NEXT_HOP].concat(), AttributeFault::Value),
+        ("ORIGIN of two octets", [&[0x40, 1, 2, 0, 0], AS_PATH, NEXT_HOP].concat(), AttributeFault::Length),
+        ("ORIGIN optional", [&[0xc0, 1, 1, 0], AS_PATH, NEXT_HOP].concat(), AttributeFault::Flags),
+        ("AS_PATH segment 9", [ORIGIN, &[0x40, 2, 6, 9, 1, 0, 0, 0, 1], NEXT_HOP].concat(), AttributeFault::Value),
+        ("AS_PATH cut off", [ORIGIN, &[0x40, 2, 4, 2, 1, 0, 0], NEXT_HOP].concat(), AttributeFault::Value),
+        ("AS_PATH empty segment", [ORIGIN, &[0x40, 2, 2, 2, 0], NEXT_HOP].concat(), AttributeFault::Value),
+        ("NEXT_HOP of three octets", [ORIGIN, AS_PATH, &[0x40, 3, 3, 1, 2, 3]].concat(), AttributeFault::Length),
+        ("NEXT_HOP 0.0.0.0", [ORIGIN, AS_PATH, &[0x40, 3, 4, 0, 0, 0, 0]].concat(), AttributeFault::Value),
+        ("NEXT_HOP multicast", [ORIGIN, AS_PATH, &[0x40, 3, 4, 224, 0, 0, 1]].concat(), AttributeFault::Value),
+        ("MED of three octets", with(&[0x80, 4, 3, 0, 0, 0]), AttributeFault::Length),
+        ("LOCAL_PREF of five octets", with(&[0x40, 5, 5, 0, 0, 0, 0, 0]), AttributeFault::Length),
+        ("COMMUNITIES empty", with(&[0xc0, 8, 0]), AttributeFault::Length),
+        ("COMMUNITIES of six octets", with(&[0xc0, 8, 6, 0, 0, 0, 0, 0, 0]), AttributeFault::Length),
+        ("no ORIGIN", [AS_PATH, NEXT_HOP].concat(), AttributeFault::Missing),
+        ("no AS_PATH", [ORIGIN, NEXT_HOP].concat(), AttributeFault::Missing),
+        ("no NEXT_HOP", [ORIGIN, AS_PATH].concat(), AttributeFault::Missing),
+        ("last attribute cut off", with(&[0xc0, 8, 4, 0]), AttributeFault::CutOff),
+        ("last attribute header cut off", with(&[0xc0]), AttributeFault::CutOff),
+        ("extended length cut off", with(&[0xd0, 8, 0]), AttributeFault::CutOff),
+    ];
+    for (name, attributes, fault) in cases {
+        let update = update(attributes, PREFIX).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(update.flaws.iter().map(|flaw| flaw.fault).collect::<Vec<_>>(), [*fault], "{name}");
+        assert!(update.treat_as_withdraw(), "{name}");
+        assert_eq!(update.reachable().count(), 0, "{name}");
+        assert_eq!(update.unreachable().map(|prefix| prefix.to_string()).collect::<Vec<_>>(), ["198.51.100.0/24"]);
+    }
+}
+
+#[test]
+fn the_same_flaw_without_a_prefix_to_withdraw_resets() {
+    assert_eq!(refusal(&update_frame(&[0x40, 1, 1, 3], &[])), (ErrorCode::INVALID_ORIGIN, vec![0x40, 1, 1, 3]));
+    let path = [0x40, 2, 2, 2, 0];
+    assert_eq!(refusal(&update_frame(&path, &[])), (ErrorCode::MALFORMED_AS_PATH, vec![]));
+    let next_hop = [0x40, 3, 4, 0, 0, 0, 0];
+    assert_eq!(refusal(&update_frame(&next_hop, &[])), (ErrorCode::INVALID_NEXT_HOP, next_hop.into()));
+    let flags = [0x80, 1, 1, 0];
+    assert_eq!(refusal(&update_frame(&flags, &[])), (ErrorCode::ATTRIBUTE_FLAGS, flags.into()));
+    let length = [0x80, 4, 1, 0];
+    assert_eq!(refusal(&update_frame(&length, &[])), (ErrorCode::ATTRIBUTE_LENGTH, length.into()));
+}
+
+#[test]
+fn harmless_flaws_only_lose_the_attribute() {
+    let cases: &[(&str, &[u8], AttributeFault)] = &[
+        ("ATOMIC_AGGREGATE with a value", &[0x40, 6, 1, 0], AttributeFault::Length),
+        ("AGGREGATOR of six octets", &[0xc0, 7, 6, 0, 0, 0, 0, 0, 0], AttributeFault::Length),
+        ("ORIGIN twice", ORIGIN, AttributeFault::Repeated),
+    ];
+    for (name, extra, fault) in cases {
+        let update = update(&with(extra), PREFIX).unwrap();
+        assert_eq!(update.flaws.iter().map(|flaw| flaw.fault).collect::<Vec<_>>(), [*fault], "{name}");
+        assert_eq!(update.reachable().count(), 1, "{name}");
+        assert!(update.attributes.others.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn an_unknown_attribute_is_borne_only_when_optional() {
+    let transitive = update(&with(&[0xe0, 99, 1, 7]), PREFIX).unwrap();
+    assert!(transitive.flaws.is_empty());
+    assert_eq!(transitive.attributes.others[0].flags, 0xe0);
+    let well_known = [0x40, 99, 1, 7];
+    let expected = (ErrorCode::UNRECOGNIZED_WELL_KNOWN, well_known.to_vec());
+    assert_eq!(refusal(&update_frame(&with(&well_known), PREFIX)), expected);
+}
+
+#[test]
+fn two_reach_attributes_reset() {
+    let unreach = [0x80, 15, 3, 0, 2, 1];
+    let twice = [unreach, unreach].concat();
+    assert_eq!(refusal(&update_frame(&twice, &[])), (ErrorCode::MALFORMED_ATTRIBUTES, vec![]));
+}
+
+#[test]
+fn an_ipv6_next_hop_that_is_none_withdraws() {
+    let reach = [&[0x80, 14, 22, 0, 2, 1, 16][..], &[0; 17], &[0]].concat();
+    let update = update(&[ORIGIN, AS_PATH, &reach].concat(), &[]).unwrap();
+    assert!(update.treat_as_withdraw());
+    assert_eq!(update.unreachable().map(|prefix| prefix.to_string()).collect::<Vec<_>>(), ["::/0"]);
+}
+
+#[test]
+fn local_pref_of_an_external_peer_is_left_out_whatever_it_holds() {
+    let frame = update_frame(&with(&[0x40, 5, 5, 0, 0, 0, 0, 9]), PREFIX);
+    let external = Context { four_octet_as: true, external: true };
+    let Ok(Message::Update(update)) = Message::decode(&frame, external) else { panic!() };
+    assert_eq!(update.attributes.local_pref, None);
+    assert!(update.flaws.is_empty());
+    assert_eq!(update.reachable().count(), 1);
+}
+
+#[test]
+fn the_framer_takes_any_split_and_refuses_garbage_at_once() {
+    let stream = [frame(4, &[]), update_frame(&with(&[]), PREFIX), frame(4, &[])].concat();
+    for step in 1..stream.len() {
+        let mut framer = Framer::default();
+        let mut sizes = Vec::new();
+        for chunk in stream.chunks(step) {
+            framer.push(chunk);
+            while let Some(frame) = framer.next_frame().unwrap() {
+                sizes.push(frame.len());
+            }
+        }
+        assert_eq!(sizes, [19, 47, 19], "in steps of {step}");
+    }
+    let mut framer = Framer::default();
+    framer.push(b"GET / HTTP/1.1\r\n");
+    assert_eq!(framer.next_frame(), Err(DecodeError::Marker));
+    let mut framer = Framer::default();
+    framer.push(&frame(9, &[])[..19]);
+    assert_eq!(framer.next_frame(), Err(DecodeError::Type(9)));
+}
+
+#[test]
+fn cutting_a_message_anywhere_is_an_error() {
+    let open = frame(1, &[4, 0xfb, 0xf4, 0, 90, 10, 0, 0, 1, 8, 2, 6, 65, 4, 0, 0, 0xfb, 0xf4]);
+    let update = update_frame(&with(&[0xc0, 8, 4, 0xff, 0xff, 0xff, 1]), PREFIX);
+    for whole in [open, update, frame(3, &[6, 2]), frame(4, &[]), frame(5, &[0, 1, 0, 1])] {
+        assert!(Message::decode(&whole, CONTEXT).is_ok());
+        for length in 0..whole.len() {
+            assert!(Message::decode(&whole[..length], CONTEXT).is_err(), "{length} of {whole:?}");
+        }
+    }
+}
+
+#[test]
+fn cutting_a_body_anywhere_under_a_right_header_is_an_error_or_a_withdrawal() {
+    let open = [4, 0xfb, 0xf4, 0, 90, 10, 0, 0, 1, 8, 2, 6, 65, 4, 0, 0, 0xfb, 0xf4];
+    for length in 0..open.len() {
+        assert!(Message::decode(&frame(1, &open[..length]), CONTEXT).is_err(), "{length}");
+    }
+    // An attribute list that stops early, with its length field right.
+    let attributes = with(&[0xc0, 8, 4, 0xff, 0xff, 0xff, 1]);
+    let whole_attributes = [ORIGIN.len() + AS_PATH.len() + NEXT_HOP.len(), attributes.len()];
+    for length in 0..=attributes.len() {
+        let update = update(&attributes[..length], PREFIX).unwrap();
+        assert_eq!(update.treat_as_withdraw(), !whole_attributes.contains(&length), "{length}");
+    }
+}
