@@ -1,0 +1,19 @@
+//! What the forwarder wants, without I/O and without a clock (A1, A2, A3).
+//!
+//! One validated [`Policy`] gives everything else: the reference model of what happens to a packet
+//! ([`Policy::decide`]), the kernel state that makes it so ([`Policy::blackholes`],
+//! [`ruleset::render`], [`Policy::routes`], [`Policy::settings`]), and the [`Health`] of each private prefix. Applying that state and
+//! telling this crate what happened is the business of `forwarder-dataplane` and of the shell.
+
+mod decide;
+mod health;
+mod policy;
+mod routes;
+pub mod ruleset;
+mod sysctl;
+
+pub use decide::{Egress, Ingress, Kind, Packet, Reason, Verdict};
+pub use health::{Applied, Change, Health, Input, LinkState, Status, Timing};
+pub use policy::{Link, LinkId, Place, Policy, PolicyError, PrivatePrefix, Problem, Spec, SpecLink, SpecPrefix};
+pub use routes::{BLACKHOLE_METRIC, LINK_METRIC, ROUTE_PROTOCOL, Route, Target};
+pub use sysctl::{Setting, TRIES_PER_PROBE};

@@ -1,0 +1,213 @@
+//! The guard: the policy as an nftables table.
+//!
+//! The text is what `nft -s list table` prints for it, so that the table in the kernel can be compared
+//! with the wanted one, and left alone when it is the same. It asks what [`Policy::decide`] asks, in
+//! the same order. Bystanders meet four set look-ups and no verdict.
+
+use std::fmt::Write as _;
+
+use ipnet::IpNet;
+
+use crate::decide::Reason;
+use crate::policy::Policy;
+
+/// The family of the guard's table.
+pub const FAMILY: &str = "inet";
+
+/// The name of the guard's table.
+pub const TABLE: &str = "cloakway";
+
+/// Counts packets forwarded out by a private link.
+pub const TO_PRIVATE: &str = "to-private";
+
+/// Counts packets forwarded from a private link to a subscriber.
+pub const FROM_PRIVATE: &str = "from-private";
+
+/// Counts packets between this host and a private link that keep the link working.
+pub const LINK_UPKEEP: &str = "link-upkeep";
+
+/// Every counter of the table: what was forwarded, then one per [`Reason`].
+pub fn counters() -> impl Iterator<Item = &'static str> {
+    [TO_PRIVATE, FROM_PRIVATE, LINK_UPKEEP].into_iter().chain(Reason::ALL.map(Reason::name))
+}
+
+/// What `nft -f` is given: replaces the table in one transaction, whether or not there was one.
+#[must_use]
+pub fn load_text(policy: &Policy) -> String {
+    format!("table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n{}", render(policy))
+}
+
+/// Whether `listing`, from `nft -s list table`, is the wanted table.
+#[must_use]
+pub fn is_wanted(listing: &str, policy: &Policy) -> bool {
+    listing.split_whitespace().eq(render(policy).split_whitespace())
+}
+
+/// The table, as `nft -s list table` prints it apart from white space.
+#[must_use]
+pub fn render(policy: &Policy) -> String {
+    let mut text = format!("table {FAMILY} {TABLE} {{\n");
+    for counter in counters() {
+        push(&mut text, format_args!("\tcounter {counter} {{\n\t}}\n"));
+    }
+    sets(&mut text, policy);
+    chains(&mut text, policy);
+    text.push_str("}\n");
+    text
+}
+
+fn sets(text: &mut String, policy: &Policy) {
+    let mut links: Vec<_> = policy.links().iter().map(|link| format!("{:?}", link.interface)).collect();
+    let mut ports: Vec<_> = policy.subscriber_interfaces().iter().map(|name| format!("{name:?}")).collect();
+    links.sort();
+    ports.sort();
+    set(text, "links", "ifname", false, &links);
+    set(text, "subscriber-ports", "ifname", false, &ports);
+    prefix_sets(text, "private", policy.prefixes().iter().map(|entry| entry.prefix).collect());
+    prefix_sets(text, "subscribers", policy.subscriber_prefixes().to_vec());
+    for link in policy.links() {
+        let behind = policy.prefixes().iter().filter(|entry| policy.interface(entry.link) == link.interface);
+        prefix_sets(text, &format!("link-{}-v", link.name), behind.map(|entry| entry.prefix).collect());
+    }
+}
+
+fn prefix_sets(text: &mut String, name: &str, mut prefixes: Vec<IpNet>) {
+    prefixes.sort();
+    for (family, kind, v4) in [("4", "ipv4_addr", true), ("6", "ipv6_addr", false)] {
+        let elements: Vec<_> = prefixes.iter().filter(|prefix| prefix.addr().is_ipv4() == v4).map(element).collect();
+        set(text, &format!("{name}{family}"), kind, true, &elements);
+    }
+}
+
+fn element(prefix: &IpNet) -> String {
+    if prefix.prefix_len() == prefix.max_prefix_len() { prefix.addr().to_string() } else { prefix.to_string() }
+}
+
+fn set(text: &mut String, name: &str, kind: &str, interval: bool, elements: &[String]) {
+    push(text, format_args!("\tset {name} {{\n\t\ttype {kind}\n"));
+    if interval {
+        text.push_str("\t\tflags interval\n");
+    }
+    if !elements.is_empty() {
+        push(text, format_args!("\t\telements = {{ {} }}\n", elements.join(", ")));
+    }
+    text.push_str("\t}\n");
+}
+
+fn chains(text: &mut String, policy: &Policy) {
+    use Reason::{
+        ForgedPrivate, FromPrivateForeignSource, FromPrivateOther, Hairpin, HostOutput, NotPrivate, OwnSource,
+        SourceRoute, SpoofedSource, ToHostFromPrivate, ToPrivateByPublic, WrongInterface,
+    };
+    let pass = |counter: &str| format!("counter name \"{counter}\" accept");
+    let drop = |reason: Reason| format!("counter name \"{}\" drop", reason.name());
+    let both = |test: &str, set: &str, reason: Reason| {
+        [format!("ip {test}{set}4 {}", drop(reason)), format!("ip6 {test}{set}6 {}", drop(reason))]
+    };
+    let source_routes = ["ip option lsrr exists", "ip option ssrr exists", "rt type 0"]
+        .map(|test| format!("{test} {}", drop(SourceRoute)));
+    let per_link = |direction: &str, test: &str, reason: Reason| {
+        let rules = policy.links().iter().flat_map(|link| {
+            let set = format!("@link-{}-v", link.name);
+            both(test, &set, reason).map(|rule| format!("{direction} {:?} {rule}", link.interface))
+        });
+        rules.collect::<Vec<_>>()
+    };
+
+    let mut forward = vec!["oifname @links goto to-link".to_owned(), "iifname @links goto from-link".to_owned()];
+    forward.extend(both("daddr ", "@private", WrongInterface));
+    forward.extend(both("saddr ", "@private", ForgedPrivate));
+    base_chain(text, "forward", &forward);
+
+    let mut input = vec!["iifname @links goto link-to-host".to_owned()];
+    input.extend(both("daddr ", "@private", WrongInterface));
+    input.extend(both("saddr ", "@private", ForgedPrivate));
+    base_chain(text, "input", &input);
+
+    let mut output = vec!["oifname @links goto host-to-link".to_owned()];
+    output.extend(both("daddr ", "@private", HostOutput));
+    base_chain(text, "output", &output);
+
+    let mut to_link = vec![format!("iifname @links {}", drop(Hairpin))];
+    to_link.extend(both("daddr != ", "@private", NotPrivate));
+    to_link.extend(per_link("oifname", "daddr != ", WrongInterface));
+    to_link.push(format!("iifname != @subscriber-ports {}", drop(ToPrivateByPublic)));
+    to_link.extend(source_routes.clone());
+    to_link.push(format!("fib saddr type {{ local, broadcast, anycast, multicast }} {}", drop(OwnSource)));
+    to_link.extend(both("saddr != ", "@subscribers", SpoofedSource));
+    to_link.push(pass(TO_PRIVATE));
+    chain(text, "to-link", &to_link);
+
+    let mut from_link = source_routes.to_vec();
+    from_link.extend(per_link("iifname", "saddr != ", FromPrivateForeignSource));
+    from_link.extend(both("daddr ", "@private", Hairpin));
+    from_link.extend(both("daddr != ", "@subscribers", FromPrivateOther));
+    from_link.push(format!("oifname != @subscriber-ports {}", drop(WrongInterface)));
+    from_link.push(pass(FROM_PRIVATE));
+    chain(text, "from-link", &from_link);
+
+    let neighbour =
+        format!("icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 {}", pass(LINK_UPKEEP));
+    chain(text, "link-to-host", &[neighbour.clone(), drop(ToHostFromPrivate)]);
+
+    let report = format!("icmpv6 type {{ mld-listener-report, mld2-listener-report }} {}", pass(LINK_UPKEEP));
+    let error4 = format!(
+        "icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} ip daddr @private4 {}",
+        pass(LINK_UPKEEP)
+    );
+    let error6 = format!(
+        "icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }} \
+         ip6 daddr @private6 {}",
+        pass(LINK_UPKEEP)
+    );
+    chain(text, "host-to-link", &[neighbour, report, error4, error6, drop(HostOutput)]);
+}
+
+fn base_chain(text: &mut String, hook: &str, rules: &[String]) {
+    // Just before the usual filter priority: what others drop they still drop, what we drop they never see.
+    let head = format!("type filter hook {hook} priority filter - 10; policy accept;");
+    chain(text, hook, &[std::slice::from_ref(&head), rules].concat());
+}
+
+fn chain(text: &mut String, name: &str, lines: &[String]) {
+    push(text, format_args!("\tchain {name} {{\n"));
+    for line in lines {
+        push(text, format_args!("\t\t{line}\n"));
+    }
+    text.push_str("\t}\n");
+}
+
+fn push(text: &mut String, part: std::fmt::Arguments<'_>) {
+    text.write_fmt(part).expect("writing to a String never fails");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::example;
+
+    #[test]
+    fn the_example_policy_gives_this_table() {
+        let text = render(&Policy::new(example()).unwrap());
+        let expected = include_str!("../tests/example.nft");
+        assert!(text == expected, "tests/example.nft is not what is rendered:\n{text}");
+    }
+
+    #[test]
+    fn a_listing_is_compared_apart_from_white_space() {
+        let policy = Policy::new(example()).unwrap();
+        let text = render(&policy);
+        assert!(is_wanted(&text.replace('\t', "  "), &policy));
+        assert!(!is_wanted(&text.replacen(" drop\n", " accept\n", 1), &policy));
+        assert!(!is_wanted("", &policy));
+    }
+
+    #[test]
+    fn every_reason_has_a_counter_and_a_rule() {
+        let text = render(&Policy::new(example()).unwrap());
+        for counter in counters() {
+            assert!(text.contains(&format!("counter {counter} {{")), "{counter}");
+            assert!(text.contains(&format!("counter name \"{counter}\"")), "{counter}");
+        }
+    }
+}
