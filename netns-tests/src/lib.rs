@@ -25,3 +25,17 @@ pub fn say(line: &str) {
     let _ = writeln!(out, "{line}");
     let _ = out.flush();
 }
+
+/// For tests: whether they may make namespaces. Without privilege a test says aloud that it is skipped, and where
+/// `NETNS_TESTS=required` is set it fails.
+#[must_use]
+pub fn may_make_namespaces(test: &str) -> bool {
+    if host::is_root() && host::missing().is_empty() {
+        return true;
+    }
+    let why = if host::is_root() { format!("missing: {}", host::missing().join(" ")) } else { "not root".to_owned() };
+    let required = std::env::var_os("NETNS_TESTS").is_some_and(|value| value == "required");
+    assert!(!required, "NETNS_TESTS=required, and {test} cannot run: {why}");
+    say(&format!("SKIPPED: {test}: {why}"));
+    false
+}

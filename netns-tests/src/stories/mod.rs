@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use crate::evidence::{Evidence, Stopped};
-use crate::lab::{Lab, down, run_directory};
+use crate::lab::{Lab, run_directory};
 use crate::topology::Topology;
 use crate::{picture, say};
 
@@ -78,19 +78,12 @@ pub fn build_programs() -> Result<()> {
 /// claims held.
 ///
 /// # Errors
-/// When the laboratory does not come up or cannot be watched; what it wrote is kept under `target/lab`.
+/// When the laboratory does not come up or cannot be watched.
 pub fn run(story: &Story, prefix: &str) -> Result<Evidence> {
     let mut evidence = Evidence::new(story.name);
     let began = Instant::now();
     say(&format!("{}: {}", story.name, story.about));
-    let lab = match Lab::up(topology(story.topology)?, prefix, &mut |text| say(&format!("    {text}"))) {
-        Ok(lab) => lab,
-        Err(error) => {
-            keep_traces(story, prefix);
-            down(prefix)?;
-            return Err(error);
-        }
-    };
+    let lab = Lab::up(topology(story.topology)?, prefix, &mut |text| say(&format!("    {text}")))?;
     evidence.measure("up-ms", began.elapsed().as_secs_f64() * 1000.0);
     let told = (story.tell)(&lab, &mut evidence);
     let path = told.unwrap_or_else(|stopped| {
