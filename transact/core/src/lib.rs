@@ -1,0 +1,24 @@
+//! The order's state machine and the admission of payers: what the transaction server decides.
+//!
+//! Pure: no I/O, no clock, no randomness (ids and passwords are derived from a key). Every method
+//! of [`Orders`] gives a [`Step`]: writes that have to be durable first, then effects that may leave
+//! the process. A shell that keeps to that order loses nothing that it acknowledged (A9, A12, A13).
+//!
+//! ```text
+//!            pay                 approved / declined
+//!   Open ──────────> Authorising ──────────────────> Final
+//!    │  ^ not sent ──────┘ │ no answer, or restart     ^
+//!    │                     v          0410             │
+//!    │                 Reversing ──────────────────────┤
+//!    └── expired, locked ──────────────────────────────┘
+//! ```
+
+pub mod admission;
+mod order;
+mod orders;
+
+pub use order::{Attempt, Order, OrderKey, State};
+pub use orders::{
+    Answer, BankEvent, BankOrder, BankReversal, Effect, Orders, PasswordMatched, PayError, PlaceError, Policy, Step,
+    Ticket, Write,
+};
