@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use tokio::sync::oneshot;
 
-use crate::{Batch, Change, StoreError};
+use crate::{Batch, Change, Row, StoreError};
 
 /// Batches in one sync at most; bounds how long the first of them waits.
 const GROUP_LIMIT: usize = 1024;
@@ -59,7 +59,7 @@ impl Engine {
         }
     }
 
-    pub(crate) fn scan(&self, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub(crate) fn scan(&self, name: &str) -> Result<Vec<Row>, StoreError> {
         let failed = |e: redb::StorageError| StoreError::Read(e.to_string());
         let read = self.database.begin_read().map_err(|e| StoreError::Read(e.to_string()))?;
         match read.open_table(table(name)) {

@@ -22,6 +22,9 @@ enum Change {
     Delete,
 }
 
+/// A key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
 /// Changes that happen together or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch(Vec<(String, Vec<u8>, Change)>);
@@ -109,7 +112,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Read`].
-    pub fn scan(&self, table: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn scan(&self, table: &str) -> Result<Vec<Row>, StoreError> {
         self.0.scan(table)
     }
 }

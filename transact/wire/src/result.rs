@@ -68,6 +68,16 @@ pub struct SignedResult {
     pub body: String,
 }
 
+/// The answer to `GET /v1/results?after=CURSOR&wait_ms=MS`: results that are not acknowledged yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pending {
+    /// Where the next question starts; 0 asks for everything again.
+    pub cursor: u64,
+    /// The oldest first, signed for a delivery now.
+    pub results: Vec<SignedResult>,
+}
+
 /// What facilitation acknowledges, `POST /v1/results/ack`: the vendor has these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

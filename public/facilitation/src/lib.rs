@@ -1,0 +1,100 @@
+//! The public helper between vendors, payers and the transaction server: an order comes in, the URL
+//! of a payer page goes out, signed results pass through (A6, A7, A10, A11, A14, A15).
+//!
+//! It faces the Internet, so it holds as little as it can: pages, sealed under keys that only their
+//! URLs contain, and no ledger, no card data, no say over results. Killed at any moment it loses
+//! nothing: orders are repeated by vendors and answered alike, results stay with the transaction
+//! server until a vendor has acknowledged them.
+
+mod api;
+pub mod config;
+mod delivery;
+pub mod isp;
+mod pages;
+mod upstream;
+
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+
+use cloakway_runtime::http::{self, Limits};
+use cloakway_runtime::{Context, Outcome, Role, Topic, admin, clock, metrics, tls};
+use cloakway_store::Store;
+
+/// The role.
+#[derive(Debug)]
+pub struct Facilitation;
+
+impl Role for Facilitation {
+    const NAME: &'static str = "facilitation-server";
+    const ABOUT: &'static str = "Turns a vendor's order into a one-transaction payer page";
+    const EXAMPLES: &'static str = "  facilitation-server check /etc/cloakway/facilitation-server.toml
+  facilitation-server run --config /etc/cloakway/facilitation-server.toml
+  facilitation-server show deliveries --json";
+    const TOPICS: &'static [Topic] = &[
+        Topic { name: "status", about: "Pages, the RIB in use, the transaction server" },
+        Topic { name: "isps", about: "Member ISPs and how they are recognised" },
+        Topic { name: "vendors", about: "Member vendors" },
+        Topic { name: "deliveries", about: "Results that a vendor has not acknowledged yet" },
+    ];
+    type Config = config::Config;
+
+    fn admin_socket(config: &Self::Config) -> &Path {
+        &config.admin_socket
+    }
+
+    fn summary(config: &Self::Config) -> Vec<String> {
+        config.summary()
+    }
+
+    async fn run(config: Self::Config, context: Context) -> Outcome {
+        let config = Arc::new(config);
+        std::fs::create_dir_all(&config.data)?;
+        let store = Store::open(&config.data.join("pages.redb"))?;
+        let pages = Arc::new(pages::Pages::load(store, config.page_key.clone(), clock::wall())?);
+        let upstream = Arc::new(upstream::Upstream::new(&config)?);
+        let directory = Arc::new(RwLock::new(isp::Directory::new(config.isps.clone())));
+        let rib = Arc::new(isp::RibWatch::start(&config, directory.clone(), context.stop.clone()).await);
+        let deliveries = delivery::start(&config, upstream.clone(), pages.clone(), context.stop.clone())?;
+        let state = api::State { config: config.clone(), pages: pages.clone(), upstream: upstream.clone(), directory };
+        let identity = tls::server(&config.identity, None)?;
+        for address in &config.listen {
+            let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| format!("{address}: {e}"))?;
+            http::serve(
+                listener,
+                identity.clone(),
+                api::router(state.clone()),
+                Limits::default(),
+                context.stop.clone(),
+            );
+        }
+        if let Some(listen) = config.metrics_listen {
+            metrics::serve(listen, context.stop.clone()).await?;
+        }
+        pages::sweep(pages.clone(), context.stop.clone());
+        let shown = config.clone();
+        admin::serve(&config.admin_socket, context.stop.clone(), move |request| {
+            let answer = match request.topic.as_str() {
+                "isps" => Ok(serde_json::json!(shown.isps)),
+                "vendors" => Ok(serde_json::json!(
+                    shown
+                        .vendors
+                        .iter()
+                        .map(|v| serde_json::json!({"id": v.id, "name": v.name, "results_url": v.results_url}))
+                        .collect::<Vec<_>>()
+                )),
+                "deliveries" => Ok(deliveries.show()),
+                "status" => Ok(serde_json::json!({
+                    "pages": pages.count(),
+                    "rib_prefixes": rib.prefixes(),
+                    "rib_error": rib.error(),
+                    "transaction_server": upstream.state(),
+                })),
+                other => Err(format!("no topic {other}")),
+            };
+            async { answer }
+        })?;
+        tracing::info!(listen = ?config.listen, "ready");
+        context.stop.told().await;
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! `facilitation-server`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cloakway_runtime::role::main::<facilitation::Facilitation>()
+}

@@ -1,0 +1,154 @@
+//! For vendors: post an order, send the client to the page, believe the signed result.
+//!
+//! ```no_run
+//! # async fn shop() -> Result<(), Box<dyn std::error::Error>> {
+//! use vendor_kit::{Facilitation, Order, Reference, Receiver};
+//!
+//! let facilitation = Facilitation::new("https://pay.example", "/etc/ssl/certs/ca-certificates.crt".as_ref(), "vendor key".into())?;
+//! let order = Order {
+//!     reference: Reference::TransactionId("order-1".parse()?),
+//!     amount: vendor_kit::Money::new(1250, "EUR".parse()?)?,
+//!     client_ip: "198.51.100.70".parse()?,
+//!     description: "One book".to_owned(),
+//! };
+//! let accepted = facilitation.order(&order).await?;
+//! println!("redirect the client to {}", accepted.pay_url);
+//! # Ok(()) }
+//! ```
+//!
+//! The result arrives as a POST at your results URL. Check it with [`Receiver::receive`], store what
+//! it says, then answer 204. It is repeated until you do; [`Received::id`] is the same each time.
+
+use std::path::Path;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use cloakway_crypto::Secret;
+use cloakway_crypto::sign::{KeyError, VerifyingKey};
+use cloakway_runtime::http::{Client, ClientError};
+use cloakway_runtime::tls::{self, TlsError};
+use transact_wire::result::{ID_HEADER, SIGNATURE_HEADER, SignedResult, TIMESTAMP_HEADER};
+
+pub use cloakway_types::{Currency, Money, Timestamp, TransactionId, VendorId};
+pub use transact_wire::order::{Accepted, Order, Reference};
+pub use transact_wire::result::{PurchaseResult, ResultError, Verdict};
+
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Why an order got no page.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// The client is not on a member ISP: offer another way to pay.
+    #[error("the client is not on a member ISP: offer another way to pay")]
+    NotMemberIsp,
+    /// Facilitation refused the order; posting it again will not help.
+    #[error("the order was refused with {status}: {message}")]
+    Refused {
+        /// The HTTP status.
+        status: StatusCode,
+        /// What facilitation says.
+        message: String,
+    },
+    /// No answer, or not now: post the same order again, it is taken once.
+    #[error("not available now, post the same order again: {0}")]
+    TryAgain(String),
+    /// The files for TLS do not fit.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The URL or the key cannot be used.
+    #[error("{0}")]
+    Setup(String),
+}
+
+/// The facilitation server, for one vendor.
+#[derive(Debug, Clone)]
+pub struct Facilitation {
+    client: Client,
+    url: String,
+    authorization: HeaderValue,
+}
+
+impl Facilitation {
+    /// `url` such as `https://pay.example`, `ca` the file with the authorities to trust, `key` the vendor's key.
+    ///
+    /// # Errors
+    /// [`OrderError::Tls`] and [`OrderError::Setup`].
+    pub fn new(url: &str, ca: &Path, key: Secret<String>) -> Result<Self, OrderError> {
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
+            .map_err(|_| OrderError::Setup("the vendor key has characters that no header can carry".to_owned()))?;
+        authorization.set_sensitive(true);
+        let client = Client::new(tls::client(ca, None)?, None).map_err(|e| OrderError::Setup(e.to_string()))?;
+        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), authorization })
+    }
+
+    /// Posts an order (A6). The same order again gets the same page.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn order(&self, order: &Order) -> Result<Accepted, OrderError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, self.authorization.clone());
+        let answer = self.client.post_json(&format!("{}/v1/orders", self.url), headers, order, LIMIT).await;
+        let answer = answer.map_err(|error| match error {
+            ClientError::Request(reason) => OrderError::Setup(reason),
+            other => OrderError::TryAgain(other.to_string()),
+        })?;
+        if answer.status().is_success() {
+            // The answer holds the page's URL: the error must not quote it.
+            return serde_json::from_slice(answer.body())
+                .map_err(|_| OrderError::TryAgain("the answer is not understood".to_owned()));
+        }
+        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+        let text = |name: &str| {
+            body.pointer(&format!("/error/{name}")).and_then(|v| v.as_str()).unwrap_or_default().to_owned()
+        };
+        match answer.status() {
+            _ if text("code") == "not_member_isp" => Err(OrderError::NotMemberIsp),
+            status if status.is_server_error() => Err(OrderError::TryAgain(text("message"))),
+            status => Err(OrderError::Refused { status, message: text("message") }),
+        }
+    }
+}
+
+/// A result that is to be believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// The same for every delivery of this result: store it with the order and act once.
+    pub id: String,
+    /// What it says.
+    pub result: PurchaseResult,
+}
+
+/// Checks deliveries at the results URL (A14).
+#[derive(Debug, Clone)]
+pub struct Receiver {
+    vendor: VendorId,
+    key: VerifyingKey,
+}
+
+impl Receiver {
+    /// `key` is the transaction server's public key: 32 bytes in base64.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn new(vendor: VendorId, key: &str) -> Result<Self, KeyError> {
+        Ok(Self { vendor, key: VerifyingKey::from_base64(key)? })
+    }
+
+    /// The result of a delivery with these headers and this body.
+    ///
+    /// # Errors
+    /// [`ResultError`]: answer 400 and change nothing.
+    pub fn receive(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Received, ResultError> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let delivery = SignedResult {
+            id: text(ID_HEADER),
+            vendor: self.vendor.clone(),
+            timestamp_s: text(TIMESTAMP_HEADER).parse().unwrap_or(0),
+            signature: text(SIGNATURE_HEADER),
+            body: String::from_utf8(body.to_vec()).map_err(|e| ResultError::Body(e.to_string()))?,
+        };
+        let result = delivery.verify(&self.key, &self.vendor, now)?;
+        Ok(Received { id: delivery.id, result })
+    }
+}
