@@ -1,0 +1,49 @@
+//! The kernel data plane: what `forwarder-core` wants, applied to the kernel and read back (A1, A2).
+//!
+//! The kernel forwards; this crate never sees a packet. [`Kernel::apply`] is level-triggered and
+//! idempotent: it puts in place what is missing, guard first, and leaves alone what is already right,
+//! so that a restart adopts the state of the process before it without a gap. Nothing here is undone
+//! when the process dies. [`Events`] says when it is worth applying again.
+
+mod events;
+mod kernel;
+mod netlink;
+mod nft;
+mod sysctl;
+
+pub use events::{Event, Events};
+pub use kernel::{GuardState, Interface, Kernel};
+pub use nft::{Counter, Counters};
+
+/// Why the kernel's state could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// The netlink socket cannot be opened.
+    #[error("rtnetlink socket: {0}")]
+    Socket(#[from] std::io::Error),
+    /// The kernel refused a request.
+    #[error("{what}: {why}")]
+    Netlink {
+        /// What was asked.
+        what: String,
+        /// The kernel's answer.
+        why: String,
+    },
+    /// `nft` could not be run.
+    #[error("cannot run nft: {0}: is the package nftables installed?")]
+    NftMissing(std::io::Error),
+    /// `nft` gave no answer.
+    #[error("nft gave no answer within {0:?}")]
+    NftSilent(std::time::Duration),
+    /// `nft` refused.
+    #[error("nft: {0}")]
+    Nft(String),
+    /// A kernel setting cannot be read or written.
+    #[error("/proc/sys/net/{file}: {source}")]
+    Sysctl {
+        /// The file below `/proc/sys/net`.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,257 @@
+//! Requests to rtnetlink: routes of ours, interfaces by name, probes of neighbours.
+
+use std::net::IpAddr;
+
+use forwarder_core::{LinkState, ROUTE_PROTOCOL, Route, Target};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use ipnet::IpNet;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::{ErrorMessage, NLM_F_ACK, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::{Handle, RouteMessageBuilder};
+
+use crate::DataplaneError;
+
+/// What a look-up in the kernel's table gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effective {
+    /// Out by the interface with this index.
+    Out(u32),
+    /// Not forwarded at all.
+    Nowhere,
+}
+
+/// A route in the main table that carries our protocol number.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnRoute {
+    pub(crate) prefix: IpNet,
+    pub(crate) metric: u32,
+    pub(crate) blackhole: bool,
+    pub(crate) interface: Option<u32>,
+    pub(crate) next_hop: Option<IpAddr>,
+    message: RouteMessage,
+}
+
+impl OwnRoute {
+    /// Whether this is `route` by the interface `index`.
+    pub(crate) fn is(&self, route: &Route, index: Option<u32>) -> bool {
+        let same_target = match &route.target {
+            Target::Blackhole => self.blackhole,
+            Target::Link { next_hop, .. } => !self.blackhole && self.interface == index && self.next_hop == *next_hop,
+        };
+        self.prefix == route.prefix && self.metric == route.metric() && same_target
+    }
+}
+
+/// Our routes of both families. The kernel filters, so that a full table costs nothing.
+pub(crate) async fn own_routes(handle: &Handle) -> Result<Vec<OwnRoute>, DataplaneError> {
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = family;
+        filter.header.table = RouteHeader::RT_TABLE_MAIN;
+        filter.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+        let stream = handle.route().get(filter).execute();
+        let found: Vec<RouteMessage> = stream.try_collect().await.map_err(|error| failed("list routes", &error))?;
+        // A kernel that does not know the filter answers with all routes.
+        let ours = |message: &&RouteMessage| {
+            message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
+                && message.header.table == RouteHeader::RT_TABLE_MAIN
+        };
+        routes.extend(found.iter().filter(ours).map(own_route));
+    }
+    Ok(routes)
+}
+
+fn own_route(message: &RouteMessage) -> OwnRoute {
+    let unspecified =
+        if message.header.address_family == AddressFamily::Inet { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    let mut route = OwnRoute {
+        prefix: IpNet::from(unspecified),
+        metric: 0,
+        blackhole: message.header.kind == RouteType::BlackHole,
+        interface: None,
+        next_hop: None,
+        message: message.clone(),
+    };
+    let mut destination = unspecified;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(found) => destination = address(found).unwrap_or(destination),
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::Oif(index) => route.interface = Some(*index),
+            RouteAttribute::Gateway(found) => route.next_hop = address(found),
+            _ => {}
+        }
+    }
+    route.prefix = IpNet::new(destination, message.header.destination_prefix_length).unwrap_or(route.prefix);
+    route
+}
+
+fn address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+/// Adds `route`, in place of one with the same prefix and metric. `index` is that of its interface.
+pub(crate) async fn put_route(handle: &Handle, route: &Route, index: Option<u32>) -> Result<(), DataplaneError> {
+    let what = || format!("add route {}", describe(route));
+    let mut builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(route.prefix.addr(), route.prefix.prefix_len())
+        .map_err(|error| DataplaneError::Netlink { what: what(), why: error.to_string() })?
+        .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
+        .priority(route.metric());
+    match &route.target {
+        Target::Blackhole => builder = builder.kind(RouteType::BlackHole),
+        Target::Link { next_hop, .. } => {
+            if let Some(index) = index {
+                builder = builder.output_interface(index);
+            }
+            match next_hop {
+                Some(next_hop) => {
+                    builder = builder
+                        .gateway(*next_hop)
+                        .map_err(|error| DataplaneError::Netlink { what: what(), why: error.to_string() })?
+                        .onlink();
+                }
+                None if route.prefix.addr().is_ipv4() => builder = builder.scope(RouteScope::Link),
+                None => {}
+            }
+        }
+    }
+    let message = builder.build();
+    handle.route().add(message).replace().execute().await.map_err(|error| failed(&what(), &error))
+}
+
+/// Removes a route of ours; one that is gone already is no error.
+pub(crate) async fn remove_route(handle: &Handle, route: &OwnRoute) -> Result<(), DataplaneError> {
+    match handle.route().del(route.message.clone()).execute().await {
+        Err(error) if !is_errno(&error, &[ESRCH, ENOENT, ENODEV]) => {
+            Err(failed(&format!("remove route {}", route.prefix), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the kernel would send a packet for `address`.
+pub(crate) async fn effective(handle: &Handle, address: IpAddr) -> Result<Effective, DataplaneError> {
+    let what = || format!("look up {address}");
+    let length = if address.is_ipv4() { 32 } else { 128 };
+    let mut message = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(address, length)
+        .map_err(|error| DataplaneError::Netlink { what: what(), why: error.to_string() })?
+        .build();
+    // The strict check of a look-up wants the rest of the header to be zero.
+    message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    message.header.protocol = RouteProtocol::Unspec;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unspec;
+    message.header.flags = RouteFlags::empty();
+    let found: Result<Option<RouteMessage>, _> = handle.route().get(message).execute().try_next().await;
+    match found {
+        Ok(Some(found)) if found.header.kind == RouteType::Unicast => {
+            let out = found.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(Effective::Out(*index)),
+                _ => None,
+            });
+            Ok(out.unwrap_or(Effective::Nowhere))
+        }
+        Ok(_) => Ok(Effective::Nowhere),
+        // A blackhole or unreachable route answers with its error.
+        Err(error) if is_errno(&error, &[EINVAL, ENETUNREACH, EHOSTUNREACH, EACCES]) => Ok(Effective::Nowhere),
+        Err(error) => Err(failed(&what(), &error)),
+    }
+}
+
+/// The interface called `name`: its index and state, or `None` when there is none.
+pub(crate) async fn interface(handle: &Handle, name: &str) -> Result<Option<(u32, LinkState)>, DataplaneError> {
+    match handle.link().get().match_name(name).execute().try_next().await {
+        Ok(Some(message)) => Ok(Some((message.header.index, link_state(&message)))),
+        Ok(None) => Ok(None),
+        Err(error) if is_errno(&error, &[ENODEV]) => Ok(None),
+        Err(error) => Err(failed(&format!("find interface {name}"), &error)),
+    }
+}
+
+/// Up means set up and with carrier.
+pub(crate) fn link_state(message: &LinkMessage) -> LinkState {
+    if message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp) { LinkState::Up } else { LinkState::Down }
+}
+
+/// The name in a link message.
+pub(crate) fn link_name(message: &LinkMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+/// Makes the kernel ask the neighbour now; the answer comes as an event.
+pub(crate) async fn probe(handle: &Handle, index: u32, address: IpAddr) -> Result<(), DataplaneError> {
+    // A known neighbour is asked by unicast while traffic goes on.
+    let mut known = handle.neighbours().add(index, address).state(NeighbourState::Probe);
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(known.message_mut().clone()));
+    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE;
+    if accepted(handle, request).await? {
+        return Ok(());
+    }
+    // An unknown one is looked for.
+    let unknown = handle.neighbours().add(index, address).state(NeighbourState::None).flags(NeighbourFlags::Use);
+    match unknown.replace().execute().await {
+        Err(error) if !is_errno(&error, &[ENODEV, ENETDOWN, EINVAL]) => {
+            Err(failed(&format!("probe {address}"), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn accepted(handle: &Handle, request: NetlinkMessage<RouteNetlinkMessage>) -> Result<bool, DataplaneError> {
+    let mut answers = handle.clone().request(request).map_err(|error| failed("probe", &error))?;
+    while let Some(answer) = answers.next().await {
+        if let NetlinkPayload::Error(ErrorMessage { code: Some(_), .. }) = answer.payload {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// For people: the route without its bookkeeping.
+pub(crate) fn describe(route: &Route) -> String {
+    match &route.target {
+        Target::Blackhole => format!("blackhole {} metric {}", route.prefix, route.metric()),
+        Target::Link { interface, next_hop: None } => {
+            format!("{} dev {interface} metric {}", route.prefix, route.metric())
+        }
+        Target::Link { interface, next_hop: Some(next_hop) } => {
+            format!("{} via {next_hop} dev {interface} metric {}", route.prefix, route.metric())
+        }
+    }
+}
+
+const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
+const EACCES: i32 = 13;
+const ENODEV: i32 = 19;
+const EINVAL: i32 = 22;
+const ENETDOWN: i32 = 100;
+const ENETUNREACH: i32 = 101;
+const EHOSTUNREACH: i32 = 113;
+
+fn is_errno(error: &rtnetlink::Error, numbers: &[i32]) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message) if numbers.contains(&-message.raw_code()))
+}
+
+fn failed(what: &str, error: &rtnetlink::Error) -> DataplaneError {
+    let why = match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io().to_string(),
+        other => other.to_string(),
+    };
+    DataplaneError::Netlink { what: what.to_owned(), why }
+}
