@@ -1,0 +1,206 @@
+//! The configuration file.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cloakway_runtime::config::{self, Invalid};
+use forwarder_core::{Policy, Spec, SpecLink, SpecPrefix, Timing};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+/// A usable configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// What may be forwarded.
+    pub policy: Policy,
+    /// How health falls and rises.
+    pub timing: Timing,
+    /// How often each neighbour is asked.
+    pub probe_interval: Duration,
+    /// Where `show` asks.
+    pub admin_socket: PathBuf,
+    /// Where health is read.
+    pub health_socket: PathBuf,
+    /// Where Prometheus reads.
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+/// The file as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Raw {
+    admin_socket: Option<PathBuf>,
+    health_socket: Option<PathBuf>,
+    metrics_listen: Option<SocketAddr>,
+    subscribers: RawSubscribers,
+    links: Vec<RawLink>,
+    private_prefixes: Vec<RawPrefix>,
+    #[serde(default)]
+    health: RawHealth,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawSubscribers {
+    interfaces: Vec<String>,
+    prefixes: Vec<IpNet>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawLink {
+    name: String,
+    interface: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawPrefix {
+    prefix: IpNet,
+    link: String,
+    next_hop: Option<IpAddr>,
+    probe: Option<IpAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct RawHealth {
+    hold_down_ms: u64,
+    probe_interval_ms: u64,
+    rise: u32,
+    fall: u32,
+}
+
+impl Default for RawHealth {
+    fn default() -> Self {
+        Self { hold_down_ms: 1000, probe_interval_ms: 500, rise: 2, fall: 2 }
+    }
+}
+
+/// Without a read-back of guard and routes for this long nothing is healthy.
+const CHECK_LIMIT: Duration = Duration::from_secs(3);
+
+impl config::Config for Config {
+    type Raw = Raw;
+
+    fn validate(raw: Raw) -> Result<Self, Invalid> {
+        let (timing, probe_interval) = timing(&raw.health)?;
+        let link = |link: RawLink| SpecLink { name: link.name, interface: link.interface };
+        let prefix = |entry: RawPrefix| SpecPrefix {
+            prefix: entry.prefix,
+            link: entry.link,
+            next_hop: entry.next_hop,
+            probe: entry.probe,
+        };
+        let spec = Spec {
+            links: raw.links.into_iter().map(link).collect(),
+            prefixes: raw.private_prefixes.into_iter().map(prefix).collect(),
+            subscriber_prefixes: raw.subscribers.prefixes,
+            subscriber_interfaces: raw.subscribers.interfaces,
+        };
+        let policy = Policy::new(spec).map_err(|error| Invalid::at(error.place.to_string(), &error))?;
+        let admin_socket = raw.admin_socket.unwrap_or_else(|| config::default_socket("forwarder"));
+        let health_socket = raw.health_socket.unwrap_or_else(|| config::default_socket("forwarder-health"));
+        if admin_socket == health_socket {
+            return Err(Invalid::at("health-socket", "the same path as admin-socket: give each its own"));
+        }
+        Ok(Self { policy, timing, probe_interval, admin_socket, health_socket, metrics_listen: raw.metrics_listen })
+    }
+}
+
+fn timing(raw: &RawHealth) -> Result<(Timing, Duration), Invalid> {
+    let RawHealth { hold_down_ms, probe_interval_ms, rise, fall } = *raw;
+    let within = |field: &str, value: u64, low: u64, high: u64| {
+        if (low..=high).contains(&value) {
+            return Ok(());
+        }
+        Err(Invalid::at(format!("health.{field}"), format!("{value} is not allowed: {low} to {high}")))
+    };
+    within("hold-down-ms", hold_down_ms, 100, 600_000)?;
+    within("probe-interval-ms", probe_interval_ms, 100, 10_000)?;
+    within("rise", rise.into(), 1, 100)?;
+    within("fall", fall.into(), 1, 10)?;
+    let probe_interval = Duration::from_millis(probe_interval_ms);
+    let timing = Timing {
+        hold_down: Duration::from_millis(hold_down_ms),
+        rise,
+        fall,
+        silence_limit: probe_interval * (fall + 2),
+        check_limit: CHECK_LIMIT,
+    };
+    Ok((timing, probe_interval))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../configs/forwarder.toml");
+
+    fn error(text: &str) -> String {
+        config::parse::<Config>("forwarder.toml", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_example_is_valid_and_shows_the_defaults() {
+        let config: Config = config::parse("forwarder.toml", EXAMPLE).unwrap();
+        assert_eq!(config.timing.hold_down, Duration::from_secs(1));
+        assert_eq!(config.timing.silence_limit, Duration::from_secs(2));
+        let (without, _) = EXAMPLE.split_once("[health]").unwrap();
+        let defaults: Config = config::parse("forwarder.toml", without).unwrap();
+        assert_eq!(defaults.timing, config.timing);
+        assert_eq!(defaults.health_socket, config.health_socket);
+    }
+
+    #[test]
+    fn a_stray_key_in_any_table_is_refused_with_its_line() {
+        let tables = ["[subscribers]", "[[links]]", "[[private-prefixes]]", "[health]"];
+        for table in tables {
+            let stray = EXAMPLE.replacen(&format!("\n{table}\n"), &format!("\n{table}\nstray = 1\n"), 1);
+            let line = stray.lines().position(|line| line == "stray = 1").unwrap() + 1;
+            let message = error(&stray);
+            assert!(message.starts_with(&format!("forwarder.toml:{line}: ")), "{message}");
+            assert!(message.contains("unknown field `stray`"), "{message}");
+        }
+        assert!(error(&format!("stray = 1\n{EXAMPLE}")).contains("stray"));
+    }
+
+    #[test]
+    fn a_missing_table_or_field_is_named() {
+        for field in ["interfaces", "prefixes", "name", "interface", "prefix", "link"] {
+            let mut dropped = false;
+            let text: Vec<_> = EXAMPLE
+                .lines()
+                .filter(|line| {
+                    let drop = !dropped && line.starts_with(&format!("{field} = "));
+                    dropped |= drop;
+                    !drop
+                })
+                .collect();
+            let message = error(&text.join("\n"));
+            assert!(message.contains(&format!("missing field `{field}`")), "{message}");
+        }
+        assert!(error("").contains("missing field `subscribers`"));
+    }
+
+    #[test]
+    fn a_contradiction_names_line_field_and_what_would_be_right() {
+        let overlap = EXAMPLE.replace("203.0.113.200/32", "198.51.100.70/32");
+        let line = overlap.lines().position(|line| line.contains("198.51.100.70/32")).unwrap() + 1;
+        assert_eq!(
+            error(&overlap),
+            format!(
+                "forwarder.toml:{line}: private-prefixes[0].prefix: \
+                 198.51.100.70/32 overlaps subscriber prefix 198.51.100.64/26"
+            )
+        );
+        let unknown = error(&EXAMPLE.replacen("link = \"main\"", "link = \"mian\"", 1));
+        assert!(unknown.contains("private-prefixes[0].link: no link is called \"mian\": there is main"), "{unknown}");
+        let low = error(&EXAMPLE.replace("hold-down-ms = 1000", "hold-down-ms = 99"));
+        assert!(low.contains("health.hold-down-ms: 99 is not allowed: 100 to 600000"), "{low}");
+        assert!(error(&EXAMPLE.replace("fall = 2", "fall = 0")).contains("health.fall: 0 is not allowed: 1 to 10"));
+        let same = EXAMPLE.replace("forwarder-health.sock", "forwarder.sock");
+        assert!(error(&same).contains("health-socket: the same path as admin-socket"));
+    }
+}

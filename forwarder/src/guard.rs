@@ -1,0 +1,88 @@
+//! `forwarder guard`: the blackholes and the nftables table, which outlive the process.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+use cloakway_runtime::{config, role};
+use forwarder_core::ruleset;
+use forwarder_dataplane::{DataplaneError, Kernel};
+
+use crate::config::Config;
+
+/// The command tree.
+#[must_use]
+pub fn command() -> Command {
+    let file = Arg::new("config")
+        .long("config")
+        .short('c')
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .default_value("/etc/cloakway/forwarder.toml")
+        .help("The configuration");
+    Command::new("guard")
+        .about("The blackholes and the nftables table, which outlive the process")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("show").about("Compare the guard in the kernel with the configuration").arg(file.clone()),
+        )
+        .subcommand(
+            Command::new("remove")
+                .about("Take the guard away: private prefixes then follow the default route. Stop the forwarder first")
+                .arg(file),
+        )
+}
+
+/// Carries out one of its commands.
+#[must_use]
+pub fn run(matches: &ArgMatches) -> ExitCode {
+    let Some((name, matches)) = matches.subcommand() else { return ExitCode::from(2) };
+    let config: Config = match config::load(&role::path(matches, "config")) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("forwarder: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let done: Result<ExitCode, DataplaneError> = role::block_on(async {
+        let kernel = Kernel::open()?;
+        if name == "remove" { remove(&kernel, &config).await } else { show(&kernel, &config).await }
+    });
+    done.unwrap_or_else(|error| {
+        eprintln!("forwarder: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn show(kernel: &Kernel, config: &Config) -> Result<ExitCode, DataplaneError> {
+    let found = kernel.guard().await?;
+    let mut out = String::new();
+    let mut whole = true;
+    for entry in config.policy.prefixes() {
+        let there = found.blackholes.contains(&entry.prefix);
+        whole &= there;
+        out.push_str(&format!("blackhole {}: {}\n", entry.prefix, if there { "in place" } else { "missing" }));
+    }
+    let table = match &found.table {
+        None => "missing",
+        Some(text) if ruleset::is_wanted(text, &config.policy) => "in place",
+        Some(_) => "not what the configuration says",
+    };
+    whole &= table == "in place";
+    out.push_str(&format!("nftables table {} {}: {table}\n", ruleset::FAMILY, ruleset::TABLE));
+    // A reader that has gone away is no error.
+    let _ = std::io::stdout().write_all(out.as_bytes());
+    Ok(ExitCode::from(if whole { 0 } else { 3 }))
+}
+
+async fn remove(kernel: &Kernel, config: &Config) -> Result<ExitCode, DataplaneError> {
+    if std::os::unix::net::UnixStream::connect(&config.admin_socket).is_ok() {
+        eprintln!("forwarder: {} is answered: stop the forwarder first", config.admin_socket.display());
+        return Ok(ExitCode::FAILURE);
+    }
+    kernel.remove_guard().await?;
+    eprintln!("forwarder: guard removed: private prefixes now follow the default route");
+    Ok(ExitCode::SUCCESS)
+}

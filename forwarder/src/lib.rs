@@ -1,0 +1,13 @@
+//! The forwarder's shell: sockets, timers and the command line around `forwarder-core` and
+//! `forwarder-dataplane` (A1, A2, A3).
+//!
+//! The kernel forwards, this process keeps the kernel's state right and tells the BGP speaker which
+//! private prefixes may be announced. Everything that stops a leak stays in the kernel when the process
+//! dies; everything that says "healthy" dies with it.
+
+pub mod config;
+pub mod engine;
+pub mod guard;
+pub mod health_socket;
+pub mod role;
+pub mod show;

@@ -1,0 +1,56 @@
+//! The command line.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+use cloakway_runtime::{Context, Outcome, Role, Topic};
+
+use crate::config::Config;
+use crate::{engine, guard, show};
+
+/// The forwarder as a server binary.
+#[derive(Debug)]
+pub struct Forwarder;
+
+impl Role for Forwarder {
+    const NAME: &'static str = "forwarder";
+    const ABOUT: &'static str = "Sends subscribers' packets for private network addresses out by the private link, \
+                                 and by nothing else";
+    const EXAMPLES: &'static str = "  forwarder check configs/forwarder.toml\n  \
+                                    forwarder run --config /etc/cloakway/forwarder.toml\n  \
+                                    forwarder show health\n  \
+                                    forwarder show counters --json\n  \
+                                    forwarder guard show\n";
+    const TOPICS: &'static [Topic] = show::TOPICS;
+    type Config = Config;
+
+    fn admin_socket(config: &Config) -> &Path {
+        &config.admin_socket
+    }
+
+    fn summary(config: &Config) -> Vec<String> {
+        let policy = &config.policy;
+        let prefix = |entry: &forwarder_core::PrivatePrefix| {
+            let hop = entry.next_hop.map(|address| format!(" via {address}")).unwrap_or_default();
+            format!("{} leaves by {}{hop}, heartbeat of {}", entry.prefix, policy.interface(entry.link), entry.probe)
+        };
+        let mut lines: Vec<String> = policy.prefixes().iter().map(prefix).collect();
+        let subscribers: Vec<_> = policy.subscriber_prefixes().iter().map(ToString::to_string).collect();
+        let interfaces = policy.subscriber_interfaces().join(", ");
+        lines.push(format!("subscribers {} come in by {interfaces}", subscribers.join(", ")));
+        lines
+    }
+
+    fn run(config: Config, context: Context) -> impl Future<Output = Outcome> + Send {
+        engine::run(config, context)
+    }
+
+    fn commands() -> Vec<Command> {
+        vec![guard::command()]
+    }
+
+    fn command(_: &str, matches: &ArgMatches) -> ExitCode {
+        guard::run(matches)
+    }
+}

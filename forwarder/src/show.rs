@@ -1,0 +1,190 @@
+//! What `show` and Prometheus tell of the running process.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use cloakway_runtime::admin::Request;
+use cloakway_runtime::{Topic, clock};
+use forwarder_core::{Applied, Change, Health, LinkState, Policy, Reason, ruleset};
+use forwarder_dataplane::{Counter, Counters, Interface, Kernel};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::engine::lock;
+
+/// What can be shown.
+pub const TOPICS: &[Topic] = &[
+    Topic { name: "health", about: "Each private prefix: healthy or not, why, since when" },
+    Topic { name: "table", about: "The policy: which prefix by which link, for which subscribers" },
+    Topic { name: "links", about: "The private links and their state" },
+    Topic { name: "counters", about: "What was forwarded, and what was dropped by reason" },
+];
+
+/// What the loop and the admin socket both see.
+#[derive(Debug)]
+pub struct Shared {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) kernel: Arc<Kernel>,
+    pub(crate) health: Mutex<Health>,
+    pub(crate) interfaces: Mutex<BTreeMap<String, Interface>>,
+}
+
+#[derive(Serialize)]
+struct HealthRow {
+    prefix: String,
+    healthy: bool,
+    reason: String,
+    link: String,
+    probe: String,
+    for_s: u64,
+    answered_ms_ago: Option<u64>,
+    unanswered: u32,
+}
+
+#[derive(Serialize)]
+struct TableRow {
+    destination: String,
+    action: String,
+    link: String,
+    interface: String,
+    next_hop: Option<String>,
+    from_interfaces: Vec<String>,
+    from_prefixes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct LinkRow {
+    link: String,
+    interface: String,
+    state: &'static str,
+    index: Option<u32>,
+    prefixes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct CounterRow {
+    counter: &'static str,
+    packets: u64,
+    bytes: u64,
+    meaning: &'static str,
+}
+
+/// Answers one request of the admin socket.
+///
+/// # Errors
+/// For an unknown topic, or when the kernel does not answer.
+pub async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, String> {
+    match request.topic.as_str() {
+        "health" => to_json(health(&shared)),
+        "table" => to_json(table(&shared.policy)),
+        "links" => to_json(links(&shared)),
+        "counters" => {
+            let counted = shared.kernel.counters().await.map_err(|error| error.to_string())?;
+            to_json(counters(&counted))
+        }
+        other => Err(format!("no such topic: {other}")),
+    }
+}
+
+fn to_json<T: Serialize>(rows: Vec<T>) -> Result<Value, String> {
+    serde_json::to_value(rows).map_err(|error| error.to_string())
+}
+
+fn health(shared: &Shared) -> Vec<HealthRow> {
+    let now = clock::now();
+    let row = |status: &forwarder_core::Status| HealthRow {
+        prefix: status.word.prefix.to_string(),
+        healthy: status.word.healthy,
+        reason: status.word.reason.clone(),
+        link: status.link.clone(),
+        probe: status.probe.to_string(),
+        for_s: now.since(status.since).as_secs(),
+        answered_ms_ago: status.answered_at.map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
+        unanswered: status.misses,
+    };
+    lock(&shared.health).status().map(row).collect()
+}
+
+fn table(policy: &Policy) -> Vec<TableRow> {
+    let names = policy.links();
+    let row = |entry: &forwarder_core::PrivatePrefix| {
+        let interface = policy.interface(entry.link).to_owned();
+        let v4 = entry.prefix.addr().is_ipv4();
+        let of_family = policy.subscriber_prefixes().iter().filter(|prefix| prefix.addr().is_ipv4() == v4);
+        TableRow {
+            destination: entry.prefix.to_string(),
+            action: "forward".to_owned(),
+            link: names.iter().find(|link| link.interface == interface).map_or_else(String::new, |l| l.name.clone()),
+            interface,
+            next_hop: entry.next_hop.map(|address| address.to_string()),
+            from_interfaces: policy.subscriber_interfaces().to_vec(),
+            from_prefixes: of_family.map(ToString::to_string).collect(),
+        }
+    };
+    policy.prefixes().iter().map(row).collect()
+}
+
+fn links(shared: &Shared) -> Vec<LinkRow> {
+    let found = lock(&shared.interfaces).clone();
+    let row = |link: &forwarder_core::Link| {
+        let interface = found.get(&link.interface);
+        let behind = shared.policy.prefixes().iter();
+        let behind = behind.filter(|entry| shared.policy.interface(entry.link) == link.interface);
+        LinkRow {
+            link: link.name.clone(),
+            interface: link.interface.clone(),
+            state: match interface.map_or(LinkState::Missing, |found| found.state) {
+                LinkState::Missing => "missing",
+                LinkState::Down => "down",
+                LinkState::Up => "up",
+            },
+            index: interface.map(|found| found.index).filter(|index| *index != 0),
+            prefixes: behind.map(|entry| entry.prefix.to_string()).collect(),
+        }
+    };
+    shared.policy.links().iter().map(row).collect()
+}
+
+fn counters(counted: &Counters) -> Vec<CounterRow> {
+    let row = |counter: &'static str| {
+        let Counter { packets, bytes } = counted.get(counter).copied().unwrap_or_default();
+        CounterRow { counter, packets, bytes, meaning: meaning(counter) }
+    };
+    ruleset::counters().map(row).collect()
+}
+
+fn meaning(counter: &str) -> &'static str {
+    match counter {
+        ruleset::TO_PRIVATE => "forwarded to a private link",
+        ruleset::FROM_PRIVATE => "forwarded from a private link to a subscriber",
+        ruleset::LINK_UPKEEP => "this host's own ND, MLD and ICMP errors on a private link",
+        _ => Reason::ALL.into_iter().find(|reason| reason.name() == counter).map_or("", Reason::meaning),
+    }
+}
+
+pub(crate) fn count_health(change: &Change) {
+    let value = if change.healthy { 1.0 } else { 0.0 };
+    metrics::gauge!("forwarder_prefix_healthy", "prefix" => change.prefix.to_string()).set(value);
+}
+
+pub(crate) fn count_clients(clients: usize) {
+    metrics::gauge!("forwarder_health_clients").set(u32::try_from(clients).unwrap_or(u32::MAX));
+}
+
+pub(crate) fn count_round(
+    policy: &Policy,
+    applied: &Applied,
+    interfaces: &BTreeMap<String, Interface>,
+    counters: Option<&Counters>,
+) {
+    metrics::gauge!("forwarder_guard_intact").set(if applied.guard.is_ok() { 1.0 } else { 0.0 });
+    for link in policy.links() {
+        let up = interfaces.get(&link.interface).is_some_and(|found| found.state == LinkState::Up);
+        metrics::gauge!("forwarder_link_up", "link" => link.name.clone()).set(if up { 1.0 } else { 0.0 });
+    }
+    for counter in ruleset::counters() {
+        let Some(counted) = counters.and_then(|counters| counters.get(counter)) else { continue };
+        metrics::counter!("forwarder_packets_total", "counter" => counter).absolute(counted.packets);
+        metrics::counter!("forwarder_bytes_total", "counter" => counter).absolute(counted.bytes);
+    }
+}
