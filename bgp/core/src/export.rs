@@ -1,0 +1,196 @@
+//! From routes to UPDATEs: what internal and external peers are told (RFC 4271 §5), and only differences.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use bgp_wire::{
+    AsPath, Asn, Attributes, Context, Family, Message, Origin, Update, announce_v4, announce_v6, withdraw_v4,
+    withdraw_v6,
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::guard::{Guarded, PrivateRoute, Reach};
+use crate::injector::Routes;
+
+/// LOCAL_PREF of our routes on internal sessions: the usual default, so that the operator's policy decides.
+const LOCAL_PREF: u32 = 100;
+
+/// How routes look to one peer.
+#[derive(Debug, Clone)]
+pub(crate) struct Exporter {
+    pub(crate) local_as: Asn,
+    pub(crate) context: Context,
+    pub(crate) families: BTreeSet<Family>,
+}
+
+impl Exporter {
+    /// RFC 4271 §5.1: to an external peer with our AS on the path; to an internal one with LOCAL_PREF.
+    fn attributes(&self, route: &PrivateRoute) -> Guarded {
+        let (as_path, local_pref) = if self.context.external {
+            (AsPath::sequence([self.local_as]), None)
+        } else {
+            (AsPath::default(), Some(LOCAL_PREF))
+        };
+        route.guarded(Attributes {
+            origin: Some(Origin::Igp),
+            as_path: Some(as_path),
+            local_pref,
+            ..Attributes::default()
+        })
+    }
+
+    /// Messages that turn what the peer holds, `from`, into `to`: withdrawals first.
+    pub(crate) fn difference(&self, from: &Routes, to: &Routes) -> Vec<Vec<u8>> {
+        let gone = from.keys().filter(|prefix| !to.contains_key(*prefix));
+        let new = to.iter().filter(|(prefix, route)| from.get(*prefix) != Some(*route)).map(|(_, route)| route);
+        let mut messages = withdraw(gone);
+        messages.extend(self.announce(new));
+        messages.iter().map(|update| self.encode(update)).collect()
+    }
+
+    /// The part of `routes` that the peer takes.
+    pub(crate) fn taken(&self, routes: &Routes) -> Routes {
+        let taken = routes.iter().filter(|(prefix, _)| self.families.contains(&Family::of(prefix)));
+        taken.map(|(prefix, route)| (*prefix, route.clone())).collect()
+    }
+
+    /// The End-of-RIB of each family (RFC 4724 §2).
+    pub(crate) fn ends_of_rib(&self) -> Vec<Vec<u8>> {
+        self.families.iter().map(|family| self.encode(&Update::end_of_rib(*family))).collect()
+    }
+
+    fn announce<'a>(&self, routes: impl Iterator<Item = &'a PrivateRoute>) -> Vec<Update> {
+        let mut v4: BTreeMap<(Guarded, Ipv4Addr), Vec<Ipv4Net>> = BTreeMap::new();
+        let mut v6: BTreeMap<(Guarded, Ipv6Addr), Vec<Ipv6Net>> = BTreeMap::new();
+        for route in routes {
+            let guarded = self.attributes(route);
+            match route.reach {
+                Reach::V4(prefix, next_hop) => v4.entry((guarded, next_hop)).or_default().push(prefix),
+                Reach::V6(prefix, next_hop) => v6.entry((guarded, next_hop)).or_default().push(prefix),
+            }
+        }
+        let v4 = v4
+            .into_iter()
+            .map(|((guarded, next_hop), prefixes)| announce_v4(guarded.attributes(), next_hop, prefixes, self.context));
+        let v6 = v6
+            .into_iter()
+            .map(|((guarded, next_hop), prefixes)| announce_v6(guarded.attributes(), next_hop, prefixes, self.context));
+        let updates: Result<Vec<_>, _> = v4.chain(v6).collect();
+        updates.expect("MAX_COMMUNITIES leaves room for prefixes").into_iter().flatten().collect()
+    }
+
+    fn encode(&self, update: &Update) -> Vec<u8> {
+        Message::Update(update.clone()).encode(self.context).expect("the packer keeps to the message size")
+    }
+}
+
+fn withdraw<'a>(prefixes: impl Iterator<Item = &'a IpNet>) -> Vec<Update> {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for prefix in prefixes {
+        match prefix {
+            IpNet::V4(prefix) => v4.push(*prefix),
+            IpNet::V6(prefix) => v6.push(*prefix),
+        }
+    }
+    withdraw_v4(v4).into_iter().chain(withdraw_v6(v6)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::Guard;
+    use bgp_wire::{Community, MpReach};
+    use proptest::prelude::*;
+
+    fn exporter(external: bool) -> Exporter {
+        Exporter {
+            local_as: Asn(64500),
+            context: Context { four_octet_as: true, external },
+            families: Family::ALL.into(),
+        }
+    }
+
+    fn routes(prefixes: &[&str], guard: Guard) -> Routes {
+        let route = |prefix: &&str| {
+            let prefix: IpNet = prefix.parse().unwrap();
+            let next_hop = if prefix.addr().is_ipv4() { "198.51.100.2" } else { "2001:db8:5100:1::2" };
+            (prefix, PrivateRoute::new(prefix, next_hop.parse().unwrap(), guard, Vec::new()).unwrap())
+        };
+        prefixes.iter().map(route).collect()
+    }
+
+    fn updates(messages: &[Vec<u8>], context: Context) -> Vec<Update> {
+        let decode = |bytes: &Vec<u8>| match Message::decode(bytes, context) {
+            Ok(Message::Update(update)) => update,
+            other => panic!("{other:?}"),
+        };
+        messages.iter().map(decode).collect()
+    }
+
+    #[test]
+    fn an_internal_peer_gets_local_pref_and_an_empty_path() {
+        let exporter = exporter(false);
+        let messages = exporter.difference(&Routes::new(), &routes(&["203.0.113.200/32"], Guard::NoExport));
+        let [update] = &updates(&messages, exporter.context)[..] else { panic!() };
+        assert_eq!(update.attributes.as_path, Some(AsPath::default()));
+        assert_eq!(update.attributes.local_pref, Some(100));
+        assert_eq!(update.attributes.communities, [Community::NO_EXPORT]);
+        assert_eq!(update.attributes.next_hop, Some("198.51.100.2".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_external_peer_gets_our_as_and_no_local_pref() {
+        let exporter = exporter(true);
+        let messages = exporter.difference(&Routes::new(), &routes(&["2001:db8:c10a::200/128"], Guard::NoAdvertise));
+        let [update] = &updates(&messages, exporter.context)[..] else { panic!() };
+        assert_eq!(update.attributes.as_path, Some(AsPath::sequence([Asn(64500)])));
+        assert_eq!(update.attributes.local_pref, None);
+        assert_eq!(update.attributes.communities, [Community::NO_ADVERTISE]);
+        assert!(
+            matches!(&update.mp_reach, Some(MpReach::Ipv6 { next_hop, .. }) if next_hop.to_string() == "2001:db8:5100:1::2")
+        );
+    }
+
+    #[test]
+    fn a_family_that_the_peer_does_not_take_stays_here() {
+        let exporter = Exporter { families: [Family::Ipv4].into(), ..exporter(false) };
+        let both = routes(&["203.0.113.200/32", "2001:db8:c10a::200/128"], Guard::NoExport);
+        let taken: Vec<String> = exporter.taken(&both).keys().map(IpNet::to_string).collect();
+        assert_eq!(taken, ["203.0.113.200/32"]);
+        assert_eq!(exporter.ends_of_rib().len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn the_difference_turns_one_set_into_the_other(
+            from in any_routes(), to in any_routes(), external: bool,
+        ) {
+            let exporter = exporter(external);
+            let mut held: BTreeMap<IpNet, Vec<Community>> = BTreeMap::new();
+            let messages = [exporter.difference(&Routes::new(), &from), exporter.difference(&from, &to)].concat();
+            for update in updates(&messages, exporter.context) {
+                prop_assert!(update.flaws.is_empty());
+                for prefix in update.unreachable() {
+                    prop_assert!(held.remove(&prefix).is_some(), "{} was not announced", prefix);
+                }
+                for prefix in update.reachable() {
+                    held.insert(prefix, update.attributes.communities.clone());
+                }
+            }
+            prop_assert!(held.keys().eq(to.keys()));
+            for (prefix, communities) in held {
+                prop_assert!(communities.contains(&to[&prefix].guard().community()));
+            }
+            prop_assert!(exporter.difference(&to, &to).is_empty());
+        }
+    }
+
+    fn any_routes() -> impl Strategy<Value = Routes> {
+        let prefix = (any::<u8>(), any::<bool>())
+            .prop_map(|(n, v4)| if v4 { format!("203.0.113.{n}/32") } else { format!("2001:db8:c10a::{n:x}/128") });
+        proptest::collection::vec((prefix, any::<bool>()), 0..40).prop_map(|list| {
+            let guard = |no_export| if no_export { Guard::NoExport } else { Guard::NoAdvertise };
+            list.iter().flat_map(|(prefix, no_export)| routes(&[prefix], guard(*no_export))).collect()
+        })
+    }
+}

@@ -1,0 +1,202 @@
+//! Private routes and the community without which they never reach the wire (A1).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bgp_wire::{Attributes, Community};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// The most communities that a route may carry beside its guard.
+pub const MAX_COMMUNITIES: usize = 64;
+
+/// The community that keeps a private route where it belongs (RFC 1997).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Guard {
+    /// NO_EXPORT: the AS (or confederation) keeps it to itself.
+    #[default]
+    NoExport,
+    /// NO_ADVERTISE: the router that hears it tells nobody.
+    NoAdvertise,
+}
+
+impl Guard {
+    /// On the wire.
+    #[must_use]
+    pub const fn community(self) -> Community {
+        match self {
+            Self::NoExport => Community::NO_EXPORT,
+            Self::NoAdvertise => Community::NO_ADVERTISE,
+        }
+    }
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.community().fmt(f)
+    }
+}
+
+/// Where a prefix is reached; both of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reach {
+    V4(Ipv4Net, Ipv4Addr),
+    V6(Ipv6Net, Ipv6Addr),
+}
+
+/// A route to a private network address, as the operator wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PrivateRoute {
+    pub(crate) reach: Reach,
+    guard: Guard,
+    communities: Vec<Community>,
+}
+
+/// Why a private route can't be one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// IPv4 by way of IPv6, or the reverse.
+    #[error("next hop {next_hop} is not of the family of {prefix}: give an address of the same family")]
+    Family {
+        /// The prefix.
+        prefix: IpNet,
+        /// The next hop.
+        next_hop: IpAddr,
+    },
+    /// Unspecified, multicast, loopback, or inside the private prefix itself.
+    #[error("next hop {0} can't be one: give the address of the forwarder that the router reaches")]
+    NextHop(IpAddr),
+    /// The prefix has bits set behind its length.
+    #[error("prefix {0} has host bits set: {trunc} is the prefix", trunc = .0.trunc())]
+    HostBits(IpNet),
+    /// So short that it would take over the Internet.
+    #[error("prefix {0} is too short for private network addresses: at least /8 for IPv4, /16 for IPv6")]
+    TooShort(IpNet),
+    /// More than [`MAX_COMMUNITIES`].
+    #[error("{0} communities: at most {MAX_COMMUNITIES} are allowed")]
+    Communities(usize),
+}
+
+impl PrivateRoute {
+    /// `prefix` by way of `next_hop`, kept in by `guard`, with `communities` for the operator's own policy.
+    ///
+    /// # Errors
+    /// [`RouteError`] says which of them does not fit.
+    pub fn new(prefix: IpNet, next_hop: IpAddr, guard: Guard, communities: Vec<Community>) -> Result<Self, RouteError> {
+        if prefix != prefix.trunc() {
+            return Err(RouteError::HostBits(prefix));
+        }
+        let shortest = if prefix.addr().is_ipv4() { 8 } else { 16 };
+        if prefix.prefix_len() < shortest {
+            return Err(RouteError::TooShort(prefix));
+        }
+        if communities.len() > MAX_COMMUNITIES {
+            return Err(RouteError::Communities(communities.len()));
+        }
+        let broadcast = next_hop == IpAddr::V4(Ipv4Addr::BROADCAST);
+        if next_hop.is_unspecified()
+            || next_hop.is_multicast()
+            || next_hop.is_loopback()
+            || broadcast
+            || prefix.contains(&next_hop)
+        {
+            return Err(RouteError::NextHop(next_hop));
+        }
+        let reach = match (prefix, next_hop) {
+            (IpNet::V4(prefix), IpAddr::V4(next_hop)) => Reach::V4(prefix, next_hop),
+            (IpNet::V6(prefix), IpAddr::V6(next_hop)) => Reach::V6(prefix, next_hop),
+            (IpNet::V4(_), IpAddr::V6(_)) | (IpNet::V6(_), IpAddr::V4(_)) => {
+                return Err(RouteError::Family { prefix, next_hop });
+            }
+        };
+        Ok(Self { reach, guard, communities })
+    }
+
+    /// The private prefix.
+    #[must_use]
+    pub fn prefix(&self) -> IpNet {
+        match self.reach {
+            Reach::V4(prefix, _) => prefix.into(),
+            Reach::V6(prefix, _) => prefix.into(),
+        }
+    }
+
+    /// The forwarder.
+    #[must_use]
+    pub fn next_hop(&self) -> IpAddr {
+        match self.reach {
+            Reach::V4(_, next_hop) => next_hop.into(),
+            Reach::V6(_, next_hop) => next_hop.into(),
+        }
+    }
+
+    /// What keeps it in.
+    #[must_use]
+    pub fn guard(&self) -> Guard {
+        self.guard
+    }
+
+    /// The operator's own communities.
+    #[must_use]
+    pub fn communities(&self) -> &[Community] {
+        &self.communities
+    }
+
+    /// `attributes` with this route's communities: the only way to [`Guarded`].
+    #[must_use]
+    pub fn guarded(&self, attributes: Attributes) -> Guarded {
+        let mut communities = attributes.communities;
+        communities.extend_from_slice(&self.communities);
+        communities.push(self.guard.community());
+        communities.sort_unstable();
+        communities.dedup();
+        Guarded(Attributes { communities, ..attributes })
+    }
+}
+
+/// Attributes that hold their route's guard community: what the encoder of private routes takes, and no less.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Guarded(Attributes);
+
+impl Guarded {
+    /// With the guard community among them.
+    #[must_use]
+    pub fn attributes(&self) -> &Attributes {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(prefix: &str, next_hop: &str) -> Result<PrivateRoute, RouteError> {
+        PrivateRoute::new(prefix.parse().unwrap(), next_hop.parse().unwrap(), Guard::NoExport, Vec::new())
+    }
+
+    #[test]
+    fn a_private_route_has_a_reachable_next_hop_of_its_family() {
+        assert!(route("203.0.113.200/32", "198.51.100.2").is_ok());
+        assert!(route("2001:db8:c10a::200/128", "2001:db8:5100:1::2").is_ok());
+        assert!(matches!(route("203.0.113.200/32", "2001:db8::1"), Err(RouteError::Family { .. })));
+        for next_hop in ["0.0.0.0", "224.0.0.1", "127.0.0.1", "255.255.255.255", "203.0.113.200"] {
+            assert!(matches!(route("203.0.113.200/32", next_hop), Err(RouteError::NextHop(_))), "{next_hop}");
+        }
+        assert!(matches!(route("203.0.113.200/24", "198.51.100.2"), Err(RouteError::HostBits(_))));
+        assert!(matches!(route("0.0.0.0/0", "198.51.100.2"), Err(RouteError::TooShort(_))));
+        assert!(matches!(route("2000::/3", "2001:db8::1"), Err(RouteError::TooShort(_))));
+    }
+
+    #[test]
+    fn the_guard_is_always_among_the_communities() {
+        for guard in [Guard::NoExport, Guard::NoAdvertise] {
+            for own in [vec![], vec![Community(1)], vec![guard.community()], vec![Community(u32::MAX); MAX_COMMUNITIES]]
+            {
+                let route =
+                    PrivateRoute::new("203.0.113.200/32".parse().unwrap(), "198.51.100.2".parse().unwrap(), guard, own);
+                let guarded = route.unwrap().guarded(Attributes::default());
+                let count = guarded.attributes().communities.iter().filter(|c| **c == guard.community()).count();
+                assert_eq!(count, 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The BGP session and the injector's routes, without I/O or a clock.
+//!
+//! [`Session`] is the state machine of RFC 4271 §8 for one peer. [`Injector`] decides which private routes
+//! may be announced now: those whose health was said lately, and said to be good. A [`PrivateRoute`] reaches
+//! the wire only as [`Guarded`], with the community that keeps it inside the AS (A1).
+//!
+//! Sockets and clocks are the shell's. No route that a peer sends is kept: received prefixes are counted,
+//! and those of ours reported (A3).
+
+mod export;
+mod guard;
+mod health;
+mod injector;
+mod jitter;
+mod session;
+
+pub use guard::{Guard, Guarded, MAX_COMMUNITIES, PrivateRoute, RouteError};
+pub use health::{Health, HealthInput, HealthTable};
+pub use injector::{Injector, Notice, Routes};
+pub use session::{
+    Counters, Down, Event, Input, LinkId, MessageCounts, Negotiated, Output, Session, Settings, State, Status,
+};

@@ -1,0 +1,469 @@
+//! The state machine of RFC 4271 §8, told as cases, against a scripted peer.
+
+#![cfg(test)]
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bgp_core::{Down, Event, Guard, Input, LinkId, Output, PrivateRoute, Routes, Session, Settings, State};
+use bgp_wire::{
+    AsPath, Asn, Attributes, Capability, Context, ErrorCode, Family, HoldTime, Message, Notification, Open, Origin,
+    RouteRefresh, RouterId, announce_v4,
+};
+use cloakway_types::Instant;
+
+const PRIVATE: &str = "203.0.113.200/32";
+const PRIVATE_V6: &str = "2001:db8:c10a::200/128";
+
+fn at(seconds: u64) -> Instant {
+    Instant::after_origin(Duration::from_secs(seconds))
+}
+
+fn router_id(text: &str) -> RouterId {
+    RouterId::new(text.parse::<Ipv4Addr>().unwrap()).unwrap()
+}
+
+fn hold(seconds: u16) -> HoldTime {
+    HoldTime::from_secs(seconds).unwrap()
+}
+
+fn settings() -> Settings {
+    Settings {
+        local_as: Asn(64500),
+        router_id: router_id("10.0.0.5"),
+        remote_as: Asn(64500),
+        hold_time: hold(90),
+        passive: false,
+        private: [PRIVATE.parse().unwrap()].into(),
+    }
+}
+
+fn routes(prefixes: &[&str]) -> Arc<Routes> {
+    let route = |prefix: &&str| {
+        let next_hop = if prefix.contains(':') { "2001:db8:5100:1::2" } else { "198.51.100.2" };
+        PrivateRoute::new(prefix.parse().unwrap(), next_hop.parse().unwrap(), Guard::NoExport, Vec::new()).unwrap()
+    };
+    Arc::new(prefixes.iter().map(route).map(|route| (route.prefix(), route)).collect())
+}
+
+fn peer_open() -> Open {
+    Open::new(Asn(64500), hold(30), router_id("10.0.0.9"), Family::ALL)
+}
+
+fn encode(message: Message) -> Vec<u8> {
+    message.encode(Context::default()).unwrap()
+}
+
+/// What the session puts out, for comparing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    Connect,
+    Open,
+    KeepAlive,
+    Update(String),
+    Notification(ErrorCode, Vec<u8>),
+    Close,
+    Up,
+    Down,
+    Failed,
+    Other(Event),
+}
+
+struct Bench {
+    session: Session,
+    link: Option<LinkId>,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(settings: Settings) -> Self {
+        Self { session: Session::new(settings, 1, at(0)), link: None, now: at(0) }
+    }
+
+    fn drain(&mut self) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        while let Some(output) = self.session.poll_output() {
+            seen.push(match output {
+                Output::Connect(id) => {
+                    self.link = Some(id);
+                    Seen::Connect
+                }
+                Output::Close(_) => Seen::Close,
+                Output::Event(Event::Up(_)) => Seen::Up,
+                Output::Event(Event::Down(_)) => Seen::Down,
+                Output::Event(Event::Failed(_)) => Seen::Failed,
+                Output::Event(event) => Seen::Other(event),
+                Output::Send(_, bytes) => match Message::decode(&bytes, Context::default()).unwrap() {
+                    Message::Open(_) => Seen::Open,
+                    Message::KeepAlive => Seen::KeepAlive,
+                    Message::Notification(Notification { error, data }) => Seen::Notification(error, data),
+                    Message::Update(update) => Seen::Update(match update.ends_rib_of() {
+                        Some(family) => format!("end of {family}"),
+                        None => {
+                            let gone = update.unreachable().map(|prefix| format!("-{prefix}"));
+                            gone.chain(update.reachable().map(|prefix| format!("+{prefix}")))
+                                .collect::<Vec<_>>()
+                                .join(" ")
+                        }
+                    }),
+                    other @ Message::RouteRefresh(_) => panic!("{other:?}"),
+                },
+            });
+        }
+        seen
+    }
+
+    fn handle(&mut self, input: Input<'_>) -> Vec<Seen> {
+        self.session.handle(input, self.now);
+        self.drain()
+    }
+
+    fn tick_at(&mut self, now: Instant) -> Vec<Seen> {
+        self.now = now;
+        self.handle(Input::Tick)
+    }
+
+    fn hear(&mut self, message: Message) -> Vec<Seen> {
+        self.hear_bytes(&encode(message))
+    }
+
+    fn hear_bytes(&mut self, bytes: &[u8]) -> Vec<Seen> {
+        let link = self.link.unwrap();
+        self.handle(Input::Received(link, bytes))
+    }
+
+    fn open_sent(settings: Settings) -> Self {
+        let mut bench = Self::new(settings);
+        assert_eq!(bench.handle(Input::Start), [Seen::Connect]);
+        assert_eq!(bench.state(), State::Connect);
+        let link = bench.link.unwrap();
+        assert_eq!(bench.handle(Input::Connected(link)), [Seen::Open]);
+        assert_eq!(bench.state(), State::OpenSent);
+        bench
+    }
+
+    fn open_confirm() -> Self {
+        let mut bench = Self::open_sent(settings());
+        assert_eq!(bench.hear(Message::Open(peer_open())), [Seen::KeepAlive]);
+        assert_eq!(bench.state(), State::OpenConfirm);
+        bench
+    }
+
+    fn established() -> Self {
+        let mut bench = Self::open_confirm();
+        let ends = ["end of ipv4-unicast", "end of ipv6-unicast"].map(|end| Seen::Update(end.to_owned()));
+        assert_eq!(bench.hear(Message::KeepAlive), [&[Seen::Up], &ends[..]].concat());
+        assert_eq!(bench.state(), State::Established);
+        bench
+    }
+
+    fn state(&self) -> State {
+        self.session.status().state
+    }
+}
+
+fn refused(error: ErrorCode) -> [Seen; 3] {
+    [Seen::Notification(error, vec![]), Seen::Close, Seen::Failed]
+}
+
+fn reset(error: ErrorCode) -> [Seen; 3] {
+    [Seen::Notification(error, vec![]), Seen::Close, Seen::Down]
+}
+
+#[test]
+fn what_is_healthy_is_announced_on_session_up_and_then_the_end_is_marked() {
+    let mut bench = Bench::open_confirm();
+    assert_eq!(bench.handle(Input::Routes(routes(&[PRIVATE, PRIVATE_V6]))), []);
+    let expected = [
+        Seen::Up,
+        Seen::Update(format!("+{PRIVATE}")),
+        Seen::Update(format!("+{PRIVATE_V6}")),
+        Seen::Update("end of ipv4-unicast".to_owned()),
+        Seen::Update("end of ipv6-unicast".to_owned()),
+    ];
+    assert_eq!(bench.hear(Message::KeepAlive), expected);
+}
+
+#[test]
+fn changes_go_out_at_once_and_only_as_differences() {
+    let mut bench = Bench::established();
+    assert_eq!(bench.handle(Input::Routes(routes(&[PRIVATE]))), [Seen::Update(format!("+{PRIVATE}"))]);
+    assert_eq!(bench.handle(Input::Routes(routes(&[PRIVATE]))), []);
+    let both = bench.handle(Input::Routes(routes(&[PRIVATE, PRIVATE_V6])));
+    assert_eq!(both, [Seen::Update(format!("+{PRIVATE_V6}"))]);
+    assert_eq!(bench.handle(Input::Routes(routes(&[PRIVATE_V6]))), [Seen::Update(format!("-{PRIVATE}"))]);
+    assert_eq!(bench.session.status().advertised, [PRIVATE_V6.parse().unwrap()]);
+}
+
+#[test]
+fn a_route_refresh_gets_its_family_again() {
+    let mut bench = Bench::established();
+    bench.handle(Input::Routes(routes(&[PRIVATE, PRIVATE_V6])));
+    let refresh = |afi, subtype| Message::RouteRefresh(RouteRefresh { afi, subtype, safi: 1 });
+    assert_eq!(bench.hear(refresh(2, 0)), [Seen::Update(format!("+{PRIVATE_V6}"))]);
+    assert_eq!(bench.hear(refresh(2, 1)), []);
+    assert_eq!(bench.hear(refresh(25, 0)), []);
+}
+
+#[test]
+fn the_smaller_hold_time_counts_and_silence_past_it_sends_4_0() {
+    let mut bench = Bench::established();
+    assert_eq!(bench.session.status().negotiated.unwrap().hold_time, hold(30));
+    let before = bench.tick_at(at(29));
+    assert!(before.iter().all(|seen| *seen == Seen::KeepAlive), "{before:?}");
+    assert_eq!(bench.tick_at(at(30)), reset(ErrorCode::HOLD_TIMER_EXPIRED));
+    assert_eq!(bench.state(), State::Idle);
+}
+
+#[test]
+fn keepalives_and_updates_restart_the_hold_timer() {
+    let mut bench = Bench::established();
+    bench.now = at(29);
+    bench.hear(Message::KeepAlive);
+    assert_ne!(bench.tick_at(at(58)), reset(ErrorCode::HOLD_TIMER_EXPIRED));
+    assert_eq!(bench.state(), State::Established);
+    bench.hear(Message::Update(bgp_wire::Update::end_of_rib(Family::Ipv4)));
+    bench.tick_at(at(87));
+    assert_eq!(bench.state(), State::Established);
+    bench.tick_at(at(88));
+    assert_eq!(bench.state(), State::Idle);
+}
+
+#[test]
+fn keepalives_come_at_a_third_of_the_hold_time_or_a_little_sooner() {
+    let mut bench = Bench::established();
+    let mut last = at(0);
+    for _ in 0..20 {
+        let due = bench.session.poll_timeout().unwrap();
+        let gap = due - last;
+        assert!((Duration::from_millis(7_500)..=Duration::from_secs(10)).contains(&gap), "{gap:?}");
+        assert_eq!(bench.tick_at(due), [Seen::KeepAlive]);
+        bench.hear(Message::KeepAlive);
+        last = due;
+    }
+}
+
+#[test]
+fn a_hold_time_of_zero_means_no_timers() {
+    let mut bench = Bench::open_sent(settings());
+    bench.hear(Message::Open(Open { hold_time: hold(0), ..peer_open() }));
+    bench.hear(Message::KeepAlive);
+    assert_eq!(bench.state(), State::Established);
+    assert_eq!(bench.session.poll_timeout(), None);
+}
+
+#[test]
+fn an_open_that_does_not_fit_is_refused_with_its_subcode() {
+    let cases = [
+        (Open::new(Asn(64501), hold(90), router_id("10.0.0.9"), Family::ALL), ErrorCode::BAD_PEER_AS),
+        (Open { router_id: router_id("10.0.0.5"), ..peer_open() }, ErrorCode::BAD_IDENTIFIER),
+    ];
+    for (open, error) in cases {
+        let mut bench = Bench::open_sent(settings());
+        assert_eq!(bench.hear(Message::Open(open)), refused(error));
+        assert_eq!(bench.state(), State::Idle);
+    }
+    let vpn = Capability::Other { code: 1, value: vec![0, 1, 0, 128] };
+    let mut bench = Bench::open_sent(settings());
+    let wanted = vec![1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1];
+    assert_eq!(
+        bench.hear(Message::Open(Open { capabilities: vec![vpn], ..peer_open() })),
+        [Seen::Notification(ErrorCode::UNSUPPORTED_CAPABILITY, wanted), Seen::Close, Seen::Failed]
+    );
+}
+
+#[test]
+fn an_external_peer_may_have_our_router_id() {
+    let mut bench = Bench::open_sent(Settings { remote_as: Asn(64501), ..settings() });
+    let open = Open::new(Asn(64501), hold(90), router_id("10.0.0.5"), Family::ALL);
+    assert_eq!(bench.hear(Message::Open(open)), [Seen::KeepAlive]);
+}
+
+#[test]
+fn a_peer_without_capabilities_is_an_ipv4_speaker_of_two_octets() {
+    let mut bench = Bench::open_sent(settings());
+    bench.hear(Message::Open(Open { capabilities: Vec::new(), ..peer_open() }));
+    bench.handle(Input::Routes(routes(&[PRIVATE, PRIVATE_V6])));
+    let expected = [Seen::Up, Seen::Update(format!("+{PRIVATE}")), Seen::Update("end of ipv4-unicast".to_owned())];
+    assert_eq!(bench.hear(Message::KeepAlive), expected);
+    assert!(!bench.session.status().negotiated.unwrap().context.four_octet_as);
+}
+
+#[test]
+fn a_message_out_of_turn_is_a_state_machine_error_with_the_state_in_the_subcode() {
+    let open = || Message::Open(peer_open());
+    let update = || Message::Update(bgp_wire::Update::end_of_rib(Family::Ipv4));
+    for message in [Message::KeepAlive, update()] {
+        assert_eq!(Bench::open_sent(settings()).hear(message), refused(ErrorCode::UNEXPECTED_IN_OPEN_SENT));
+    }
+    for message in [open(), update()] {
+        assert_eq!(Bench::open_confirm().hear(message), refused(ErrorCode::UNEXPECTED_IN_OPEN_CONFIRM));
+    }
+    assert_eq!(Bench::established().hear(open()), reset(ErrorCode::UNEXPECTED_IN_ESTABLISHED));
+}
+
+#[test]
+fn garbage_ends_each_state_with_its_notification() {
+    let garbage = b"SSH-2.0-OpenSSH_9.2p1";
+    assert_eq!(Bench::open_sent(settings()).hear_bytes(garbage), refused(ErrorCode::NOT_SYNCHRONIZED));
+    assert_eq!(Bench::open_confirm().hear_bytes(garbage), refused(ErrorCode::NOT_SYNCHRONIZED));
+    assert_eq!(Bench::established().hear_bytes(garbage), reset(ErrorCode::NOT_SYNCHRONIZED));
+}
+
+#[test]
+fn nothing_after_a_fatal_message_counts() {
+    let mut bench = Bench::established();
+    let bytes = [encode(Message::Open(peer_open())), encode(Message::KeepAlive)].concat();
+    assert_eq!(bench.hear_bytes(&bytes), reset(ErrorCode::UNEXPECTED_IN_ESTABLISHED));
+    assert_eq!(bench.session.status().counters.received.keepalive, 1);
+}
+
+#[test]
+fn a_notification_is_not_answered() {
+    let mut bench = Bench::established();
+    let notification = Notification::from(ErrorCode::ADMINISTRATIVE_RESET);
+    assert_eq!(bench.hear(Message::Notification(notification.clone())), [Seen::Close, Seen::Down]);
+    let status = bench.session.status();
+    assert_eq!(status.last_down, Some(Down::Received(notification)));
+    assert_eq!((status.counters.flaps, status.counters.established), (1, 1));
+}
+
+#[test]
+fn a_stop_tells_the_peer_and_a_start_begins_anew() {
+    let mut bench = Bench::established();
+    bench.handle(Input::Routes(routes(&[PRIVATE])));
+    assert_eq!(bench.handle(Input::Stop), reset(ErrorCode::ADMINISTRATIVE_SHUTDOWN));
+    assert!(bench.session.advertised().is_empty());
+    assert_eq!(bench.session.poll_timeout(), None);
+    assert_eq!(bench.handle(Input::Start), [Seen::Connect]);
+    assert_eq!(bench.handle(Input::Stop), [Seen::Close]);
+}
+
+#[test]
+fn a_refused_connection_is_tried_again_ever_more_slowly() {
+    let mut bench = Bench::new(settings());
+    bench.handle(Input::Start);
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        let link = bench.link.unwrap();
+        bench.handle(Input::ConnectFailed(link));
+        assert_eq!(bench.state(), State::Active);
+        let due = bench.session.poll_timeout().unwrap();
+        waits.push((due - bench.now).as_millis());
+        assert_eq!(bench.tick_at(due), [Seen::Connect]);
+    }
+    assert!(waits[0] <= 1000 && waits[0] >= 750, "{waits:?}");
+    assert!(waits[5] <= 10_000 && waits[5] >= 7_500, "{waits:?}");
+}
+
+#[test]
+fn a_connection_attempt_that_hangs_is_given_up() {
+    let mut bench = Bench::new(settings());
+    bench.handle(Input::Start);
+    assert_eq!(bench.tick_at(at(9)), []);
+    assert_eq!(bench.tick_at(at(10)), [Seen::Close]);
+    assert_eq!(bench.state(), State::Active);
+}
+
+#[test]
+fn an_open_that_never_comes_ends_in_the_hold_timer() {
+    let mut bench = Bench::open_sent(settings());
+    assert_eq!(bench.tick_at(at(239)), []);
+    assert_eq!(bench.tick_at(at(240)), refused(ErrorCode::HOLD_TIMER_EXPIRED));
+}
+
+#[test]
+fn errors_in_a_row_are_damped_and_the_peer_is_kept_out_meanwhile() {
+    let mut bench = Bench::established();
+    let link = bench.link.unwrap();
+    assert_eq!(bench.handle(Input::Closed(link)), [Seen::Down]);
+    assert_eq!(bench.state(), State::Idle);
+    let incoming = bench.session.new_link();
+    let rejected = [Seen::Notification(ErrorCode::CONNECTION_REJECTED, vec![]), Seen::Close];
+    assert_eq!(bench.handle(Input::Accepted(incoming)), rejected);
+    let due = bench.session.poll_timeout().unwrap();
+    assert!(due - bench.now <= Duration::from_secs(1));
+    assert_eq!(bench.tick_at(due), [Seen::Connect]);
+}
+
+#[test]
+fn a_passive_session_waits_for_the_peer() {
+    let mut bench = Bench::new(Settings { passive: true, ..settings() });
+    assert_eq!(bench.handle(Input::Start), []);
+    assert_eq!(bench.state(), State::Active);
+    assert_eq!(bench.session.poll_timeout(), None);
+    bench.link = Some(bench.session.new_link());
+    let link = bench.link.unwrap();
+    assert_eq!(bench.handle(Input::Accepted(link)), [Seen::Open]);
+    bench.hear(Message::Open(peer_open()));
+    bench.hear(Message::KeepAlive);
+    assert_eq!(bench.state(), State::Established);
+}
+
+/// Both ends connected at once; our router id is 10.0.0.5.
+fn crossing(theirs: &str) -> (Vec<Seen>, LinkId, LinkId, Bench) {
+    let mut bench = Bench::open_sent(settings());
+    let outgoing = bench.link.unwrap();
+    let incoming = bench.session.new_link();
+    assert_eq!(bench.handle(Input::Accepted(incoming)), [Seen::Open]);
+    let open = encode(Message::Open(Open { router_id: router_id(theirs), ..peer_open() }));
+    assert_eq!(bench.handle(Input::Received(outgoing, &open)), [Seen::KeepAlive]);
+    let seen = bench.handle(Input::Received(incoming, &open));
+    (seen, outgoing, incoming, bench)
+}
+
+#[test]
+fn of_crossing_connections_the_one_of_the_higher_router_id_stays() {
+    let collision = [Seen::Notification(ErrorCode::CONNECTION_COLLISION, vec![]), Seen::Failed, Seen::Close];
+    // 9.0.0.1 is lower than ours: the connection that we opened stays.
+    let (seen, outgoing, _, mut bench) = crossing("9.0.0.1");
+    assert_eq!(seen, collision);
+    bench.handle(Input::Received(outgoing, &encode(Message::KeepAlive)));
+    assert_eq!(bench.state(), State::Established);
+    // 10.0.0.9 is higher: theirs stays.
+    let (seen, _, incoming, mut bench) = crossing("10.0.0.9");
+    assert_eq!(seen, [&collision[..], &[Seen::KeepAlive]].concat());
+    bench.handle(Input::Received(incoming, &encode(Message::KeepAlive)));
+    assert_eq!(bench.state(), State::Established);
+}
+
+#[test]
+fn a_new_connection_does_not_disturb_an_established_one() {
+    let mut bench = Bench::established();
+    let incoming = bench.session.new_link();
+    assert_eq!(bench.handle(Input::Accepted(incoming)), [Seen::Open]);
+    let open = encode(Message::Open(peer_open()));
+    let collision = [Seen::Notification(ErrorCode::CONNECTION_COLLISION, vec![]), Seen::Failed, Seen::Close];
+    assert_eq!(bench.handle(Input::Received(incoming, &open)), collision);
+    assert_eq!(bench.state(), State::Established);
+}
+
+#[test]
+fn hearing_our_private_prefix_is_told_once_and_counted_always() {
+    let mut bench = Bench::established();
+    let attributes =
+        Attributes { origin: Some(Origin::Igp), as_path: Some(AsPath::default()), ..Attributes::default() };
+    let prefixes = [PRIVATE, "198.51.100.0/24"].map(|prefix| prefix.parse().unwrap());
+    let updates = announce_v4(&attributes, [192, 0, 2, 1].into(), prefixes, Context::default()).unwrap();
+    let update = Message::Update(updates[0].clone());
+    let prefix = PRIVATE.parse().unwrap();
+    let told = Event::PrivatePrefixReceived { received: prefix, ours: prefix };
+    assert_eq!(bench.hear(update.clone()), [Seen::Other(told)]);
+    assert_eq!(bench.hear(update), []);
+    let counters = bench.session.status().counters;
+    assert_eq!((counters.private_received, counters.prefixes_announced), (2, 4));
+}
+
+#[test]
+fn a_damaged_update_is_borne_and_reported() {
+    let mut bench = Bench::established();
+    // ORIGIN 9, with a prefix to withdraw.
+    let body = [0, 0, 0, 4, 0x40, 1, 1, 9, 24, 198, 51, 100];
+    let frame = [&[0xff; 16], &[0, 31, 2][..], &body].concat();
+    let seen = bench.hear_bytes(&frame);
+    assert!(matches!(&seen[..], [Seen::Other(Event::Flaw(_)), ..]), "{seen:?}");
+    assert_eq!(bench.state(), State::Established);
+    assert_eq!(bench.session.status().counters.prefixes_announced, 0);
+    assert_eq!(bench.session.status().counters.prefixes_withdrawn, 1);
+}
