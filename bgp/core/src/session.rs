@@ -649,6 +649,18 @@ impl Session {
             *hold_until = negotiated.hold_time.duration().map(|hold| now + hold);
         }
         match (phase.clone(), message) {
+            // The peer is fine and does not want this connection. Were both ends to wait this out in Idle, where
+            // each refuses the other, they could miss each other for ever.
+            (Phase::OpenSent | Phase::OpenConfirm(_), Message::Notification(notification))
+                if matches!(notification.error, ErrorCode::CONNECTION_REJECTED | ErrorCode::CONNECTION_COLLISION) =>
+            {
+                self.links.remove(&id);
+                self.output.push_back(Output::Close(id));
+                let why = Down::Received(notification);
+                self.event(Event::Failed(why.clone()));
+                self.last_down = Some(why);
+                self.rest_active(now);
+            }
             (_, Message::Notification(notification)) => {
                 self.output.push_back(Output::Close(id));
                 self.lost(id, Down::Received(notification), now);

@@ -330,6 +330,17 @@ fn a_notification_is_not_answered() {
 }
 
 #[test]
+fn a_peer_that_rejects_the_connection_may_still_connect_itself() {
+    for error in [ErrorCode::CONNECTION_REJECTED, ErrorCode::CONNECTION_COLLISION] {
+        let mut bench = Bench::open_sent(settings());
+        assert_eq!(bench.hear(Message::Notification(error.into())), [Seen::Close, Seen::Failed]);
+        assert_eq!(bench.state(), State::Active);
+        let incoming = bench.session.new_link();
+        assert_eq!(bench.handle(Input::Accepted(incoming)), [Seen::Open]);
+    }
+}
+
+#[test]
 fn a_stop_tells_the_peer_and_a_start_begins_anew() {
     let mut bench = Bench::established();
     bench.handle(Input::Routes(routes(&[PRIVATE])));
