@@ -25,3 +25,4 @@ pub use request::{
     Acceptor, AcceptorError, Answer, AnswerError, Authorisation, NetworkCode, ResponseCode, Reversal, Trace,
     TraceError, original_data,
 };
+pub use transact_wire::card::{CardNumber, Expiry};

@@ -1,0 +1,339 @@
+//! How the institution decides: by card number, by its books, and by nothing else.
+
+use std::io;
+
+use transact_bank::{Message, MessageType};
+
+use crate::books::{Books, Entry, Event, Key};
+
+/// Approved.
+const APPROVING: &str = "4111111111111111";
+/// Declined for want of money.
+const DECLINING: &str = "4000000000000002";
+/// Approved in the books, but never answered.
+const SILENT: &str = "4000000000000119";
+/// Approved, and answered too late.
+const SLOW: &str = "4000000000000127";
+
+/// ISO 8583:1987 response codes.
+mod code {
+    pub(super) const APPROVED: &str = "00";
+    pub(super) const DO_NOT_HONOUR: &str = "05";
+    pub(super) const NO_SUCH_CARD: &str = "14";
+    pub(super) const NOT_FOUND: &str = "25";
+    pub(super) const FORMAT: &str = "30";
+    pub(super) const NO_MONEY: &str = "51";
+    pub(super) const NOT_SIGNED_ON: &str = "58";
+    pub(super) const OTHER_AMOUNT: &str = "64";
+}
+
+/// What is done with a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Reaction {
+    Answer(Message),
+    AnswerLate(Message),
+    Silence,
+}
+
+/// A connection's standing with the institution.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    signed_on: bool,
+}
+
+/// Decides about `message`. The books are written before anything is answered.
+pub(crate) fn react(session: &mut Session, books: &mut Books, message: &Message) -> io::Result<Reaction> {
+    match message.message_type() {
+        MessageType::NetworkRequest => {
+            session.signed_on |= message.get(70) == Some("001");
+            Ok(Reaction::Answer(answer(message, MessageType::NetworkResponse, code::APPROVED)))
+        }
+        MessageType::AuthorisationRequest if session.signed_on => authorise(books, message),
+        MessageType::ReversalRequest | MessageType::ReversalRepeat if session.signed_on => reverse(books, message),
+        MessageType::AuthorisationRequest => {
+            Ok(Reaction::Answer(answer(message, MessageType::AuthorisationResponse, code::NOT_SIGNED_ON)))
+        }
+        MessageType::ReversalRequest | MessageType::ReversalRepeat => {
+            Ok(Reaction::Answer(answer(message, MessageType::ReversalResponse, code::NOT_SIGNED_ON)))
+        }
+        MessageType::AuthorisationResponse | MessageType::ReversalResponse | MessageType::NetworkResponse => {
+            Ok(Reaction::Silence)
+        }
+    }
+}
+
+fn authorise(books: &mut Books, message: &Message) -> io::Result<Reaction> {
+    let (Some(key), Some(card), Some((amount, currency)), Some(_expiry)) =
+        (key(message), message.get(2), amount(message), message.get(14))
+    else {
+        return Ok(Reaction::Answer(answer(message, MessageType::AuthorisationResponse, code::FORMAT)));
+    };
+    let standing = books.standing(&key);
+    let decision = match (standing.decision, standing.reversal) {
+        (Some(decision), _) => decision,
+        (None, reversal) => {
+            let response = if reversal.is_some() { code::DO_NOT_HONOUR } else { decide(card) };
+            let approved = response == code::APPROVED;
+            let (terminal, stan, time) = key;
+            let entry = Entry {
+                event: if approved { Event::Authorised } else { Event::Refused },
+                authorisation_code: approved.then(|| format!("S{}", stan.get(1..).unwrap_or_default())),
+                terminal,
+                stan,
+                time,
+                amount,
+                currency,
+                last_four: card.get(card.len().saturating_sub(4)..).unwrap_or_default().to_owned(),
+                code: response.to_owned(),
+            };
+            books.record(entry.clone())?;
+            entry
+        }
+    };
+    let mut reply = answer(message, MessageType::AuthorisationResponse, &decision.code);
+    if let Some(authorisation_code) = &decision.authorisation_code {
+        set(&mut reply, 38, authorisation_code);
+    }
+    Ok(match card {
+        SILENT => Reaction::Silence,
+        SLOW => Reaction::AnswerLate(reply),
+        _ => Reaction::Answer(reply),
+    })
+}
+
+fn decide(card: &str) -> &'static str {
+    match card {
+        APPROVING | SILENT | SLOW => code::APPROVED,
+        DECLINING => code::NO_MONEY,
+        _ => code::NO_SUCH_CARD,
+    }
+}
+
+fn reverse(books: &mut Books, message: &Message) -> io::Result<Reaction> {
+    let reply = |code: &str| Ok(Reaction::Answer(answer(message, MessageType::ReversalResponse, code)));
+    let (Some(key), Some((amount, currency))) = (original_key(message), amount(message)) else {
+        return reply(code::FORMAT);
+    };
+    let standing = books.standing(&key);
+    if let Some(reversal) = standing.reversal {
+        return reply(&reversal.code);
+    }
+    let (event, last_four, response) = match standing.decision {
+        Some(decision) if (decision.amount, &decision.currency) != (amount, &currency) => {
+            return reply(code::OTHER_AMOUNT);
+        }
+        Some(decision) => (Event::Reversed, decision.last_four, code::APPROVED),
+        None => (Event::Buried, String::new(), code::NOT_FOUND),
+    };
+    let (terminal, stan, time) = key;
+    books.record(Entry {
+        event,
+        terminal,
+        stan,
+        time,
+        amount,
+        currency,
+        last_four,
+        code: response.to_owned(),
+        authorisation_code: None,
+    })?;
+    reply(response)
+}
+
+fn key(message: &Message) -> Option<Key> {
+    Some((message.get(41)?.to_owned(), message.get(11)?.to_owned(), message.get(7)?.to_owned()))
+}
+
+/// The key that field 90 names: a request of type 0100, its trace number, its transmission time.
+fn original_key(message: &Message) -> Option<Key> {
+    let original = message.get(90)?;
+    let (message_type, rest) = (original.get(..4)?, original.get(4..)?);
+    let known = message_type == MessageType::AuthorisationRequest.code();
+    known.then(|| Some((message.get(41)?.to_owned(), rest.get(..6)?.to_owned(), rest.get(6..16)?.to_owned())))?
+}
+
+fn amount(message: &Message) -> Option<(u64, String)> {
+    let minor: u64 = message.get(4)?.parse().ok()?;
+    (minor > 0).then(|| Some((minor, message.get(49)?.to_owned())))?
+}
+
+fn answer(request: &Message, message_type: MessageType, code: &str) -> Message {
+    let mut answer = Message::new(message_type);
+    answer.copy(request, &[3, 4, 7, 11, 12, 13, 32, 37, 41, 42, 49, 70, 90]);
+    set(&mut answer, 39, code);
+    answer
+}
+
+/// Sets a field from a value that fits it by construction.
+fn set(message: &mut Message, number: u8, value: &str) {
+    let fitted = message.set(number, value);
+    debug_assert!(fitted.is_ok(), "field {number}: {fitted:?}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use transact_bank::original_data;
+
+    use super::*;
+
+    struct Bench {
+        folder: tempfile::TempDir,
+        books: Books,
+        session: Session,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let books = Books::open(&folder.path().join("books")).unwrap();
+            let mut bench = Self { folder, books, session: Session::default() };
+            let mut sign_on = Message::new(MessageType::NetworkRequest);
+            sign_on.set(70, "001").unwrap();
+            assert_eq!(bench.code(&sign_on), "00");
+            bench
+        }
+
+        fn path(&self) -> std::path::PathBuf {
+            self.folder.path().join("books")
+        }
+
+        fn react(&mut self, message: &Message) -> Reaction {
+            react(&mut self.session, &mut self.books, message).unwrap()
+        }
+
+        fn code(&mut self, message: &Message) -> String {
+            match self.react(message) {
+                Reaction::Answer(answer) | Reaction::AnswerLate(answer) => answer.get(39).unwrap().to_owned(),
+                Reaction::Silence => "silence".to_owned(),
+            }
+        }
+
+        fn reopen(&mut self) {
+            self.books = Books::open(&self.path()).unwrap();
+        }
+    }
+
+    fn request(stan: &str, card: &str) -> Message {
+        let mut message = Message::new(MessageType::AuthorisationRequest);
+        let fields = [
+            (2, card),
+            (4, "000000001234"),
+            (7, "1114221320"),
+            (11, stan),
+            (14, "2912"),
+            (41, "CLOAK001"),
+            (49, "978"),
+        ];
+        fields.into_iter().for_each(|(number, value)| message.set(number, value).unwrap());
+        message
+    }
+
+    fn reversal(stan: &str, message_type: MessageType) -> Message {
+        let mut message = Message::new(message_type);
+        let original = original_data(stan, "1114221320", "12345");
+        let fields = [
+            (4, "000000001234"),
+            (7, "1114221320"),
+            (11, stan),
+            (41, "CLOAK001"),
+            (49, "978"),
+            (90, original.as_str()),
+        ];
+        fields.into_iter().for_each(|(number, value)| message.set(number, value).unwrap());
+        message
+    }
+
+    #[test]
+    fn each_test_card_behaves_as_promised() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.code(&request("000001", APPROVING)), "00");
+        assert_eq!(bench.code(&request("000002", DECLINING)), "51");
+        assert_eq!(bench.react(&request("000003", SILENT)), Reaction::Silence);
+        assert!(matches!(bench.react(&request("000004", SLOW)), Reaction::AnswerLate(_)));
+        assert_eq!(bench.code(&request("000005", "5555555555554444")), "14");
+        let held: Vec<_> = bench.books.held().into_iter().map(|(_, stan, _)| stan).collect();
+        assert_eq!(held, ["000001", "000003", "000004"]);
+    }
+
+    #[test]
+    fn an_approval_has_an_authorisation_code_and_the_same_request_the_same_answer() {
+        let mut bench = Bench::new();
+        let first = bench.react(&request("000042", APPROVING));
+        let Reaction::Answer(answer) = &first else { panic!("{first:?}") };
+        assert_eq!((answer.get(38), answer.get(2)), (Some("S00042"), None));
+        assert_eq!(bench.react(&request("000042", APPROVING)), first);
+        bench.reopen();
+        assert_eq!(bench.react(&request("000042", APPROVING)), first);
+    }
+
+    #[test]
+    fn a_reversal_frees_what_was_held_and_says_the_same_again() {
+        let mut bench = Bench::new();
+        bench.react(&request("000003", SILENT));
+        assert_eq!(bench.code(&reversal("000003", MessageType::ReversalRequest)), "00");
+        assert_eq!(bench.books.held(), []);
+        bench.reopen();
+        assert_eq!(bench.code(&reversal("000003", MessageType::ReversalRepeat)), "00");
+        assert_eq!(bench.books.held(), []);
+    }
+
+    #[test]
+    fn a_reversal_of_nothing_buries_what_may_still_come() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.code(&reversal("000009", MessageType::ReversalRequest)), "25");
+        bench.reopen();
+        assert_eq!(bench.code(&request("000009", APPROVING)), "05");
+        assert_eq!(bench.code(&reversal("000009", MessageType::ReversalRepeat)), "25");
+        assert_eq!(bench.books.held(), []);
+    }
+
+    #[test]
+    fn a_reversal_of_another_amount_changes_nothing() {
+        let mut bench = Bench::new();
+        bench.react(&request("000001", APPROVING));
+        let mut other = reversal("000001", MessageType::ReversalRequest);
+        other.set(4, "000000001235").unwrap();
+        assert_eq!(bench.code(&other), "64");
+        assert_eq!(bench.books.held().len(), 1);
+    }
+
+    #[test]
+    fn incomplete_requests_and_requests_before_the_sign_on_are_refused() {
+        let mut bench = Bench::new();
+        let mut incomplete = Message::new(MessageType::AuthorisationRequest);
+        incomplete.copy(&request("000001", APPROVING), &[2, 4, 11]);
+        assert_eq!(bench.code(&incomplete), "30");
+        assert_eq!(bench.code(&Message::new(MessageType::ReversalRequest)), "30");
+        bench.session = Session::default();
+        assert_eq!(bench.code(&request("000001", APPROVING)), "58");
+        assert_eq!(bench.code(&reversal("000001", MessageType::ReversalRequest)), "58");
+        assert_eq!(std::fs::read(bench.path()).unwrap(), b"");
+    }
+
+    #[test]
+    fn the_books_hold_no_card_number_and_survive_a_torn_line() {
+        let mut bench = Bench::new();
+        bench.react(&request("000001", APPROVING));
+        let path = bench.path();
+        let whole = std::fs::read_to_string(&path).unwrap();
+        assert!(whole.contains("\"last-four\":\"1111\"") && !whole.contains("41111"), "{whole}");
+
+        std::fs::write(&path, format!("{whole}{{\"event\":\"auth")).unwrap();
+        bench.reopen();
+        assert_eq!(bench.books.held().len(), 1);
+        bench.react(&request("000002", APPROVING));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+        bench.reopen();
+        assert_eq!(bench.books.held().len(), 2);
+    }
+
+    #[test]
+    fn books_that_are_no_books_are_refused_with_the_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path: &Path = &folder.path().join("books");
+        std::fs::write(path, "{}\n").unwrap();
+        assert!(Books::open(path).unwrap_err().to_string().starts_with("line 1 of the books is no entry"));
+    }
+}
