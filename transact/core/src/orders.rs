@@ -421,17 +421,6 @@ impl Orders {
         step
     }
 
-    /// When [`Orders::tick`] has something to do next.
-    #[must_use]
-    pub fn next_tick(&self) -> Option<Timestamp> {
-        let due = |order: &Order| match &order.state {
-            State::Open => Some(order.expires_at),
-            State::Final { acknowledged_at: Some(at), .. } => Some(*at + self.policy.retention),
-            State::Authorising(_) | State::Reversing(_) | State::Final { .. } => None,
-        };
-        self.orders.values().filter_map(due).min()
-    }
-
     fn expire_if_due(&mut self, key: &OrderKey, now: Timestamp, step: &mut Step) {
         if self.orders.get(key).is_some_and(|order| order.state == State::Open && order.expires_at <= now) {
             self.decide(key, Verdict::Expired, None, now, step);
