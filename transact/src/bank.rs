@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use transact_bank::{Authorisation, Input, Link, LinkConfig, Output, Reversal, Trace, TraceError, Verdict};
 use transact_core::{BankEvent, OrderKey};
 
@@ -47,32 +48,30 @@ pub(crate) async fn run(
     let mut link = Link::new(config);
     let mut stream: Option<TcpStream> = None;
     // A task of its own, so that requests that come meanwhile do not start the attempt anew.
-    let mut connecting = tokio::spawn(connect(address, clock::now()));
-    let mut was_connected = false;
+    let mut connecting = Some(tokio::spawn(connect(address, clock::now())));
     let mut buffer = vec![0; 16 * 1024];
     loop {
         drain(&mut link, &mut stream, &engine).await;
         state.set(&link);
         let connected = stream.is_some();
-        if was_connected && !connected {
-            connecting = tokio::spawn(connect(address, clock::now() + RECONNECT));
+        if !connected && connecting.is_none() {
+            connecting = Some(tokio::spawn(connect(address, clock::now() + RECONNECT)));
         }
-        was_connected = connected;
         tokio::select! {
             () = stop.told() => return,
             request = requests.recv() => match request {
                 Some(request) => ask(&mut link, request, &engine).await,
                 None => return,
             },
-            made = &mut connecting, if !connected => match made.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
-                Ok(made) => {
-                    tracing::info!(bank = %address, "bank connected");
-                    stream = Some(made);
-                    link.handle(Input::Connected, clock::now(), clock::wall());
-                }
-                Err(error) => {
-                    tracing::warn!(bank = %address, %error, "bank not reachable");
-                    connecting = tokio::spawn(connect(address, clock::now() + RECONNECT));
+            made = attempt(&mut connecting) => {
+                connecting = None;
+                match made {
+                    Ok(made) => {
+                        tracing::info!(bank = %address, "bank connected");
+                        stream = Some(made);
+                        link.handle(Input::Connected, clock::now(), clock::wall());
+                    }
+                    Err(error) => tracing::warn!(bank = %address, %error, "bank not reachable"),
                 }
             },
             read = receive(&mut stream, &mut buffer), if connected => match read {
@@ -96,6 +95,14 @@ async fn connect(address: SocketAddr, at: cloakway_types::Instant) -> std::io::R
     let stream = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// The end of the attempt that is under way, if there is one.
+async fn attempt(connecting: &mut Option<JoinHandle<std::io::Result<TcpStream>>>) -> std::io::Result<TcpStream> {
+    match connecting {
+        Some(attempt) => attempt.await.unwrap_or_else(|error| Err(std::io::Error::other(error))),
+        None => std::future::pending().await,
+    }
 }
 
 async fn receive(stream: &mut Option<TcpStream>, buffer: &mut [u8]) -> std::io::Result<usize> {

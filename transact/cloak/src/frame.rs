@@ -18,7 +18,8 @@ pub enum Checksum {
     /// As sent on a wire: verified, and wrong ones are dropped.
     OnWire,
     /// Left out by a sender on this machine for the interface to fill in (`TP_STATUS_CSUMNOTREADY`
-    /// of packet(7), usual on veth): not verified.
+    /// of packet(7), usual on veth): not verified. Such senders do not cut segments to the MTU either: read
+    /// frames of up to 64 KiB.
     Offloaded,
 }
 

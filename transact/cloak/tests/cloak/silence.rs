@@ -11,7 +11,7 @@ use smoltcp::wire::{
     Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpProtocol, IpRepr, Ipv4Packet, Ipv6Packet, NdiscNeighborFlags, NdiscRepr,
     TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
-use transact_cloak::{Checksum, Cloak, Count};
+use transact_cloak::{Checksum, Cloak, Count, Read};
 
 use crate::lab::{
     CLOAK_MAC, FORWARDER_MAC, GATEWAY_V4, GATEWAY_V6, PRIVATE_V4, PRIVATE_V6, STRANGER_V4, STRANGER_V6, SUBSCRIBER_V4,
@@ -340,6 +340,19 @@ fn wrong_checksums_get_silence_unless_the_sender_left_them_to_the_interface() {
     let mut frame = syn(SUBSCRIBER_V4, PRIVATE_V4, 443);
     frame[14 + 8] ^= 1;
     assert_silent(&frame, Count::BadChecksum);
+}
+
+#[test]
+fn a_segment_that_the_sending_machine_did_not_cut_is_taken_whole() {
+    let mut cloak = ready_to_answer();
+    cloak.handle_frame(&syn(SUBSCRIBER_V4, PRIVATE_V4, 443), Checksum::OnWire, at(0));
+    let answer = frames(&mut cloak).remove(0);
+    let ours = TcpPacket::new_checked(&answer[34..]).unwrap().seq_number().0;
+    let mut joined = tcp(SUBSCRIBER_V4, PRIVATE_V4, 443, TcpControl::None, Some(ours.wrapping_add(1)), &[7; 9000]);
+    TcpPacket::new_unchecked(&mut joined[34..]).set_seq_number(TcpSeqNumber(1001));
+    cloak.handle_frame(&joined, Checksum::Offloaded, at(1));
+    let (id, _) = cloak.accept().unwrap();
+    assert_eq!(cloak.read(id, &mut [0; 16_384]), Ok(Read::Data(9000)));
 }
 
 #[test]
