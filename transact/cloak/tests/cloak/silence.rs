@@ -343,6 +343,21 @@ fn wrong_checksums_get_silence_unless_the_sender_left_them_to_the_interface() {
 }
 
 #[test]
+fn a_flood_of_syns_from_made_up_sources_locks_nobody_out() {
+    let mut cloak = cloak(|config| config.limits.max_half_open = 4);
+    let mut say = |from: &str, millis| {
+        cloak.handle_frame(&syn(from, PRIVATE_V4, 443), Checksum::OnWire, at(millis));
+        cloak.poll(at(millis));
+        (cloak.half_open(), cloak.counters().get(Count::HalfOpenFull), cloak.counters().get(Count::HalfOpenEvicted))
+    };
+    for host in 1..=4 {
+        say(&format!("198.51.100.{host}"), 0);
+    }
+    assert_eq!(say(SUBSCRIBER_V4, 999), (4, 1, 0), "not yet");
+    assert_eq!(say(SUBSCRIBER_V4, 1000), (4, 1, 1), "a second is time enough for an honest handshake");
+}
+
+#[test]
 fn a_segment_that_the_sending_machine_did_not_cut_is_taken_whole() {
     let mut cloak = ready_to_answer();
     cloak.handle_frame(&syn(SUBSCRIBER_V4, PRIVATE_V4, 443), Checksum::OnWire, at(0));
