@@ -87,7 +87,7 @@ pub enum RecordError {
 }
 
 /// Where the time of an event comes from. Times of different bases are not comparable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Basis {
     /// Event-Timestamp: the NAS's own clock, in seconds.

@@ -1,0 +1,414 @@
+//! One session: what its records said so far, in the order in which they were true.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use cloakway_types::{SubscriberId, Timestamp};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use toolbox_wire::accounting::{AddressKind, Basis, Change, EventTime, Nas, SessionRecord, User};
+use toolbox_wire::http::Source;
+
+/// What makes a session one session.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionKey {
+    /// Which kind of source told us.
+    pub source: Source,
+    /// Which configured client of it.
+    pub client: String,
+    /// The session's name at its NAS.
+    pub session: String,
+    /// The NAS.
+    pub nas: Nas,
+}
+
+/// From when to when an address is proved to be the session's, on our clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// The first record that named it.
+    pub since: Timestamp,
+    /// The last record that named it.
+    pub proof: Timestamp,
+}
+
+/// A point on the clock of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    at: Timestamp,
+    basis: Basis,
+}
+
+/// How two marks lie to each other in truth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Before,
+    /// Event-Timestamps of one second, arrivals closer than the network's longest delay, or two clocks.
+    Unclear,
+    After,
+}
+
+impl Mark {
+    pub(crate) fn of(time: EventTime) -> Self {
+        Self { at: time.at, basis: time.basis }
+    }
+
+    pub(crate) fn order(self, other: Self, max_delay: Duration) -> Order {
+        let tolerance = match self.basis {
+            Basis::Stated => Duration::ZERO,
+            Basis::Derived => max_delay,
+        };
+        if self.basis != other.basis {
+            Order::Unclear
+        } else if other.at.since(self.at) > tolerance {
+            Order::Before
+        } else if self.at.since(other.at) > tolerance {
+            Order::After
+        } else {
+            Order::Unclear
+        }
+    }
+
+    fn later(self, other: Self) -> Self {
+        if self.basis == other.basis && self.at > other.at { self } else { other }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum EndedBy {
+    Stop,
+    Reset,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct End {
+    mark: Mark,
+    by: EndedBy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Claim {
+    net: IpNet,
+    span: Span,
+    /// The last record that named it.
+    named: Mark,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Session {
+    pub(crate) user: User,
+    opened: Mark,
+    last: Mark,
+    /// Arrival of the last record that counted.
+    pub(crate) heard: Timestamp,
+    ended: Option<End>,
+    /// Something was said up to here that cannot be put in order: the session answers for nobody, and
+    /// stands in everybody's way.
+    doubt: Option<Mark>,
+    /// No record from before `opened` belongs to it.
+    whole: bool,
+    said: BTreeMap<AddressKind, Said>,
+}
+
+/// What records said with one attribute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Said {
+    /// The last record that had the attribute.
+    last: Mark,
+    claims: Vec<Claim>,
+}
+
+/// What a record did to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// It was confirmed, changed, opened again or ended.
+    Changed,
+    /// It contradicts what is known.
+    Doubted,
+    /// The record is older than what is known.
+    Older,
+    /// The session is over.
+    Ended,
+}
+
+/// How a Start or Interim-Update relates to what is known of its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weight {
+    /// The session goes on.
+    Continues,
+    /// It is the first word, or the first certain one, of a new session.
+    Anew,
+    /// It cannot be put in order.
+    Doubtful,
+    /// It is from before the last word, and may say what no later record did.
+    Earlier,
+    /// It is from before the session.
+    Older,
+    /// It is from before the end.
+    Ended,
+}
+
+impl Session {
+    /// The session that its first record opens.
+    pub(crate) fn open(record: &SessionRecord, addresses: &[(AddressKind, IpNet)], heard: Timestamp) -> Self {
+        let mut session = Self::unknown(Mark::of(record.time), heard);
+        session.whole = record.change == Change::Start;
+        session.take(record, addresses, heard, Duration::ZERO);
+        session
+    }
+
+    /// A session that was over before anything was heard of it.
+    pub(crate) fn stopped(record: &SessionRecord, heard: Timestamp) -> Self {
+        let mark = Mark::of(record.time);
+        Self { user: record.user.clone(), ended: Some(End { mark, by: EndedBy::Stop }), ..Self::unknown(mark, heard) }
+    }
+
+    fn unknown(mark: Mark, heard: Timestamp) -> Self {
+        Self {
+            user: User::Unstated,
+            opened: mark,
+            last: mark,
+            heard,
+            ended: None,
+            doubt: None,
+            whole: false,
+            said: BTreeMap::new(),
+        }
+    }
+
+    /// It may be answered for.
+    pub(crate) fn is_open(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    /// It speaks against whoever else claims its addresses.
+    pub(crate) fn is_claimant(&self) -> bool {
+        self.is_open() || self.is_doubtful()
+    }
+
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    pub(crate) fn is_of(&self, subscriber: &SubscriberId) -> bool {
+        matches!(&self.user, User::Named(name) if name == subscriber)
+    }
+
+    pub(crate) fn nets(&self) -> impl Iterator<Item = (IpNet, Span)> + '_ {
+        self.said.values().flat_map(|said| &said.claims).map(|claim| (claim.net, claim.span))
+    }
+
+    fn names_another(&self, record: &SessionRecord) -> bool {
+        record.user != User::Unstated && self.user != User::Unstated && record.user != self.user
+    }
+
+    /// Takes a Start or Interim-Update. `addresses` are those of the record that may be bound.
+    pub(crate) fn alive(
+        &mut self,
+        record: &SessionRecord,
+        addresses: &[(AddressKind, IpNet)],
+        heard: Timestamp,
+        max_delay: Duration,
+    ) -> Told {
+        match self.weigh(record, max_delay) {
+            Weight::Older => Told::Older,
+            Weight::Ended => Told::Ended,
+            Weight::Continues | Weight::Earlier => {
+                if self.take(record, addresses, heard, max_delay) {
+                    Told::Changed
+                } else {
+                    Told::Older
+                }
+            }
+            Weight::Anew => self.begin(record, addresses, heard, max_delay),
+            Weight::Doubtful => {
+                self.object(record, addresses, heard);
+                Told::Doubted
+            }
+        }
+    }
+
+    /// Takes a record that cannot be put in order: its addresses are claimed, and nobody is believed.
+    pub(crate) fn object(&mut self, record: &SessionRecord, addresses: &[(AddressKind, IpNet)], heard: Timestamp) {
+        addresses.iter().for_each(|(kind, net)| self.claim(*kind, *net, record.time));
+        self.doubt(Mark::of(record.time), heard);
+    }
+
+    /// Starts over with `record`. What was doubtful only because this record was late keeps its say, and is
+    /// settled by the next record.
+    fn begin(
+        &mut self,
+        record: &SessionRecord,
+        addresses: &[(AddressKind, IpNet)],
+        heard: Timestamp,
+        max_delay: Duration,
+    ) -> Told {
+        let mark = Mark::of(record.time);
+        let overtaken = self.doubt.filter(|doubt| mark.order(*doubt, max_delay) != Order::After);
+        let before = std::mem::take(&mut self.said);
+        *self = Self::open(record, addresses, heard.max(self.heard));
+        if let Some(doubt) = overtaken {
+            for (kind, said) in before {
+                let known = self.said.entry(kind).or_insert(Said { last: mark, claims: Vec::new() });
+                for claim in said.claims.into_iter().filter(|c| c.named.order(mark, max_delay) != Order::Before) {
+                    known.claims.retain(|of| of.net != claim.net);
+                    known.claims.push(claim);
+                }
+            }
+            self.doubt = Some(doubt);
+            return Told::Doubted;
+        }
+        Told::Changed
+    }
+
+    pub(crate) fn weigh(&self, record: &SessionRecord, max_delay: Duration) -> Weight {
+        let mark = Mark::of(record.time);
+        let another = self.names_another(record);
+        let start = record.change == Change::Start;
+        if let Some(end) = self.ended {
+            return match (mark.order(end.mark, max_delay), end.by) {
+                (Order::Before, _) => Weight::Ended,
+                (Order::After, EndedBy::Reset) => Weight::Anew,
+                (Order::After, EndedBy::Stop) if start => Weight::Anew,
+                // Its Stop was overtaken; a NAS does not use a session id again that soon.
+                (Order::Unclear, EndedBy::Stop) if !another => Weight::Ended,
+                (Order::After | Order::Unclear, EndedBy::Stop) | (Order::Unclear, EndedBy::Reset) => Weight::Doubtful,
+            };
+        }
+        if self.doubt.is_some_and(|doubt| mark.order(doubt, max_delay) == Order::After) && record.user != User::Unstated
+        {
+            return Weight::Anew;
+        }
+        match mark.order(self.last, max_delay) {
+            Order::Before if another => Weight::Older,
+            Order::Before if self.whole && mark.order(self.opened, max_delay) == Order::Before => Weight::Older,
+            Order::Before => Weight::Earlier,
+            // The NAS uses the id again, and the Stop was lost.
+            Order::After if another || start => Weight::Anew,
+            Order::Unclear if another => Weight::Doubtful,
+            Order::After | Order::Unclear => Weight::Continues,
+        }
+    }
+
+    /// False when the record says nothing that a later one did not say.
+    fn take(
+        &mut self,
+        record: &SessionRecord,
+        addresses: &[(AddressKind, IpNet)],
+        heard: Timestamp,
+        max_delay: Duration,
+    ) -> bool {
+        let mark = Mark::of(record.time);
+        let order_to_last = mark.order(self.last, max_delay);
+        let mut news = order_to_last != Order::Before;
+        if order_to_last == Order::Before && mark.order(self.opened, max_delay) == Order::Before {
+            self.opened = mark;
+            self.whole = record.change == Change::Start;
+        }
+        self.last = self.last.later(mark);
+        self.heard = self.heard.max(heard);
+        if record.user != User::Unstated {
+            news |= self.user != record.user;
+            self.user = record.user.clone();
+        }
+        let kinds: BTreeSet<AddressKind> = record.addresses.iter().map(|(kind, _)| *kind).collect();
+        for kind in kinds {
+            let said = self.said.entry(kind).or_insert(Said { last: mark, claims: Vec::new() });
+            if mark.order(said.last, max_delay) == Order::Before {
+                continue;
+            }
+            news = true;
+            said.last = said.last.later(mark);
+            // The attribute is replaced, except by what may have been said after it.
+            let still = |claim: &Claim| {
+                mark.order(claim.named, max_delay) != Order::After || addresses.contains(&(kind, claim.net))
+            };
+            said.claims.retain(still);
+            let named = addresses.iter().filter(|(of, _)| *of == kind);
+            named.for_each(|(_, net)| self.claim(kind, *net, record.time));
+        }
+        news
+    }
+
+    fn claim(&mut self, kind: AddressKind, net: IpNet, time: EventTime) {
+        let (mark, proof) = (Mark::of(time), time.proof);
+        let said = self.said.entry(kind).or_insert(Said { last: mark, claims: Vec::new() });
+        match said.claims.iter_mut().find(|claim| claim.net == net) {
+            Some(claim) => {
+                claim.span.proof = claim.span.proof.max(proof);
+                claim.named = claim.named.later(mark);
+            }
+            None => said.claims.push(Claim { net, span: Span { since: proof, proof }, named: mark }),
+        }
+    }
+
+    pub(crate) fn doubt(&mut self, mark: Mark, heard: Timestamp) {
+        self.doubt = Some(self.doubt.map_or(mark, |doubt| doubt.later(mark)));
+        self.heard = self.heard.max(heard);
+    }
+
+    /// Takes a Stop.
+    pub(crate) fn stop(&mut self, record: &SessionRecord, heard: Timestamp, max_delay: Duration) -> Told {
+        let mark = Mark::of(record.time);
+        let settles = |doubt: Option<Mark>| doubt.is_none_or(|doubt| mark.order(doubt, max_delay) == Order::After);
+        if let Some(end) = self.ended {
+            if settles(self.doubt) {
+                self.doubt = None;
+            }
+            self.ended = Some(End { mark: end.mark.later(mark), ..end });
+            self.heard = self.heard.max(heard);
+            return Told::Changed;
+        }
+        let another = self.names_another(record);
+        match mark.order(self.opened, max_delay) {
+            // It ended an earlier use of the session id.
+            Order::Before if another => Told::Older,
+            // So does this, unless the NAS set its clock back.
+            Order::Before => {
+                self.doubt(self.last, heard);
+                Told::Doubted
+            }
+            Order::Unclear | Order::After if another || !settles(self.doubt) => {
+                self.doubt(mark, heard);
+                Told::Doubted
+            }
+            Order::Unclear | Order::After => {
+                let spoke_later = self.last.order(mark, max_delay) == Order::After;
+                self.doubt = spoke_later.then_some(self.last);
+                self.ended = Some(End { mark, by: EndedBy::Stop });
+                self.heard = self.heard.max(heard);
+                Told::Changed
+            }
+        }
+    }
+
+    /// Takes the restart of its NAS. `None` when the session began after it.
+    pub(crate) fn reset(&mut self, time: EventTime, heard: Timestamp, max_delay: Duration) -> Option<Told> {
+        let mark = Mark::of(time);
+        if !self.is_open() || self.opened.order(mark, max_delay) == Order::After {
+            return None;
+        }
+        match self.last.order(mark, max_delay) {
+            Order::Before => {
+                self.ended = Some(End { mark, by: EndedBy::Reset });
+                self.doubt = None;
+                self.heard = self.heard.max(heard);
+                Some(Told::Changed)
+            }
+            Order::Unclear => {
+                self.doubt(mark, heard);
+                Some(Told::Doubted)
+            }
+            // The id was used again, and the restart was overtaken by what the new session said.
+            Order::After => {
+                for said in self.said.values_mut() {
+                    said.claims.retain(|claim| claim.named.order(mark, max_delay) == Order::After);
+                    said.claims.iter_mut().for_each(|claim| claim.span.since = claim.span.proof);
+                }
+                self.opened = self.last;
+                self.whole = true;
+                Some(Told::Changed)
+            }
+        }
+    }
+}
