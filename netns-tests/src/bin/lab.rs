@@ -28,6 +28,9 @@ struct Arguments {
     /// Write the evidence of the story to this file.
     #[arg(long, value_name = "FILE", global = true)]
     json: Option<PathBuf>,
+    /// Run the programs as they were last built.
+    #[arg(long, global = true)]
+    no_build: bool,
     /// What the names of the namespaces begin with; laboratories of different prefixes live side by side.
     #[arg(long, value_name = "PREFIX", default_value = "cw-", global = true, value_parser = prefix)]
     prefix: String,
@@ -67,7 +70,7 @@ fn main() -> ExitCode {
 fn act(arguments: &Arguments) -> Result<ExitCode> {
     match arguments.action.as_ref().unwrap_or(&Action::Run { story: "purchase".to_owned() }) {
         Action::Run { story } => run(story, arguments),
-        Action::Up { topology } => up(topology, &arguments.prefix),
+        Action::Up { topology } => up(topology, arguments),
         Action::Down => {
             anyhow::ensure!(host::is_root(), host::Unprepared("removing namespaces needs root".to_owned()));
             let was = down(&arguments.prefix)?;
@@ -88,7 +91,7 @@ fn run(name: &str, arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("cargo lab: no story `{name}`; `cargo lab list` names them");
         return Ok(ExitCode::from(2));
     };
-    prepare(&arguments.prefix)?;
+    prepare(arguments)?;
     let evidence = stories::run(story, &arguments.prefix)?;
     if let Some(file) = &arguments.json {
         fs::write(file, serde_json::to_string_pretty(&evidence)? + "\n").with_context(|| file.display().to_string())?;
@@ -97,9 +100,10 @@ fn run(name: &str, arguments: &Arguments) -> Result<ExitCode> {
     Ok(if evidence.count().1 == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn up(topology: &str, prefix: &str) -> Result<ExitCode> {
+fn up(topology: &str, arguments: &Arguments) -> Result<ExitCode> {
+    let prefix = &arguments.prefix;
     let topology = stories::topology(topology)?;
-    prepare(prefix)?;
+    prepare(arguments)?;
     let lab = Lab::up(topology, prefix, &mut |text| say(&format!("    {text}")))?;
     say("");
     say(&picture::draw(&lab, &[])?);
@@ -121,10 +125,10 @@ fn up(topology: &str, prefix: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn prepare(prefix: &str) -> Result<()> {
+fn prepare(arguments: &Arguments) -> Result<()> {
     host::prepare()?;
-    remove_when_interrupted(prefix.to_owned())?;
-    stories::build_programs()
+    remove_when_interrupted(arguments.prefix.clone())?;
+    if arguments.no_build { Ok(()) } else { stories::build_programs() }
 }
 
 /// On Ctrl-C or SIGTERM removes the laboratory and ends the program.
