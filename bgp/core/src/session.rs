@@ -722,6 +722,11 @@ impl Session {
             let detail = format!("the peer has our own router id {}", open.router_id);
             return Err((ErrorCode::BAD_IDENTIFIER.into(), detail));
         }
+        // Without keepalives a peer whose host dies suddenly, or ours, would leave routes behind for ever.
+        if open.hold_time.duration().is_none() && settings.hold_time.duration().is_some() {
+            let detail = "the peer wants no keepalives: set a hold time there".to_owned();
+            return Err((ErrorCode::UNACCEPTABLE_HOLD_TIME.into(), detail));
+        }
         let families: BTreeSet<Family> = open.families().intersection(&Family::ALL.into()).copied().collect();
         if families.is_empty() {
             let wanted = Family::ALL.iter().flat_map(|family| Capability::Multiprotocol(*family).encode());

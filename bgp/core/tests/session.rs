@@ -245,12 +245,15 @@ fn keepalives_come_at_a_third_of_the_hold_time_or_a_little_sooner() {
 }
 
 #[test]
-fn a_hold_time_of_zero_means_no_timers() {
-    let mut bench = Bench::open_sent(settings());
+fn a_hold_time_of_zero_means_no_timers_and_takes_both_ends() {
+    let mut bench = Bench::open_sent(Settings { hold_time: hold(0), ..settings() });
     bench.hear(Message::Open(Open { hold_time: hold(0), ..peer_open() }));
     bench.hear(Message::KeepAlive);
     assert_eq!(bench.state(), State::Established);
     assert_eq!(bench.session.poll_timeout(), None);
+    let mut bench = Bench::open_sent(settings());
+    let open = Open { hold_time: hold(0), ..peer_open() };
+    assert_eq!(bench.hear(Message::Open(open)), refused(ErrorCode::UNACCEPTABLE_HOLD_TIME));
 }
 
 #[test]

@@ -1,0 +1,333 @@
+//! The configuration file.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use bgp_core::{Guard, PrivateRoute, RouteError, Settings};
+use bgp_wire::{AS_TRANS, Asn, Community, HoldTime, RouterId};
+use cloakway_runtime::config::{self, Invalid};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+const BGP_PORT: u16 = 179;
+
+/// A usable configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// Where `show` asks.
+    pub admin_socket: PathBuf,
+    /// Where Prometheus reads.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where peers may connect.
+    pub listen: Vec<SocketAddr>,
+    /// Who hears the routes.
+    pub peers: Vec<Peer>,
+    /// What they hear.
+    pub routes: Vec<PrivateRoute>,
+    /// Where the forwarder's health is read.
+    pub health_socket: PathBuf,
+}
+
+/// A router that hears the routes.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// For logs, metrics and `show`.
+    pub name: String,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Where we connect from.
+    pub local_address: Option<IpAddr>,
+    /// What its session is like.
+    pub settings: Settings,
+}
+
+impl Peer {
+    /// Whether it is in our own AS.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.settings.local_as == self.settings.remote_as
+    }
+}
+
+/// The file as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Raw {
+    admin_socket: Option<PathBuf>,
+    metrics_listen: Option<SocketAddr>,
+    speaker: RawSpeaker,
+    peers: Vec<RawPeer>,
+    private_routes: Vec<RawRoute>,
+    health: RawHealth,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawSpeaker {
+    local_as: u32,
+    router_id: Ipv4Addr,
+    #[serde(default)]
+    listen: Vec<SocketAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawPeer {
+    name: String,
+    address: IpAddr,
+    #[serde(default = "bgp_port")]
+    port: u16,
+    remote_as: u32,
+    local_address: Option<IpAddr>,
+    #[serde(default = "nine")]
+    hold_time_s: u16,
+    #[serde(default)]
+    passive: bool,
+}
+
+const fn bgp_port() -> u16 {
+    BGP_PORT
+}
+
+const fn nine() -> u16 {
+    9
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawRoute {
+    prefix: IpNet,
+    next_hop: IpAddr,
+    #[serde(default)]
+    guard: RawGuard,
+    #[serde(default)]
+    communities: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawGuard {
+    #[default]
+    NoExport,
+    NoAdvertise,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawHealth {
+    socket: PathBuf,
+}
+
+impl config::Config for Config {
+    type Raw = Raw;
+
+    fn validate(raw: Raw) -> Result<Self, Invalid> {
+        let local_as = asn(raw.speaker.local_as).map_err(|reason| Invalid::at("speaker.local-as", reason))?;
+        let router_id =
+            RouterId::new(raw.speaker.router_id).map_err(|error| Invalid::at("speaker.router-id", error))?;
+        let routes = routes(raw.private_routes)?;
+        let private: BTreeSet<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
+        let own = Own { local_as, router_id, private, listens: !raw.speaker.listen.is_empty() };
+        let peers = peers(raw.peers, &own)?;
+        let admin_socket = raw.admin_socket.unwrap_or_else(|| config::default_socket("bgp-speaker"));
+        if admin_socket == raw.health.socket {
+            let reason = "the same path as admin-socket: give the forwarder's health-socket";
+            return Err(Invalid::at("health.socket", reason));
+        }
+        Ok(Self {
+            admin_socket,
+            metrics_listen: raw.metrics_listen,
+            listen: raw.speaker.listen,
+            peers,
+            routes,
+            health_socket: raw.health.socket,
+        })
+    }
+}
+
+struct Own {
+    local_as: Asn,
+    router_id: RouterId,
+    private: BTreeSet<IpNet>,
+    listens: bool,
+}
+
+fn asn(number: u32) -> Result<Asn, String> {
+    if number == 0 || number == u32::from(AS_TRANS) || number == u32::from(u16::MAX) || number == u32::MAX {
+        return Err(format!("AS {number} is reserved: give the AS number that the registry assigned"));
+    }
+    Ok(Asn(number))
+}
+
+fn routes(raw: Vec<RawRoute>) -> Result<Vec<PrivateRoute>, Invalid> {
+    if raw.is_empty() {
+        return Err(Invalid::at("private-routes", "there is none: give at least one"));
+    }
+    let mut seen = BTreeSet::new();
+    let mut routes = Vec::new();
+    for (index, raw) in raw.into_iter().enumerate() {
+        let at = |field: &str| format!("private-routes[{index}].{field}");
+        let guard = match raw.guard {
+            RawGuard::NoExport => Guard::NoExport,
+            RawGuard::NoAdvertise => Guard::NoAdvertise,
+        };
+        let communities = raw.communities.iter().map(|text| text.parse::<Community>()).collect::<Result<_, _>>();
+        let communities = communities.map_err(|error| Invalid::at(at("communities"), error))?;
+        let route = PrivateRoute::new(raw.prefix, raw.next_hop, guard, communities).map_err(|error| {
+            let field = match error {
+                RouteError::Family { .. } | RouteError::NextHop(_) => "next-hop",
+                RouteError::HostBits(_) | RouteError::TooShort(_) => "prefix",
+                RouteError::Communities(_) => "communities",
+            };
+            Invalid::at(at(field), error)
+        })?;
+        if !seen.insert(route.prefix()) {
+            return Err(Invalid::at(at("prefix"), format!("{} is given twice: once is enough", route.prefix())));
+        }
+        routes.push(route);
+    }
+    Ok(routes)
+}
+
+fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
+    if raw.is_empty() {
+        return Err(Invalid::at("peers", "there is none: give at least the edge router"));
+    }
+    let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
+    let mut peers = Vec::new();
+    for (index, raw) in raw.into_iter().enumerate() {
+        let at = |field: &str| format!("peers[{index}].{field}");
+        let address = raw.address.to_canonical();
+        if raw.name.is_empty() || !names.insert(raw.name.clone()) {
+            return Err(Invalid::at(at("name"), format!("{:?} is empty or taken: each peer has its own", raw.name)));
+        }
+        if address.is_unspecified() || address.is_multicast() {
+            return Err(Invalid::at(at("address"), format!("{address} is no router: give its address")));
+        }
+        if !addresses.insert(address) {
+            return Err(Invalid::at(
+                at("address"),
+                format!("{address} is given twice: one session carries both families"),
+            ));
+        }
+        if raw.port == 0 {
+            return Err(Invalid::at(at("port"), "0 is no port: 179 is the usual one"));
+        }
+        let remote_as = asn(raw.remote_as).map_err(|reason| Invalid::at(at("remote-as"), reason))?;
+        if let Some(local) = raw.local_address
+            && local.to_canonical().is_ipv4() != address.is_ipv4()
+        {
+            let reason = format!("{local} is not of the family of {address}: give an address of the same family");
+            return Err(Invalid::at(at("local-address"), reason));
+        }
+        if raw.hold_time_s == 0 {
+            let reason = "0 would leave the routes with the router for ever if this host died: at least 3";
+            return Err(Invalid::at(at("hold-time-s"), reason));
+        }
+        let hold_time = HoldTime::from_secs(raw.hold_time_s).map_err(|error| Invalid::at(at("hold-time-s"), error))?;
+        if raw.passive && !own.listens {
+            let reason = "true takes an address to listen on: give speaker.listen, or leave passive out";
+            return Err(Invalid::at(at("passive"), reason));
+        }
+        peers.push(Peer {
+            name: raw.name,
+            address: SocketAddr::new(address, raw.port),
+            local_address: raw.local_address.map(|local| local.to_canonical()),
+            settings: Settings {
+                local_as: own.local_as,
+                router_id: own.router_id,
+                remote_as,
+                hold_time,
+                passive: raw.passive,
+                private: own.private.clone(),
+            },
+        });
+    }
+    Ok(peers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../configs/bgp-speaker.toml");
+
+    fn error(text: &str) -> String {
+        config::parse::<Config>("bgp-speaker.toml", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_example_is_valid_and_its_values_arrive() {
+        let config: Config = config::parse("bgp-speaker.toml", EXAMPLE).unwrap();
+        assert_eq!(config.peers[0].address, "198.51.100.1:179".parse().unwrap());
+        assert!(config.peers[0].is_internal());
+        assert_eq!(config.peers[0].settings.hold_time.as_secs(), 9);
+        assert_eq!(config.routes.iter().map(PrivateRoute::guard).collect::<Vec<_>>(), [Guard::NoExport; 2]);
+        assert_eq!(config.admin_socket, config::default_socket("bgp-speaker"));
+        assert!(config.listen.is_empty());
+    }
+
+    #[test]
+    fn what_is_commented_out_in_the_example_is_valid_too() {
+        let text = EXAMPLE.replace("# listen = ", "listen = ").replace("# metrics-listen = ", "metrics-listen = ");
+        let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+        assert_eq!((config.listen.len(), config.metrics_listen.is_some()), (2, true));
+    }
+
+    #[test]
+    fn the_guard_is_no_export_unless_asked_otherwise() {
+        let text = EXAMPLE.replacen("guard = \"no-export\"\n", "", 1).replacen(
+            "\"no-export\"\n\n#",
+            "\"no-advertise\"\n\n#",
+            1,
+        );
+        let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+        assert_eq!(config.routes[0].guard(), Guard::NoExport);
+        assert_eq!(config.routes[1].guard(), Guard::NoAdvertise);
+        assert!(error(&EXAMPLE.replacen("\"no-export\"\n\n[", "\"none\"\n\n[", 1)).contains("no-advertise"));
+    }
+
+    #[test]
+    fn a_stray_key_in_any_table_is_refused_with_its_line() {
+        for table in ["[speaker]", "[[peers]]", "[[private-routes]]", "[health]"] {
+            let stray = EXAMPLE.replacen(&format!("\n{table}\n"), &format!("\n{table}\nstray = 1\n"), 1);
+            let line = stray.lines().position(|line| line == "stray = 1").unwrap() + 1;
+            let message = error(&stray);
+            assert!(message.starts_with(&format!("bgp-speaker.toml:{line}: ")), "{message}");
+            assert!(message.contains("unknown field `stray`"), "{message}");
+        }
+        assert!(error(&format!("stray = 1\n{EXAMPLE}")).contains("bgp-speaker.toml:1: stray: unknown field"));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_names_line_field_and_what_would_be_right() {
+        let cases = [
+            ("local-as = 64500", "local-as = 0", "speaker.local-as: AS 0 is reserved"),
+            ("router-id = \"198.51.100.2\"", "router-id = \"0.0.0.0\"", "speaker.router-id: router id 0.0.0.0"),
+            ("hold-time-s = 9", "hold-time-s = 2", "peers[0].hold-time-s: hold time 2 s is not allowed"),
+            ("hold-time-s = 9", "hold-time-s = 0", "peers[0].hold-time-s: 0 would leave the routes"),
+            ("hold-time-s = 9", "passive = true", "peers[0].passive: true takes an address to listen on"),
+            ("hold-time-s = 9", "port = 0", "peers[0].port: 0 is no port"),
+            ("remote-as = 64500", "remote-as = 23456", "peers[0].remote-as: AS 23456 is reserved"),
+            ("address = \"198.51.100.1\"", "address = \"0.0.0.0\"", "peers[0].address: 0.0.0.0 is no router"),
+            ("local-address = \"198.51.100.2\"", "local-address = \"::1\"", "peers[0].local-address: ::1 is not of"),
+            ("prefix = \"203.0.113.200/32\"", "prefix = \"203.0.113.200/24\"", "private-routes[0].prefix: prefix 203"),
+            ("prefix = \"203.0.113.200/32\"", "prefix = \"0.0.0.0/0\"", "private-routes[0].prefix: prefix 0.0.0.0/0"),
+            ("next-hop = \"2001:db8:5100:1::2\"", "next-hop = \"192.0.2.1\"", "private-routes[1].next-hop: next hop"),
+            ("guard = \"no-export\"", "communities = [\"x\"]", "private-routes[0].communities: community \"x\""),
+        ];
+        for (from, to, expected) in cases {
+            let text = EXAMPLE.replacen(&format!("\n{from}\n"), &format!("\n{to}\n"), 1);
+            assert_ne!(text, EXAMPLE, "{from}");
+            let message = error(&text);
+            let line = text.lines().position(|line| line == to).unwrap() + 1;
+            assert!(message.starts_with(&format!("bgp-speaker.toml:{line}: {expected}")), "{message}");
+        }
+        let twice = EXAMPLE.replace("2001:db8:c10a::200/128", "203.0.113.200/32");
+        let twice = twice.replace("next-hop = \"2001:db8:5100:1::2\"", "next-hop = \"198.51.100.2\"");
+        assert!(error(&twice).contains("private-routes[1].prefix: 203.0.113.200/32 is given twice"));
+        let same = EXAMPLE.replace("forwarder-health.sock", "bgp-speaker.sock");
+        assert!(error(&same).contains("health.socket: the same path as admin-socket"));
+    }
+}

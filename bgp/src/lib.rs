@@ -1,0 +1,19 @@
+//! bgp-speaker: injects private network addresses into the ISP's edge router, never to be exported (A1), and
+//! takes them back the moment that the forwarder no longer vouches for them (A2).
+//!
+//! ```text
+//!  forwarder ──health lines──> health ──routes──> peer (one task each) <──TCP──> router
+//!                                │                  ^
+//!                             Injector           Session <── listener
+//! ```
+//! Decisions are bgp-core's; this crate owns sockets, timers and signals. No graceful restart is offered, so
+//! that the router drops the routes as soon as this process, its host or the session is gone.
+
+pub mod config;
+mod health;
+mod listener;
+mod peer;
+pub mod role;
+mod show;
+pub mod speaker;
+mod telemetry;

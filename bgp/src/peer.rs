@@ -1,0 +1,293 @@
+//! One task for each peer: its session, its connections, its timers.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::task::Poll;
+use std::time::Duration;
+
+use bgp_core::{Event, Input, LinkId, Output, Session, Status};
+use cloakway_runtime::{Stop, clock};
+use cloakway_types::Instant;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::config::Peer;
+use crate::health::Announced;
+use crate::telemetry::PeerMetrics;
+
+/// What one read takes at most, so that timers and routes get their turn.
+const READ: usize = 64 * 1024;
+/// A peer that leaves this much unread is given up.
+const BACKLOG_LIMIT: usize = 1 << 20;
+/// How long a closing connection may take to hear our last words.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Closing connections at a time; any further one is dropped.
+const FAREWELLS: usize = 16;
+
+/// What `show` is told of a peer.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) status: Status,
+    /// From the word that took a route away to the last byte of its withdrawal in the socket.
+    pub(crate) last_withdraw: Option<Duration>,
+}
+
+/// Keeps the session with `peer` until the stop.
+#[tracing::instrument(name = "peer", skip_all, fields(name = %peer.name, address = %peer.address, asn = %peer.settings.remote_as))]
+pub(crate) async fn run(
+    peer: Peer,
+    mut routes: watch::Receiver<Announced>,
+    mut incoming: mpsc::Receiver<TcpStream>,
+    mut questions: mpsc::Receiver<oneshot::Sender<Report>>,
+    stop: Stop,
+) {
+    let seed = RandomState::new().build_hasher().finish();
+    let session = Session::new(peer.settings.clone(), seed, clock::now());
+    let metrics = PeerMetrics::new(&peer.name);
+    let mut task = Task {
+        peer,
+        session,
+        links: BTreeMap::new(),
+        connecting: JoinSet::new(),
+        farewells: JoinSet::new(),
+        withdrawing: None,
+        last_withdraw: None,
+        metrics,
+    };
+    routes.mark_changed();
+    task.handle(Input::Start);
+    loop {
+        // Withdrawals before all else; the keepalive timer before the peer's bytes.
+        tokio::select! {
+            biased;
+            () = stop.told() => break,
+            Ok(()) = routes.changed() => {
+                let announced = routes.borrow_and_update().clone();
+                task.announce(announced);
+            }
+            () = clock::until(task.session.poll_timeout()) => task.handle(Input::Tick),
+            Some(stream) = incoming.recv() => task.accept(stream),
+            Some(Ok((id, connected))) = task.connecting.join_next() => task.connected(id, connected),
+            Some(question) = questions.recv() => {
+                // An asker that has gone away wants no answer.
+                let _ = question.send(Report { status: task.session.status(), last_withdraw: task.last_withdraw });
+            }
+            (id, readiness) = ready(&task.links) => task.transfer(id, readiness),
+            Some(_) = task.farewells.join_next() => {}
+        }
+    }
+    task.handle(Input::Stop);
+    while task.farewells.join_next().await.is_some() {}
+}
+
+struct Link {
+    stream: TcpStream,
+    /// Sent by the session and not yet taken by the socket.
+    backlog: Vec<u8>,
+}
+
+enum Readiness {
+    Read,
+    Write,
+}
+
+struct Task {
+    peer: Peer,
+    session: Session,
+    links: BTreeMap<LinkId, Link>,
+    connecting: JoinSet<(LinkId, std::io::Result<TcpStream>)>,
+    farewells: JoinSet<()>,
+    /// When the word came whose withdrawal is on its way into the socket.
+    withdrawing: Option<Instant>,
+    last_withdraw: Option<Duration>,
+    metrics: PeerMetrics,
+}
+
+impl Task {
+    fn handle(&mut self, input: Input<'_>) {
+        self.session.handle(input, clock::now());
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Connect(id) => {
+                    let (to, from) = (self.peer.address, self.peer.local_address);
+                    self.connecting
+                        .spawn(async move { (id, connect(to, from.map(|ip| SocketAddr::new(ip, 0))).await) });
+                }
+                Output::Send(id, bytes) => {
+                    if let Some(link) = self.links.get_mut(&id) {
+                        link.backlog.extend_from_slice(&bytes);
+                    }
+                }
+                Output::Close(id) => match self.links.remove(&id) {
+                    Some(link) => {
+                        if self.farewells.len() < FAREWELLS {
+                            self.farewells.spawn(farewell(link));
+                        }
+                    }
+                    None => self.connecting.abort_all(),
+                },
+                Output::Event(event) => log(&event),
+            }
+        }
+        self.flush();
+        self.metrics.set(&self.session.status());
+    }
+
+    fn announce(&mut self, announced: Announced) {
+        let had_routes = !self.session.advertised().is_empty();
+        if announced.withdrew && had_routes {
+            self.withdrawing = Some(announced.changed);
+        }
+        self.handle(Input::Routes(announced.routes));
+    }
+
+    fn accept(&mut self, stream: TcpStream) {
+        let id = self.session.new_link();
+        self.add(id, stream);
+        self.handle(Input::Accepted(id));
+    }
+
+    fn connected(&mut self, id: LinkId, connected: std::io::Result<TcpStream>) {
+        match connected {
+            Ok(stream) => {
+                self.add(id, stream);
+                self.handle(Input::Connected(id));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot connect");
+                self.handle(Input::ConnectFailed(id));
+            }
+        }
+    }
+
+    fn add(&mut self, id: LinkId, stream: TcpStream) {
+        // A withdrawal must not wait for the acknowledgement of what went before it.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        self.links.insert(id, Link { stream, backlog: Vec::new() });
+    }
+
+    fn transfer(&mut self, id: LinkId, readiness: Readiness) {
+        match readiness {
+            Readiness::Write => self.flush(),
+            Readiness::Read => {
+                let Some(link) = self.links.get(&id) else { return };
+                let mut buffer = Vec::with_capacity(READ);
+                match link.stream.try_read_buf(&mut buffer) {
+                    Ok(0) => self.lost(id),
+                    Ok(_) => self.handle(Input::Received(id, &buffer)),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot read");
+                        self.lost(id);
+                    }
+                }
+            }
+        }
+    }
+
+    fn lost(&mut self, id: LinkId) {
+        self.links.remove(&id);
+        self.handle(Input::Closed(id));
+    }
+
+    /// Gives the sockets what they take.
+    fn flush(&mut self) {
+        let mut lost = Vec::new();
+        for (id, link) in &mut self.links {
+            if let Err(error) = link.flush() {
+                tracing::debug!(%error, "cannot write");
+                lost.push(*id);
+            }
+        }
+        if self.links.values().all(|link| link.backlog.is_empty())
+            && let Some(since) = self.withdrawing.take()
+        {
+            let took = clock::now() - since;
+            self.last_withdraw = Some(took);
+            self.metrics.withdrew(took);
+        }
+        for id in lost {
+            self.lost(id);
+        }
+    }
+}
+
+impl Link {
+    fn flush(&mut self) -> std::io::Result<()> {
+        while !self.backlog.is_empty() {
+            match self.stream.try_write(&self.backlog) {
+                Ok(written) => drop(self.backlog.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if self.backlog.len() > BACKLOG_LIMIT {
+            return Err(std::io::Error::new(ErrorKind::TimedOut, "the peer does not read what we send"));
+        }
+        Ok(())
+    }
+}
+
+/// Waits until a connection has something to read, or takes what waits to be written.
+async fn ready(links: &BTreeMap<LinkId, Link>) -> (LinkId, Readiness) {
+    poll_fn(|cx| {
+        for (id, link) in links {
+            if !link.backlog.is_empty() && link.stream.poll_write_ready(cx).is_ready() {
+                return Poll::Ready((*id, Readiness::Write));
+            }
+            if link.stream.poll_read_ready(cx).is_ready() {
+                return Poll::Ready((*id, Readiness::Read));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+async fn connect(to: SocketAddr, from: Option<SocketAddr>) -> std::io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(from) = from {
+        socket.bind(from)?;
+    }
+    socket.connect(to).await
+}
+
+/// Says the last words and waits until the peer has heard them: closing a socket with something unread in it
+/// would reset the connection and take the NOTIFICATION with it.
+async fn farewell(mut link: Link) {
+    let words = async {
+        link.stream.write_all(&link.backlog).await?;
+        link.stream.shutdown().await?;
+        let mut unread = [0; 1024];
+        while link.stream.read(&mut unread).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // However it ends, the connection is closed.
+    let _ = tokio::time::timeout(FAREWELL, words).await;
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::Up(negotiated) => tracing::info!(
+            router_id = %negotiated.router_id,
+            hold_time_s = negotiated.hold_time.as_secs(),
+            families = ?negotiated.families,
+            "session established"
+        ),
+        Event::Down(reason) => tracing::warn!(%reason, "session closed"),
+        Event::Failed(reason) => tracing::info!(%reason, "connection ended before the session was established"),
+        Event::Flaw(flaw) => {
+            tracing::warn!(%flaw, "damaged UPDATE: its routes count as withdrawn or it loses an attribute")
+        }
+        Event::PrivatePrefixReceived { received, ours } => {
+            tracing::warn!(%received, %ours, "the peer announces a private prefix of ours");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The command line.
+
+use std::path::Path;
+
+use bgp_core::PrivateRoute;
+use cloakway_runtime::{Context, Outcome, Role, Topic};
+
+use crate::config::Config;
+use crate::{show, speaker};
+
+/// The speaker as a server binary.
+#[derive(Debug)]
+pub struct BgpSpeaker;
+
+impl Role for BgpSpeaker {
+    const NAME: &'static str = "bgp-speaker";
+    const ABOUT: &'static str = "Announces private network addresses to the ISP's edge router while they are \
+                                 healthy, never to be exported";
+    const EXAMPLES: &'static str = "  bgp-speaker check configs/bgp-speaker.toml\n  \
+                                    bgp-speaker run --config /etc/cloakway/bgp-speaker.toml\n  \
+                                    bgp-speaker show sessions\n  \
+                                    bgp-speaker show routes --json\n  \
+                                    bgp-speaker show health\n";
+    const TOPICS: &'static [Topic] = show::TOPICS;
+    type Config = Config;
+
+    fn admin_socket(config: &Config) -> &Path {
+        &config.admin_socket
+    }
+
+    fn summary(config: &Config) -> Vec<String> {
+        let route =
+            |route: &PrivateRoute| format!("{} via {}, guarded by {}", route.prefix(), route.next_hop(), route.guard());
+        let mut lines: Vec<String> = config.routes.iter().map(route).collect();
+        for peer in &config.peers {
+            let (name, address, remote_as) = (&peer.name, peer.address, peer.settings.remote_as);
+            let kind = if peer.is_internal() { "internal" } else { "external" };
+            lines.push(format!("to {name} at {address}, AS {remote_as}, {kind}"));
+            if !peer.is_internal() {
+                lines.push(format!(
+                    "warning: {name} is external: make sure that AS {remote_as} obeys the guard communities"
+                ));
+            }
+        }
+        lines
+    }
+
+    fn run(config: Config, context: Context) -> impl Future<Output = Outcome> + Send {
+        speaker::run(config, context.stop)
+    }
+}

@@ -1,0 +1,181 @@
+//! What `show` tells of the running process.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use bgp_core::{Down, Injector};
+use cloakway_runtime::admin::Request;
+use cloakway_runtime::{Topic, clock};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::Peer;
+use crate::health::lock;
+use crate::peer::Report;
+
+/// What can be shown.
+pub(crate) const TOPICS: &[Topic] = &[
+    Topic { name: "sessions", about: "Each peer: state, since when, what was agreed, messages, why it last ended" },
+    Topic {
+        name: "routes",
+        about: "Each private route: its guard, whether it is announced, to whom, and why or why not",
+    },
+    Topic { name: "health", about: "What the forwarder says, and how fresh it is" },
+];
+
+/// What the admin socket sees.
+pub(crate) struct Shared {
+    pub(crate) peers: Vec<Asked>,
+    pub(crate) injector: Arc<Mutex<Injector>>,
+    pub(crate) health_socket: PathBuf,
+}
+
+/// A peer whose task can be asked.
+pub(crate) struct Asked {
+    pub(crate) peer: Peer,
+    pub(crate) ask: mpsc::Sender<oneshot::Sender<Report>>,
+}
+
+impl Asked {
+    async fn report(&self) -> Result<Report, String> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || format!("the task of peer {} has ended", self.peer.name);
+        self.ask.send(answer).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+}
+
+#[derive(Serialize)]
+struct SessionRow {
+    peer: String,
+    address: String,
+    remote_as: u32,
+    kind: &'static str,
+    state: String,
+    for_s: u64,
+    announced: usize,
+    router_id: Option<String>,
+    hold_time_s: Option<u16>,
+    families: Vec<String>,
+    messages_received: u64,
+    messages_sent: u64,
+    prefixes_received: u64,
+    private_received: u64,
+    flaps: u64,
+    last_withdraw_us: Option<u64>,
+    last_down: Option<String>,
+}
+
+#[derive(Serialize)]
+struct RouteRow {
+    prefix: String,
+    next_hop: String,
+    guard: String,
+    communities: Vec<String>,
+    healthy: bool,
+    announced_to: Vec<String>,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct HealthView {
+    socket: String,
+    connected: bool,
+    heartbeat_age_ms: Option<u64>,
+    prefixes: Vec<PrefixRow>,
+}
+
+#[derive(Serialize)]
+struct PrefixRow {
+    prefix: String,
+    healthy: bool,
+    reason: String,
+}
+
+/// Answers one question of the admin socket.
+pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, String> {
+    let json = match request.topic.as_str() {
+        "sessions" => serde_json::to_value(sessions(&shared).await?),
+        "routes" => serde_json::to_value(routes(&shared).await?),
+        "health" => serde_json::to_value(health(&shared)),
+        other => {
+            let names: Vec<&str> = TOPICS.iter().map(|topic| topic.name).collect();
+            return Err(format!("no topic is called {other:?}: there is {}", names.join(", ")));
+        }
+    };
+    json.map_err(|error| error.to_string())
+}
+
+async fn sessions(shared: &Shared) -> Result<Vec<SessionRow>, String> {
+    let mut rows = Vec::new();
+    for asked in &shared.peers {
+        let Report { status, last_withdraw } = asked.report().await?;
+        let counters = status.counters;
+        let agreed = status.negotiated.as_ref();
+        rows.push(SessionRow {
+            peer: asked.peer.name.clone(),
+            address: asked.peer.address.to_string(),
+            remote_as: asked.peer.settings.remote_as.0,
+            kind: if asked.peer.is_internal() { "internal" } else { "external" },
+            state: status.state.to_string(),
+            for_s: (clock::now() - status.since).as_secs(),
+            announced: status.advertised.len(),
+            router_id: agreed.map(|agreed| agreed.router_id.to_string()),
+            hold_time_s: agreed.map(|agreed| agreed.hold_time.as_secs()),
+            families: agreed.map(|a| a.families.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            messages_received: counters.received.total(),
+            messages_sent: counters.sent.total(),
+            prefixes_received: counters.prefixes_announced,
+            private_received: counters.private_received,
+            flaps: counters.flaps,
+            last_withdraw_us: last_withdraw.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+            last_down: status.last_down.as_ref().map(Down::to_string),
+        });
+    }
+    Ok(rows)
+}
+
+async fn routes(shared: &Shared) -> Result<Vec<RouteRow>, String> {
+    let mut advertised = Vec::new();
+    for asked in &shared.peers {
+        advertised.push((asked.peer.name.clone(), asked.report().await?.status.advertised));
+    }
+    let row = |(route, health): (&bgp_core::PrivateRoute, bgp_core::Health)| {
+        let to = advertised.iter().filter(|(_, prefixes)| prefixes.contains(&route.prefix()));
+        let announced_to: Vec<String> = to.map(|(name, _)| name.clone()).collect();
+        let reason = match (health.is_healthy(), announced_to.is_empty()) {
+            (true, true) => format!("no session takes it; health: {health}"),
+            (true, false) | (false, _) => health.to_string(),
+        };
+        RouteRow {
+            prefix: route.prefix().to_string(),
+            next_hop: route.next_hop().to_string(),
+            guard: route.guard().to_string(),
+            communities: route.communities().iter().map(ToString::to_string).collect(),
+            healthy: health.is_healthy(),
+            announced_to,
+            reason,
+        }
+    };
+    Ok(lock(&shared.injector).routes(clock::now()).map(row).collect())
+}
+
+fn health(shared: &Shared) -> HealthView {
+    let now = clock::now();
+    let injector = lock(&shared.injector);
+    let age = injector.health().heartbeat_age(now);
+    HealthView {
+        socket: shared.health_socket.display().to_string(),
+        connected: injector.health().is_connected(),
+        heartbeat_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        prefixes: injector
+            .routes(now)
+            .map(|(route, health)| PrefixRow {
+                prefix: route.prefix().to_string(),
+                healthy: health.is_healthy(),
+                reason: health.to_string(),
+            })
+            .collect(),
+    }
+}

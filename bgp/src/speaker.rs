@@ -1,0 +1,54 @@
+//! Puts the tasks together and ends them together.
+
+use std::sync::{Arc, Mutex};
+
+use bgp_core::Injector;
+use cloakway_runtime::{Outcome, Stop, admin, metrics};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::health::{self, Announced};
+use crate::listener;
+use crate::peer;
+use crate::show::{self, Asked, Shared};
+
+/// Connections of one peer that wait to be looked at.
+const INCOMING: usize = 4;
+/// Questions to one peer's task that wait for an answer.
+const QUESTIONS: usize = 16;
+
+/// Runs until the stop.
+///
+/// # Errors
+/// When a socket cannot be opened, or a task ends that should not.
+pub async fn run(config: Config, stop: Stop) -> Outcome {
+    let injector = Arc::new(Mutex::new(Injector::new(config.routes)));
+    let (announce, announced) = watch::channel(Announced::default());
+    let mut tasks = JoinSet::new();
+    let (mut doors, mut asked) = (Vec::new(), Vec::new());
+    for peer in config.peers {
+        let (door, incoming) = mpsc::channel(INCOMING);
+        let (ask, questions) = mpsc::channel(QUESTIONS);
+        doors.push((peer.address.ip(), door));
+        asked.push(Asked { peer: peer.clone(), ask });
+        tasks.spawn(peer::run(peer, announced.clone(), incoming, questions, stop.clone()));
+    }
+    for address in config.listen {
+        tasks.spawn(listener::run(listener::bind(address)?, doors.clone(), stop.clone()));
+    }
+    let shared =
+        Arc::new(Shared { peers: asked, injector: injector.clone(), health_socket: config.health_socket.clone() });
+    admin::serve(&config.admin_socket, stop.clone(), move |request| show::answer(shared.clone(), request))?;
+    if let Some(listen) = config.metrics_listen {
+        metrics::serve(listen, stop.clone()).await?;
+    }
+    tasks.spawn(health::run(config.health_socket, injector, announce, stop.clone()));
+    while let Some(ended) = tasks.join_next().await {
+        if !stop.is_told() || ended.is_err() {
+            stop.tell();
+            return Err("a task ended that must not end: see the log".into());
+        }
+    }
+    Ok(())
+}
