@@ -17,8 +17,8 @@ pub struct Packet<'a> {
     pub destination: IpAddr,
     /// What it is, as far as that matters.
     pub kind: Kind,
-    /// Whether it has a loose or strict source route (IPv4) or a routing header of type 0 (RFC 5095).
-    pub source_routed: bool,
+    /// Whether it has IPv4 options or a routing header of type 0 (RFC 5095).
+    pub has_options: bool,
     /// Whether the source is this host's own address, or a broadcast, multicast or anycast one.
     pub source_is_own: bool,
 }
@@ -80,8 +80,8 @@ pub enum Reason {
     WrongInterface,
     /// To a private prefix from an interface that faces no subscribers.
     ToPrivateByPublic,
-    /// With a source route, to or from a private prefix.
-    SourceRoute,
+    /// With IPv4 options, among them source routes, or a routing header of type 0 (RFC 7126, RFC 5095).
+    Options,
     /// To a private prefix from an address of this host, or from a broadcast or multicast one.
     OwnSource,
     /// To a private prefix from an address outside the subscribers' prefixes.
@@ -105,7 +105,7 @@ impl Reason {
         Self::NotPrivate,
         Self::WrongInterface,
         Self::ToPrivateByPublic,
-        Self::SourceRoute,
+        Self::Options,
         Self::OwnSource,
         Self::SpoofedSource,
         Self::FromPrivateForeignSource,
@@ -123,7 +123,7 @@ impl Reason {
             Self::NotPrivate => "not-private",
             Self::WrongInterface => "wrong-interface",
             Self::ToPrivateByPublic => "to-private-by-public",
-            Self::SourceRoute => "source-route",
+            Self::Options => "ip-options",
             Self::OwnSource => "own-source",
             Self::SpoofedSource => "spoofed-source",
             Self::FromPrivateForeignSource => "from-private-foreign-source",
@@ -142,7 +142,7 @@ impl Reason {
             Self::NotPrivate => "routed to a private link, but to no private prefix",
             Self::WrongInterface => "routed out by another interface than the policy's",
             Self::ToPrivateByPublic => "to a private prefix from an interface that faces no subscribers",
-            Self::SourceRoute => "with a source route",
+            Self::Options => "with IPv4 options or a routing header of type 0",
             Self::OwnSource => "to a private prefix from this host's own or a multicast address",
             Self::SpoofedSource => "to a private prefix from outside the subscribers' prefixes",
             Self::FromPrivateForeignSource => "in by a private link from an address that is not behind it",
@@ -184,7 +184,7 @@ impl Policy {
             None => Reason::NotPrivate,
             Some(right) if right != link => Reason::WrongInterface,
             Some(_) if !self.faces_subscribers(from) => Reason::ToPrivateByPublic,
-            Some(_) if packet.source_routed => Reason::SourceRoute,
+            Some(_) if packet.has_options => Reason::Options,
             Some(_) if packet.source_is_own => Reason::OwnSource,
             Some(_) if !self.is_subscriber(packet.source) => Reason::SpoofedSource,
             Some(_) => return Verdict::ToLink(link),
@@ -200,7 +200,7 @@ impl Policy {
         destination: Option<LinkId>,
     ) -> Verdict {
         Verdict::Drop(match destination {
-            _ if packet.source_routed => Reason::SourceRoute,
+            _ if packet.has_options => Reason::Options,
             _ if source != Some(link) => Reason::FromPrivateForeignSource,
             Some(_) => Reason::Hairpin,
             None if !self.is_subscriber(packet.destination) => Reason::FromPrivateOther,
@@ -259,7 +259,7 @@ mod tests {
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
             kind: Kind::Other,
-            source_routed: false,
+            has_options: false,
             source_is_own: false,
         }
     }
@@ -306,13 +306,13 @@ mod tests {
     }
 
     #[test]
-    fn a_source_route_or_an_own_source_is_dropped_in_its_direction() {
+    fn options_and_own_sources_are_dropped() {
         let policy = policy();
         let there = packet("edge0", "priv0", "198.51.100.70", "203.0.113.200");
         let back = packet("priv0", "edge0", "203.0.113.200", "198.51.100.70");
         for way in [there, back] {
-            let verdict = policy.decide(&Packet { source_routed: true, ..way });
-            assert_eq!(verdict, Verdict::Drop(Reason::SourceRoute));
+            let verdict = policy.decide(&Packet { has_options: true, ..way });
+            assert_eq!(verdict, Verdict::Drop(Reason::Options));
         }
         assert_eq!(policy.decide(&Packet { source_is_own: true, ..there }), Verdict::Drop(Reason::OwnSource));
     }
@@ -388,13 +388,13 @@ mod tests {
         let kind =
             prop_oneof![Just(Kind::Neighbour), Just(Kind::MulticastReport), Just(Kind::IcmpError), Just(Kind::Other)];
         (interface(), interface(), addresses, kind, prop::bool::weighted(0.1), prop::bool::weighted(0.1)).prop_map(
-            |(from, to, (source, destination), kind, source_routed, source_is_own)| Packet {
+            |(from, to, (source, destination), kind, has_options, source_is_own)| Packet {
                 ingress: if from == "host" { Ingress::Host } else { Ingress::Interface(from) },
                 egress: if to == "host" { Egress::Host } else { Egress::Interface(to) },
                 source,
                 destination,
                 kind,
-                source_routed,
+                has_options,
                 source_is_own,
             },
         )
@@ -413,14 +413,14 @@ mod tests {
                 && facts.private_destination == facts.to_link
                 && facts.from_subscribers
                 && facts.subscriber_source
-                && !packet.source_routed
+                && !packet.has_options
                 && !packet.source_is_own;
             let back = forwarded
                 && facts.from_link.is_some()
                 && facts.private_source == facts.from_link
                 && facts.to_subscribers
                 && facts.subscriber_destination
-                && !packet.source_routed;
+                && !packet.has_options;
             let private_side = facts.from_link.is_some()
                 || facts.to_link.is_some()
                 || facts.private_destination.is_some()
@@ -443,7 +443,7 @@ mod tests {
                         && facts.private_destination != facts.to_link)
                         || (facts.from_link.is_some() && !facts.to_subscribers),
                     Reason::ToPrivateByPublic => facts.private_destination.is_some() && !facts.from_subscribers,
-                    Reason::SourceRoute => packet.source_routed,
+                    Reason::Options => packet.has_options,
                     Reason::OwnSource => packet.source_is_own,
                     Reason::SpoofedSource => !facts.subscriber_source,
                     Reason::FromPrivateForeignSource => facts.from_link.is_some()

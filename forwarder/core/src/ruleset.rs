@@ -96,16 +96,16 @@ fn set(text: &mut String, name: &str, kind: &str, interval: bool, elements: &[St
 
 fn chains(text: &mut String, policy: &Policy) {
     use Reason::{
-        ForgedPrivate, FromPrivateForeignSource, FromPrivateOther, Hairpin, HostOutput, NotPrivate, OwnSource,
-        SourceRoute, SpoofedSource, ToHostFromPrivate, ToPrivateByPublic, WrongInterface,
+        ForgedPrivate, FromPrivateForeignSource, FromPrivateOther, Hairpin, HostOutput, NotPrivate, Options, OwnSource,
+        SpoofedSource, ToHostFromPrivate, ToPrivateByPublic, WrongInterface,
     };
     let pass = |counter: &str| format!("counter name \"{counter}\" accept");
     let drop = |reason: Reason| format!("counter name \"{}\" drop", reason.name());
     let both = |test: &str, set: &str, reason: Reason| {
         [format!("ip {test}{set}4 {}", drop(reason)), format!("ip6 {test}{set}6 {}", drop(reason))]
     };
-    let source_routes = ["ip option lsrr exists", "ip option ssrr exists", "rt type 0"]
-        .map(|test| format!("{test} {}", drop(SourceRoute)));
+    // Not `ip option lsrr exists`: the kernel's search does not find a route that is used up.
+    let options = ["ip hdrlength > 5", "rt type 0"].map(|test| format!("{test} {}", drop(Options)));
     let per_link = |direction: &str, test: &str, reason: Reason| {
         let rules = policy.links().iter().flat_map(|link| {
             let set = format!("@link-{}-v", link.name);
@@ -132,13 +132,13 @@ fn chains(text: &mut String, policy: &Policy) {
     to_link.extend(both("daddr != ", "@private", NotPrivate));
     to_link.extend(per_link("oifname", "daddr != ", WrongInterface));
     to_link.push(format!("iifname != @subscriber-ports {}", drop(ToPrivateByPublic)));
-    to_link.extend(source_routes.clone());
+    to_link.extend(options.clone());
     to_link.push(format!("fib saddr type {{ local, broadcast, anycast, multicast }} {}", drop(OwnSource)));
     to_link.extend(both("saddr != ", "@subscribers", SpoofedSource));
     to_link.push(pass(TO_PRIVATE));
     chain(text, "to-link", &to_link);
 
-    let mut from_link = source_routes.to_vec();
+    let mut from_link = options.to_vec();
     from_link.extend(per_link("iifname", "saddr != ", FromPrivateForeignSource));
     from_link.extend(both("daddr ", "@private", Hairpin));
     from_link.extend(both("daddr != ", "@subscribers", FromPrivateOther));

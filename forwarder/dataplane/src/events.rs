@@ -1,8 +1,6 @@
 //! What the kernel says by itself: links, neighbours, the guard's table.
 
 use std::net::IpAddr;
-use std::process::Stdio;
-use std::time::Duration;
 
 use forwarder_core::LinkState;
 use forwarder_core::ruleset::TABLE;
@@ -10,11 +8,16 @@ use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, Neig
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
+use rtnetlink::sys::protocols::NETLINK_NETFILTER;
+use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket};
 use tokio::sync::mpsc;
 
 use crate::{DataplaneError, netlink};
+
+/// The multicast group of nftables (`linux/netfilter/nfnetlink.h`).
+const NFNLGRP_NFTABLES: u32 = 7;
+
+const ENOBUFS: i32 = 105;
 
 /// Something that the kernel said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +40,7 @@ pub enum Event {
         /// Whether it answered.
         answered: bool,
     },
-    /// Something of the guard's table was deleted, maybe by us.
+    /// Something of the guard's table was changed, maybe by us.
     GuardTouched,
     /// Events were lost: read everything again.
     Overrun,
@@ -54,6 +57,9 @@ impl Events {
     /// When the socket cannot be opened.
     pub fn open() -> Result<Self, DataplaneError> {
         let groups = [MulticastGroup::Link, MulticastGroup::Neigh];
+        let mut nftables = TokioSocket::new(NETLINK_NETFILTER)?;
+        nftables.socket_mut().bind_auto()?;
+        nftables.socket_mut().add_membership(NFNLGRP_NFTABLES)?;
         let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
         tokio::spawn(connection);
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -69,7 +75,7 @@ impl Events {
                 }
             }
         });
-        tokio::spawn(watch_guard(guard));
+        tokio::spawn(watch_guard(nftables, guard));
         Ok(Self(receiver))
     }
 
@@ -114,38 +120,24 @@ fn neighbour_event(message: &NeighbourMessage) -> Option<Event> {
     Some(Event::Neighbour { index: message.header.ifindex, address, answered })
 }
 
-/// `nft monitor` sees a flushed ruleset at once; the periodic read-back sees what it misses.
-async fn watch_guard(events: mpsc::UnboundedSender<Event>) {
-    while !events.is_closed() {
-        let child = Command::new("nft")
-            .args(["monitor", "destroy"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn();
-        match child {
-            Ok(mut child) => {
-                if let Some(stdout) = child.stdout.take() {
-                    let mut lines = BufReader::new(stdout).lines();
-                    loop {
-                        let line = tokio::select! {
-                            () = events.closed() => return,
-                            line = lines.next_line() => line,
-                        };
-                        match line {
-                            Ok(Some(line)) if line.contains(TABLE) => {
-                                let _ = events.send(Event::GuardTouched);
-                            }
-                            Ok(Some(_)) => {}
-                            Ok(None) | Err(_) => break,
-                        }
-                    }
-                }
-                let _ = child.kill().await;
+/// Says when anything in our table was touched, ourselves included. Every message of the group names its table.
+async fn watch_guard(socket: TokioSocket, events: mpsc::UnboundedSender<Event>) {
+    let name = [TABLE.as_bytes(), b"\0"].concat();
+    loop {
+        let received = tokio::select! {
+            () = events.closed() => return,
+            received = socket.recv_from_full() => received,
+        };
+        let touched = match received {
+            Ok((message, _)) => message.windows(name.len()).any(|window| window == name),
+            Err(error) if error.raw_os_error() == Some(ENOBUFS) => true,
+            Err(error) => {
+                tracing::warn!(%error, "the guard is watched by its periodic read-back alone");
+                return;
             }
-            Err(error) => tracing::debug!(%error, "nft monitor does not start"),
+        };
+        if touched && events.send(Event::GuardTouched).is_err() {
+            return;
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forwarder_core::{Applied, LinkState, Policy, Route, Target, ruleset};
@@ -37,6 +38,8 @@ pub struct Kernel {
     handle: Handle,
     /// What `nft` listed right after it loaded our table: another release may print it in other words than we do.
     loaded: Mutex<Option<String>>,
+    /// Whether this process has found the guard whole: what is missing after that was taken away by somebody.
+    stood: AtomicBool,
 }
 
 impl Kernel {
@@ -47,13 +50,25 @@ impl Kernel {
     pub fn open() -> Result<Self, DataplaneError> {
         let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
         tokio::spawn(connection);
-        Ok(Self { handle, loaded: Mutex::new(None) })
+        Ok(Self { handle, loaded: Mutex::new(None), stood: AtomicBool::new(false) })
     }
 
     /// Puts in place what is missing and reads it back: settings, guard, and only then the real routes.
-    /// What cannot be done is in the answer.
+    /// What cannot be done is in the answer. A guard that stood and had to be put back counts as broken
+    /// in that answer: nobody knows what passed meanwhile.
     pub async fn apply(&self, policy: &Policy, probe_interval: Duration) -> Applied {
-        let guard = self.apply_guard(policy, probe_interval).await.map_err(|error| error.to_string());
+        let guard = match self.apply_guard(policy, probe_interval).await {
+            Ok(missing) => {
+                let stood = self.stood.swap(true, Ordering::Relaxed);
+                let taken_away = stood && !missing.is_empty();
+                if taken_away {
+                    Err(format!("{} was not as wanted and is put back", missing.join(", ")))
+                } else {
+                    Ok(())
+                }
+            }
+            Err(error) => Err(error.to_string()),
+        };
         if let Err(broken) = &guard {
             let routes =
                 policy.prefixes().iter().map(|entry| (entry.prefix, Err(format!("not without the guard: {broken}"))));
@@ -133,15 +148,20 @@ impl Kernel {
         nft::remove().await
     }
 
-    async fn apply_guard(&self, policy: &Policy, probe_interval: Duration) -> Result<(), DataplaneError> {
+    /// Gives what was missing.
+    async fn apply_guard(&self, policy: &Policy, probe_interval: Duration) -> Result<Vec<String>, DataplaneError> {
+        let mut repaired = Vec::new();
         let wanted = policy.blackholes();
         let found = netlink::own_routes(&self.handle).await?;
         let missing = |found: &[OwnRoute], route: &Route| !found.iter().any(|own| own.is(route, None));
         for route in wanted.iter().filter(|route| missing(&found, route)) {
             netlink::put_route(&self.handle, route, None).await?;
             tracing::info!(route = %netlink::describe(route), "blackhole added");
+            repaired.push(netlink::describe(route));
         }
-        self.apply_table(policy).await?;
+        if self.apply_table(policy).await? {
+            repaired.push(format!("table {} {}", ruleset::FAMILY, ruleset::TABLE));
+        }
         sysctl::apply(&policy.settings(probe_interval))?;
 
         let found = netlink::own_routes(&self.handle).await?;
@@ -155,17 +175,18 @@ impl Kernel {
             netlink::remove_route(&self.handle, route).await?;
             tracing::info!(prefix = %route.prefix, "route of an older policy removed");
         }
-        Ok(())
+        Ok(repaired)
     }
 
-    async fn apply_table(&self, policy: &Policy) -> Result<(), DataplaneError> {
+    /// Says whether the table had to be loaded.
+    async fn apply_table(&self, policy: &Policy) -> Result<bool, DataplaneError> {
         let mut loaded = self.loaded.lock().await;
         let found = nft::list().await?;
         if found
             .as_ref()
             .is_some_and(|listing| ruleset::is_wanted(&listing.text, policy) || loaded.as_ref() == Some(&listing.text))
         {
-            return Ok(());
+            return Ok(false);
         }
         nft::load(&ruleset::load_text(policy)).await?;
         let Some(now) = nft::list().await? else {
@@ -176,7 +197,7 @@ impl Kernel {
             return Err(DataplaneError::Nft(format!("counter {missing} is not there when read back")));
         }
         *loaded = Some(now.text);
-        Ok(())
+        Ok(true)
     }
 
     async fn apply_route(&self, route: &Route, policy: &Policy, found: &[OwnRoute]) -> Result<(), String> {

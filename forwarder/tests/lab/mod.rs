@@ -1,0 +1,489 @@
+//! Four namespaces of its own for each test: a subscriber, the forwarder's host, the far end of the
+//! private link and the Internet behind the default route. Gone when the value is dropped.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "what fails here fails the test")]
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use forwarder_wire::Message;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub(crate) const SUB4: &str = "198.51.100.70";
+pub(crate) const SUB6: &str = "2001:db8:5100:64::70";
+pub(crate) const FAR4: &str = "203.0.113.200";
+pub(crate) const FAR6: &str = "2001:db8:c10a::200";
+pub(crate) const NET4: &str = "192.0.2.1";
+pub(crate) const NET6: &str = "2001:db8:0:1::1";
+
+/// UDP ports that every namespace counts.
+pub(crate) const PORTS: std::ops::Range<u16> = 7000..7032;
+
+/// How long a condition may take on a loaded machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// Whether namespaces can be made here. Says so when they cannot, and fails where they must.
+pub(crate) fn possible() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    let required = std::env::var("NETNS_TESTS").is_ok_and(|value| value == "required");
+    assert!(!required, "NETNS_TESTS=required, and this is not root");
+    eprintln!("SKIPPED: namespaces need root");
+    false
+}
+
+pub(crate) struct Lab {
+    name: String,
+    folder: tempfile::TempDir,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("fwd{}-{number}", std::process::id());
+        let lab = Self { name, folder: tempfile::tempdir().unwrap(), stop: Arc::default(), threads: Vec::new() };
+        for short in ["sub", "isp", "far", "net"] {
+            run("ip", &["netns", "add", &lab.ns(short)]);
+            lab.sysctl(short, &["net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"]);
+            lab.sysctl(short, &["net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0"]);
+            lab.ip(short, "link set lo up");
+            lab.count(short);
+        }
+        lab.link(
+            ("isp", "edge0", &["198.51.100.65/26", "2001:db8:5100:64::1/64"]),
+            ("sub", "eth0", &["198.51.100.70/26", "2001:db8:5100:64::70/64"]),
+        );
+        lab.link(
+            ("isp", "up0", &["192.0.2.2/30", "2001:db8:0:1::2/64"]),
+            ("net", "edge0", &["192.0.2.1/30", "2001:db8:0:1::1/64"]),
+        );
+        lab.private_link();
+        lab.ip("isp", "route add default via 192.0.2.1");
+        lab.ip("isp", "route add default via 2001:db8:0:1::1");
+        lab.ip("sub", "route add default via 198.51.100.65");
+        lab.ip("sub", "route add default via 2001:db8:5100:64::1");
+        lab.ip("net", "route add default via 192.0.2.2");
+        lab.ip("net", "route add default via 2001:db8:0:1::2");
+        lab
+    }
+
+    /// Makes the private link, with a kernel at the far end that has the private network addresses.
+    pub(crate) fn private_link(&self) {
+        self.link(
+            ("isp", "priv0", &["192.0.2.249/30", "2001:db8:0:ff::1/64"]),
+            ("far", "priv0", &["203.0.113.200/32", "2001:db8:c10a::200/128", "192.0.2.250/30", "2001:db8:0:ff::2/64"]),
+        );
+        self.ip("far", "route add default via 192.0.2.249 src 203.0.113.200");
+        self.ip("far", "route add default via 2001:db8:0:ff::1 src 2001:db8:c10a::200");
+    }
+
+    fn link(&self, a: (&str, &str, &[&str]), b: (&str, &str, &[&str])) {
+        let (a_ns, b_ns) = (self.ns(a.0), self.ns(b.0));
+        run("ip", &["link", "add", a.1, "netns", &a_ns, "type", "veth", "peer", "name", b.1, "netns", &b_ns]);
+        for (ns, interface, addresses) in [a, b] {
+            for address in addresses {
+                let nodad = if address.contains(':') { "nodad" } else { "" };
+                self.ip(ns, format!("addr add {address} dev {interface} {nodad}").trim());
+            }
+            self.ip(ns, &format!("link set {interface} up"));
+        }
+    }
+
+    /// Counts UDP of each port at the door of a namespace, whether or not it is for it.
+    fn count(&self, short: &str) {
+        let mut text = String::from("table inet tap {\n");
+        for port in PORTS {
+            text.push_str(&format!("counter p{port} {{ }}\n"));
+        }
+        text.push_str("chain door { type filter hook prerouting priority raw; policy accept;\n");
+        for port in PORTS {
+            text.push_str(&format!("udp dport {port} counter name p{port}\nudp sport {port} counter name p{port}\n"));
+        }
+        text.push_str("}\n}\n");
+        self.exec_with(short, &["nft", "-f", "-"], &text);
+    }
+
+    /// How many packets of `port` reached a namespace by now.
+    pub(crate) fn seen(&self, short: &str, port: u16) -> u64 {
+        let text = self.exec(short, &["nft", "list", "counter", "inet", "tap", &format!("p{port}")]);
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == "packets").unwrap();
+        words[at + 1].parse().unwrap()
+    }
+
+    pub(crate) fn ns(&self, short: &str) -> String {
+        format!("{}-{short}", self.name)
+    }
+
+    pub(crate) fn ip(&self, short: &str, arguments: &str) {
+        let ns = self.ns(short);
+        let mut all = vec!["-n", ns.as_str()];
+        all.extend(arguments.split(' '));
+        run("ip", &all);
+    }
+
+    fn sysctl(&self, short: &str, settings: &[&str]) {
+        self.exec(short, &[&["sysctl", "-q", "-w"], settings].concat());
+    }
+
+    pub(crate) fn exec(&self, short: &str, command: &[&str]) -> String {
+        self.exec_with(short, command, "")
+    }
+
+    fn exec_with(&self, short: &str, command: &[&str], input: &str) -> String {
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", &self.ns(short)])
+            .args(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{command:?} in {short}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A shell that runs `ip` commands without the time that starting a process takes.
+    pub(crate) fn batch(&self, short: &str) -> Child {
+        let mut command = Command::new("ip");
+        command.args(["-n", &self.ns(short), "-force", "-batch", "-"]).stdin(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    /// Does `work` on a thread that lives in the namespace.
+    pub(crate) fn within<T: Send + 'static>(
+        &self,
+        short: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let path = format!("/run/netns/{}", self.ns(short));
+        thread::spawn(move || {
+            setns(File::open(path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        })
+    }
+
+    /// Sends `count` packets and says how many the kernel took; a refusal is an answer too.
+    pub(crate) fn send(&self, short: &str, from: &str, to: &str, port: u16, count: usize) {
+        let from: IpAddr = from.parse().unwrap();
+        let to = SocketAddr::new(to.parse().unwrap(), port);
+        let sending = self.within(short, move || {
+            let socket = UdpSocket::bind((from, 0)).unwrap();
+            for _ in 0..count {
+                let _ = socket.send_to(b"cloakway", to);
+            }
+        });
+        sending.join().unwrap();
+    }
+
+    /// Sends an IP packet as it is, header included.
+    pub(crate) fn send_raw(&self, short: &str, to: &str, packet: Vec<u8>, count: usize) {
+        let to = SocketAddr::new(to.parse().unwrap(), 0);
+        let sending = self.within(short, move || {
+            let raw = Some(Protocol::from(255));
+            let socket = Socket::new(Domain::for_address(to), Type::RAW, raw).unwrap();
+            for _ in 0..count {
+                assert_eq!(socket.send_to(&packet, &to.into()).unwrap(), packet.len());
+            }
+        });
+        sending.join().unwrap();
+    }
+
+    /// Lets the far end answer on both its addresses.
+    pub(crate) fn echoes(&mut self) {
+        self.echo(FAR4, 7000);
+        self.echo(FAR6, 7001);
+    }
+
+    /// How many packets of the streams, of either direction, came to the Internet's door.
+    pub(crate) fn leaked(&self) -> u64 {
+        self.seen("net", 7000) + self.seen("net", 7001)
+    }
+
+    /// Lets the far end answer every packet of `port` with itself.
+    fn echo(&mut self, address: &str, port: u16) {
+        let at = SocketAddr::new(address.parse().unwrap(), port);
+        let stop = self.stop.clone();
+        let (ready, opened) = channel();
+        self.threads.push(self.within("far", move || {
+            let socket = UdpSocket::bind(at).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            ready.send(()).unwrap();
+            let mut buffer = [0; 64];
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                    let _ = socket.send_to(&buffer[..length], from);
+                }
+            }
+        }));
+        opened.recv().unwrap();
+    }
+
+    /// A steady stream from the subscriber to a private network address, and how many answers came.
+    fn stream(&self, from: &str, to: &str, port: u16) -> Stream {
+        let from: IpAddr = from.parse().unwrap();
+        let to = SocketAddr::new(to.parse().unwrap(), port);
+        let counts = Arc::new(Counts::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (counting, stopping) = (counts.clone(), stop.clone());
+        let thread = self.within("sub", move || {
+            let socket = UdpSocket::bind((from, 0)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+            let mut buffer = [0; 64];
+            while !stopping.load(Ordering::Relaxed) {
+                // The send of the next packet after an ICMP error reports that error.
+                let _ = socket.send_to(b"cloakway", to);
+                counting.sent.fetch_add(1, Ordering::Relaxed);
+                while socket.recv_from(&mut buffer).is_ok() {
+                    counting.answered.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            while socket.recv_from(&mut buffer).is_ok() {
+                counting.answered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Stream { counts, stop, thread }
+    }
+
+    /// Streams to both echoes.
+    pub(crate) fn streams(&self) -> Streams {
+        Streams([self.stream(SUB4, FAR4, 7000), self.stream(SUB6, FAR6, 7001)])
+    }
+
+    /// The configuration of the example, with sockets of this lab and `extra` private prefixes.
+    pub(crate) fn config(&self, extra: &str) -> PathBuf {
+        let example = include_str!("../../../configs/forwarder.toml");
+        let text = example.replace("/run/cloakway", self.folder.path().to_str().unwrap());
+        let path = self.folder.path().join("forwarder.toml");
+        std::fs::write(&path, text + extra).unwrap();
+        path
+    }
+
+    pub(crate) fn forwarder(&self, extra: &str) -> Forwarder {
+        let config = self.config(extra);
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.ns("isp"), env!("CARGO_BIN_EXE_forwarder"), "run", "--config"])
+            .arg(&config)
+            .env("NO_COLOR", "1")
+            .spawn()
+            .unwrap();
+        let socket = self.folder.path().join("forwarder-health.sock");
+        let mut forwarder = Forwarder { child, health: Health { lines: channel().1 } };
+        let stream = eventually("the health socket", || UnixStream::connect(&socket).ok());
+        forwarder.health = Health::read(stream);
+        forwarder
+    }
+
+    /// Runs another command of the binary beside the running one.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
+        Command::new("ip")
+            .args(["netns", "exec", &self.ns("isp"), env!("CARGO_BIN_EXE_forwarder")])
+            .args(arguments)
+            .arg("--config")
+            .arg(self.folder.path().join("forwarder.toml"))
+            .output()
+            .unwrap()
+    }
+
+    /// The guard's counter in the kernel.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let text = self.exec("isp", &["nft", "list", "counter", "inet", "cloakway", name]);
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == "packets").unwrap();
+        words[at + 1].parse().unwrap()
+    }
+
+    /// Waits until `count` more packets than `before` were counted, and allows not one more.
+    pub(crate) fn counted(&self, name: &str, before: u64, count: u64) {
+        eventually(&format!("{count} counted as {name}"), || (self.counter(name) >= before + count).then_some(()));
+        assert_eq!(self.counter(name), before + count, "{name}");
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        for short in ["sub", "isp", "far", "net"] {
+            let _ = Command::new("ip").args(["netns", "del", &self.ns(short)]).status();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    sent: AtomicU64,
+    answered: AtomicU64,
+}
+
+struct Stream {
+    counts: Arc<Counts>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Stream {
+    fn answered(&self) -> u64 {
+        self.counts.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits for `count` more packets to be sent.
+    fn more_sent(&self, count: u64) {
+        let from = self.counts.sent.load(Ordering::Relaxed);
+        eventually("packets sent", || (self.counts.sent.load(Ordering::Relaxed) >= from + count).then_some(()));
+    }
+
+    /// Waits for `count` more answers.
+    fn more_answers(&self, count: u64) {
+        let from = self.answered();
+        eventually("packets answered", || (self.answered() >= from + count).then_some(()));
+    }
+
+    /// Ends it: packets sent, answers received.
+    fn end(self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+        (self.counts.sent.load(Ordering::Relaxed), self.counts.answered.load(Ordering::Relaxed))
+    }
+}
+
+/// One stream of each IP version.
+pub(crate) struct Streams([Stream; 2]);
+
+impl Streams {
+    pub(crate) fn more_sent(&self, count: u64) {
+        self.0.iter().for_each(|stream| stream.more_sent(count));
+    }
+
+    pub(crate) fn more_answers(&self, count: u64) {
+        self.0.iter().for_each(|stream| stream.more_answers(count));
+    }
+
+    pub(crate) fn end(self) -> [(u64, u64); 2] {
+        self.0.map(Stream::end)
+    }
+}
+
+pub(crate) struct Forwarder {
+    child: Child,
+    pub(crate) health: Health,
+}
+
+impl Forwarder {
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The health stream as a client reads it, each line with the time of its arrival.
+pub(crate) struct Health {
+    lines: Receiver<(Instant, Message)>,
+}
+
+impl Health {
+    fn read(stream: UnixStream) -> Self {
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                let message = forwarder_wire::decode(line).unwrap();
+                if sender.send((Instant::now(), message)).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { lines }
+    }
+
+    /// Waits for the word that `prefix` is healthy or not; gives when it came and its reason.
+    pub(crate) fn wait(&self, prefix: &str, healthy: bool) -> (Instant, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut last_words = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok((at, Message::Prefix { prefix: found, healthy: word, reason })) => {
+                    if found.to_string().starts_with(prefix) && word == healthy {
+                        return (at, reason);
+                    }
+                    last_words.push(format!("{found} {word} {reason}"));
+                }
+                Ok((_, Message::Heartbeat { .. })) => {}
+                Err(_) => panic!("{prefix} never became healthy={healthy}; heard {last_words:#?}"),
+            }
+        }
+    }
+
+    /// The longest time between two lines until `count` heartbeats have come.
+    pub(crate) fn longest_silence(&self, count: usize) -> Duration {
+        let mut beats = 0;
+        let mut before: Option<Instant> = None;
+        let mut longest = Duration::ZERO;
+        while beats < count {
+            let (at, message) = self.lines.recv_timeout(PATIENCE).unwrap();
+            longest = longest.max(before.map_or(Duration::ZERO, |before| at - before));
+            before = Some(at);
+            beats += usize::from(matches!(message, Message::Heartbeat { .. }));
+        }
+        longest
+    }
+
+    /// Waits for the end of the stream.
+    pub(crate) fn wait_end(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("the health stream does not end"),
+            }
+        }
+    }
+}
+
+/// Waits until `condition` gives something.
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let status = Command::new(program).args(arguments).status().unwrap();
+    assert!(status.success(), "{program} {arguments:?}");
+}

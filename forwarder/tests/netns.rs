@@ -1,0 +1,307 @@
+//! The forwarder in namespaces, with real packets: what passes, what is dropped and counted, and that
+//! nothing ever follows the default route (A1, A2).
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails the test")]
+
+mod lab;
+
+use std::io::Write as _;
+use std::time::Instant;
+
+use lab::{FAR4, FAR6, Lab, NET4, NET6, SUB4, SUB6, eventually, possible};
+use nix::sys::signal::Signal;
+
+/// A running forwarder that says that both prefixes are healthy.
+fn healthy(lab: &Lab, extra: &str) -> lab::Forwarder {
+    let forwarder = lab.forwarder(extra);
+    forwarder.health.wait(FAR4, true);
+    eventually("IPv6 is healthy too", || {
+        let shown = lab.ask(&["show", "health", "--json"]);
+        let rows: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
+        rows.as_array()?.iter().take(2).all(|row| row["healthy"] == true).then_some(())
+    });
+    forwarder
+}
+
+#[test]
+fn good_packets_pass_both_ways_and_bystanders_are_untouched() {
+    if !possible() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.echoes();
+    let forwarder = healthy(&lab, "");
+    let streams = lab.streams();
+    streams.more_answers(200);
+    for (sent, answered) in streams.end() {
+        assert_eq!(sent, answered);
+    }
+    assert_eq!(lab.leaked(), 0);
+    let forwarded = lab.counter("to-private");
+    assert_eq!(forwarded, lab.counter("from-private"));
+    assert_eq!(forwarded, lab.seen("far", 7000) + lab.seen("far", 7001));
+    lab.send("sub", SUB4, NET4, 7002, 50);
+    lab.send("sub", SUB6, NET6, 7002, 50);
+    lab.send("net", NET4, SUB4, 7003, 50);
+    eventually("bystanders arrive", || (lab.seen("net", 7002) == 100 && lab.seen("sub", 7003) == 50).then_some(()));
+    assert_eq!(lab.counter("to-private"), forwarded);
+
+    // The text in the kernel is the text that we render: a restart adopts it.
+    let guard = lab.ask(&["guard", "show"]);
+    assert!(guard.status.success(), "{}", String::from_utf8_lossy(&guard.stdout));
+    assert!(!lab.ask(&["guard", "remove"]).status.success(), "the guard of a running forwarder stays");
+    let silence = forwarder.health.longest_silence(10);
+    assert!(silence.as_millis() < 1000, "{silence:?} without a line");
+    for topic in ["table", "links", "health", "counters"] {
+        let shown = lab.ask(&["show", topic, "--json"]);
+        let rows: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+        assert!(!rows.as_array().unwrap().is_empty(), "{topic}");
+    }
+}
+
+#[test]
+fn everything_else_is_dropped_and_counted_by_its_reason() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::new();
+    let second = "[[private-prefixes]]\nprefix = \"203.0.113.201/32\"\nlink = \"main\"\n";
+    let _forwarder = healthy(&lab, second);
+    // Addresses to forge with.
+    for (ns, address) in [
+        ("sub", "203.0.113.10/32"),
+        ("sub", "2001:db8:a000::10/128"),
+        ("sub", "2001:db8:0:1::2/128"),
+        ("net", "203.0.113.200/32"),
+        ("net", "198.51.100.71/32"),
+        ("far", "2001:db8:5100:64::99/128"),
+        ("far", "198.51.100.99/32"),
+    ] {
+        lab.ip(ns, &format!("addr add {address} dev lo"));
+    }
+    let cases = [
+        ("spoofed-source", "sub", "203.0.113.10", FAR4),
+        ("spoofed-source", "sub", "2001:db8:a000::10", FAR6),
+        ("own-source", "sub", "2001:db8:0:1::2", FAR6),
+        ("not-private", "sub", SUB4, "192.0.2.250"),
+        ("not-private", "sub", SUB6, "2001:db8:0:ff::2"),
+        ("to-private-by-public", "net", NET6, FAR6),
+        ("to-private-by-public", "net", "198.51.100.71", "203.0.113.201"),
+        ("forged-private", "net", FAR4, SUB4),
+        ("forged-private", "net", FAR4, "192.0.2.2"),
+        ("from-private-other", "far", FAR4, NET4),
+        ("from-private-other", "far", FAR6, NET6),
+        ("from-private-foreign-source", "far", "2001:db8:5100:64::99", SUB6),
+        ("from-private-foreign-source", "far", "2001:db8:0:ff::2", NET6),
+        ("hairpin", "far", FAR4, "203.0.113.201"),
+        ("to-host-from-private", "far", FAR4, "192.0.2.249"),
+        ("to-host-from-private", "far", FAR4, "198.51.100.65"),
+        ("to-host-from-private", "far", FAR6, "2001:db8:0:ff::1"),
+        ("host-output", "isp", "192.0.2.249", FAR4),
+        ("host-output", "isp", "2001:db8:0:ff::1", FAR6),
+        ("host-output", "isp", "192.0.2.249", "192.0.2.250"),
+    ];
+    for ((reason, ns, from, to), port) in cases.into_iter().zip(7000..) {
+        let before = lab.counter(reason);
+        lab.send(ns, from, to, port, 20);
+        lab.counted(reason, before, 20);
+        for other in ["sub", "far", "net"] {
+            assert_eq!(lab.seen(other, port), 0, "{reason}: {from} > {to} arrived in {other}");
+        }
+    }
+    // The kernel's own strict source test stops this one before the guard sees it.
+    lab.send("far", "198.51.100.99", SUB4, 7031, 20);
+    lab.send("far", FAR4, SUB4, 7030, 20);
+    eventually("the packets after it arrive", || (lab.seen("sub", 7030) == 20).then_some(()));
+    assert_eq!(lab.seen("sub", 7031), 0);
+    assert_eq!(lab.counter("wrong-interface"), 0);
+}
+
+#[test]
+fn source_routes_are_dropped_even_where_the_kernel_takes_them() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::new();
+    let forwarder = healthy(&lab, "");
+    for interface in ["all", "edge0"] {
+        lab.exec("isp", &["sysctl", "-q", "-w", &format!("net.ipv4.conf.{interface}.accept_source_route=1")]);
+    }
+    // UDP from port 1 to 7000 or 7001, nothing in it, no checksum (for IPv6 the door does not mind).
+    let udp = |port: u16| [1_u16.to_be_bytes(), port.to_be_bytes(), [0, 8], [0, 0]].concat();
+    let octets = |address: &str| match address.parse().unwrap() {
+        std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
+        std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    // A loose source route that is used up (RFC 791 §3.1), and no operation to fill the word.
+    let route = [vec![131, 7, 8], octets("198.51.100.65"), vec![1]].concat();
+    let options = |route: &[u8], port| {
+        let words = u8::try_from(5 + route.len() / 4).unwrap();
+        let head = vec![0x40 | words, 0, 0, 4 * words + 8, 0, 1, 0, 0, 64, 17, 0, 0];
+        [head, octets(SUB4), octets(FAR4), route.to_vec(), udp(port)].concat()
+    };
+    // A routing header of type 0 with no segment left (RFC 5095), and its like of type 2.
+    let routing = |kind: u8, port| {
+        let head = vec![0x60, 0, 0, 0, 0, 32, 43, 64];
+        let header = vec![17, 2, kind, 0, 0, 0, 0, 0];
+        [head, octets(SUB6), octets(FAR6), header, octets("2001:db8:5100:64::1"), udp(port)].concat()
+    };
+    let before = lab.counter("ip-options");
+    lab.send_raw("sub", FAR4, options(&route, 7000), 10);
+    lab.counted("ip-options", before, 10);
+    lab.send_raw("sub", FAR6, routing(0, 7001), 10);
+    lab.counted("ip-options", before, 20);
+    // The same packets without what is wrong with them arrive.
+    lab.send_raw("sub", FAR4, options(&[], 7002), 10);
+    lab.send_raw("sub", FAR6, routing(2, 7003), 10);
+    eventually("good ones arrive", || (lab.seen("far", 7002) == 10 && lab.seen("far", 7003) == 10).then_some(()));
+    assert_eq!((lab.seen("far", 7000), lab.seen("far", 7001)), (0, 0));
+
+    // A rule slipped into the guard is as bad as no guard.
+    lab.exec("isp", &["nft", "insert", "rule", "inet", "cloakway", "to-link", "accept"]);
+    let (_, reason) = forwarder.health.wait(FAR4, false);
+    assert_eq!(reason, "guard: table inet cloakway was not as wanted and is put back");
+    forwarder.health.wait(FAR4, true);
+    assert!(lab.ask(&["guard", "show"]).status.success());
+}
+
+#[test]
+fn a_lost_link_is_said_at_once_and_leaks_nothing() {
+    if !possible() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.echoes();
+    let forwarder = healthy(&lab, "");
+    let streams = lab.streams();
+    let mut latencies = Vec::new();
+    for (ns, cut, mend) in
+        [("far", "link set priv0 down", "link set priv0 up"), ("isp", "link set priv0 down", "link set priv0 up")]
+    {
+        streams.more_answers(20);
+        let mut batch = lab.batch(ns);
+        let mut commands = batch.stdin.take().unwrap();
+        let start = Instant::now();
+        writeln!(commands, "{cut}").unwrap();
+        let (at, reason) = forwarder.health.wait(FAR4, false);
+        latencies.push(at - start);
+        assert_eq!(reason, "link priv0 is down");
+        streams.more_sent(100);
+        writeln!(commands, "{mend}").unwrap();
+        drop(commands);
+        assert!(batch.wait().unwrap().success());
+        if ns == "far" {
+            // The far end's kernel forgets these when its link goes down; a cloaked stack has nothing to forget.
+            lab.ip("far", "addr replace 2001:db8:c10a::200/128 dev priv0 nodad");
+            lab.ip("far", "addr replace 2001:db8:0:ff::2/64 dev priv0 nodad");
+            lab.ip("far", "route replace default via 192.0.2.249 src 203.0.113.200");
+            lab.ip("far", "route replace default via 2001:db8:0:ff::1 src 2001:db8:c10a::200");
+        }
+        let mended = Instant::now();
+        let (at, _) = forwarder.health.wait(FAR4, true);
+        assert!((at - mended).as_millis() >= 900, "the hold-down was not kept");
+        eprintln!("{ns} {cut}: unhealthy after {:?}, healthy {:?} after mending", latencies.last(), at - mended);
+    }
+    streams.more_answers(20);
+    lab.ip("isp", "link del priv0");
+    let (_, reason) = forwarder.health.wait(FAR4, false);
+    assert!(reason.contains("priv0"), "{reason}");
+    streams.more_sent(100);
+    lab.private_link();
+    forwarder.health.wait(FAR4, true);
+    streams.more_answers(20);
+    streams.end();
+    assert_eq!(lab.leaked(), 0, "packets followed the default route");
+    let slowest = latencies.iter().max().unwrap();
+    assert!(slowest.as_millis() < 50, "link loss was said after {latencies:?}");
+}
+
+#[test]
+fn kill_9_and_a_restart_lose_no_packet_and_a_flushed_ruleset_is_put_back() {
+    if !possible() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.echoes();
+    let mut forwarder = healthy(&lab, "");
+    let streams = lab.streams();
+    streams.more_answers(50);
+    forwarder.signal(Signal::SIGKILL);
+    forwarder.health.wait_end();
+    streams.more_answers(50);
+    let before = lab.counter("to-private");
+    drop(forwarder);
+    let forwarder = healthy(&lab, "");
+    assert!(lab.counter("to-private") > before, "the guard was not adopted but loaded anew");
+    streams.more_answers(50);
+    let counts = streams.end();
+    assert!(counts.iter().all(|(sent, answered)| sent == answered), "sent and answered: {counts:?}");
+
+    let streams = lab.streams();
+    streams.more_answers(20);
+    let flushed = Instant::now();
+    lab.exec("isp", &["nft", "flush", "ruleset"]);
+    let (at, reason) = forwarder.health.wait(FAR4, false);
+    eprintln!("flushed ruleset: unhealthy after {:?}: {reason}", at - flushed);
+    assert!((at - flushed).as_millis() < 1500);
+    forwarder.health.wait(FAR4, true);
+    assert!(lab.ask(&["guard", "show"]).status.success());
+    streams.end();
+    assert_eq!(lab.leaked(), 0, "packets followed the default route");
+}
+
+#[test]
+fn with_the_process_dead_a_lost_link_leaks_nothing_and_sigterm_leaves_the_guard() {
+    if !possible() {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.echoes();
+    let mut forwarder = healthy(&lab, "");
+    forwarder.signal(Signal::SIGTERM);
+    let (_, reason) = forwarder.health.wait(FAR4, false);
+    assert_eq!(reason, "the forwarder is stopping");
+    forwarder.health.wait_end();
+    assert!(forwarder.wait().success());
+    let routes = lab.exec("isp", &["ip", "route", "show", "proto", "143"]);
+    assert_eq!(routes.trim(), "blackhole 203.0.113.200 metric 4096");
+    assert!(lab.ask(&["guard", "show"]).status.success());
+    let streams = lab.streams();
+    streams.more_sent(50);
+
+    let mut forwarder = healthy(&lab, "");
+    streams.more_answers(20);
+    forwarder.signal(Signal::SIGKILL);
+    forwarder.wait();
+    lab.ip("isp", "link set priv0 down");
+    streams.more_sent(50);
+    lab.ip("isp", "link del priv0");
+    streams.more_sent(50);
+    lab.exec("isp", &["nft", "flush", "ruleset"]);
+    streams.more_sent(50);
+    streams.end();
+    assert_eq!(lab.leaked(), 0, "packets followed the default route");
+
+    assert_eq!(lab.ask(&["guard", "show"]).status.code(), Some(3));
+    assert!(lab.ask(&["guard", "remove"]).status.success());
+    assert_eq!(lab.exec("isp", &["ip", "route", "show", "proto", "143"]), "");
+    assert_eq!(lab.exec("isp", &["ip", "-6", "route", "show", "proto", "143"]), "");
+}
+
+#[test]
+fn a_silent_far_end_is_noticed_and_only_its_prefix_falls() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::new();
+    let forwarder = healthy(&lab, "");
+    lab.ip("far", "addr del 203.0.113.200/32 dev priv0");
+    let silent = Instant::now();
+    let (at, reason) = forwarder.health.wait(FAR4, false);
+    eprintln!("silent far end: unhealthy after {:?}: {reason}", at - silent);
+    assert!((at - silent).as_secs() < 4);
+    let shown = lab.ask(&["show", "health", "--json"]);
+    let rows: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!((&rows[0]["healthy"], &rows[1]["healthy"]), (&false.into(), &true.into()), "{rows}");
+    lab.ip("far", "addr add 203.0.113.200/32 dev priv0");
+    forwarder.health.wait(FAR4, true);
+}
