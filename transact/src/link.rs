@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 
 /// Frames on their way in; more are dropped and counted.
 const QUEUE: usize = 1024;
+/// A virtual link can carry segments that no network card has cut yet.
+const LARGEST_FRAME: usize = 65_550;
 const RETRY: Duration = Duration::from_millis(100);
 const READ_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -48,7 +50,11 @@ fn find(name: &str) -> Result<NetworkInterface, LinkError> {
 fn open(
     interface: &NetworkInterface,
 ) -> std::io::Result<(Box<dyn datalink::DataLinkSender>, Box<dyn datalink::DataLinkReceiver>)> {
-    let config = datalink::Config { read_timeout: Some(READ_PATIENCE), ..datalink::Config::default() };
+    let config = datalink::Config {
+        read_timeout: Some(READ_PATIENCE),
+        read_buffer_size: LARGEST_FRAME,
+        ..datalink::Config::default()
+    };
     match datalink::channel(interface, config)? {
         Channel::Ethernet(sender, receiver) => Ok((sender, receiver)),
         _ => Err(std::io::Error::other("not an Ethernet interface")),

@@ -3,12 +3,16 @@
 
 mod common;
 
-use common::{CARD, at, orders, payment, placement, policy};
+use common::{CARD, at, payment, placement, policy};
 use std::time::Duration;
 use transact_core::{Answer, BankEvent, Effect, Orders, PayError, PlaceError, State, Step, Ticket, Write};
 use transact_wire::order::{Issued, Reference};
 use transact_wire::payment::PaymentState;
 use transact_wire::result::Verdict;
+
+fn orders() -> Orders {
+    Orders::restore(policy(), Vec::new(), 0).0
+}
 
 fn placed(step: Step) -> Result<Issued, PlaceError> {
     step.effects

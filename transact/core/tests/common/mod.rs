@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cloakway_crypto::Secret;
 use cloakway_types::{Money, Timestamp};
-use transact_core::{Orders, Policy};
+use transact_core::Policy;
 use transact_wire::card::{CardNumber, Expiry};
 use transact_wire::order::{Issued, Order, Placement, Reference};
 use transact_wire::payment::{Claim, Payment};
@@ -31,10 +31,6 @@ pub(crate) fn policy() -> Policy {
         .into(),
         port: 443,
     }
-}
-
-pub(crate) fn orders() -> Orders {
-    Orders::restore(policy(), Vec::new(), 0).0
 }
 
 pub(crate) fn placement(id: &str) -> Placement {
