@@ -265,6 +265,10 @@ fn with_the_process_dead_a_lost_link_leaks_nothing_and_sigterm_leaves_the_guard(
     let routes = lab.exec("isp", &["ip", "route", "show", "proto", "143"]);
     assert_eq!(routes.trim(), "blackhole 203.0.113.200 metric 4096");
     assert!(lab.ask(&["guard", "show"]).status.success());
+    let before = lab.counter("no-route");
+    lab.send("sub", SUB4, FAR4, 7004, 20);
+    lab.send("sub", SUB6, FAR6, 7004, 20);
+    lab.counted("no-route", before, 40);
     let streams = lab.streams();
     streams.more_sent(50);
 

@@ -39,6 +39,8 @@ pub enum Egress<'a> {
     Interface(&'a str),
     /// To this host itself.
     Host,
+    /// Nowhere: it meets a blackhole.
+    Nowhere,
 }
 
 /// What a packet is, as far as the host's own traffic on a private link is concerned.
@@ -72,6 +74,8 @@ pub enum Verdict {
 /// Why a packet was dropped. Each has a counter of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
+    /// To a private prefix whose link is down, or not up yet: it meets the blackhole.
+    NoRoute,
     /// From a private link to a private prefix.
     Hairpin,
     /// Routed out by a private link, to no private prefix.
@@ -100,7 +104,8 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
+        Self::NoRoute,
         Self::Hairpin,
         Self::NotPrivate,
         Self::WrongInterface,
@@ -119,6 +124,7 @@ impl Reason {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::NoRoute => "no-route",
             Self::Hairpin => "hairpin",
             Self::NotPrivate => "not-private",
             Self::WrongInterface => "wrong-interface",
@@ -138,6 +144,7 @@ impl Reason {
     #[must_use]
     pub const fn meaning(self) -> &'static str {
         match self {
+            Self::NoRoute => "to a private prefix whose link is down",
             Self::Hairpin => "from a private link to a private prefix",
             Self::NotPrivate => "routed to a private link, but to no private prefix",
             Self::WrongInterface => "routed out by another interface than the policy's",
@@ -162,7 +169,11 @@ impl Policy {
             (Ingress::Interface(from), Egress::Interface(to)) => self.forward(packet, from, to),
             (Ingress::Interface(from), Egress::Host) => self.input(packet, from),
             (Ingress::Host, Egress::Interface(to)) => self.output(packet, Some(to)),
-            (Ingress::Host, Egress::Host) => self.output(packet, None),
+            (Ingress::Interface(_), Egress::Nowhere) if self.private_link(packet.destination).is_some() => {
+                Verdict::Drop(Reason::NoRoute)
+            }
+            (Ingress::Interface(_), Egress::Nowhere) => Verdict::Untouched,
+            (Ingress::Host, Egress::Host | Egress::Nowhere) => self.output(packet, None),
         }
     }
 
@@ -252,10 +263,18 @@ mod tests {
         Policy::new(spec).unwrap()
     }
 
+    fn egress(to: &str) -> Egress<'_> {
+        match to {
+            "host" => Egress::Host,
+            "nowhere" => Egress::Nowhere,
+            interface => Egress::Interface(interface),
+        }
+    }
+
     fn packet<'a>(from: &'a str, to: &'a str, source: &str, destination: &str) -> Packet<'a> {
         Packet {
             ingress: if from == "host" { Ingress::Host } else { Ingress::Interface(from) },
-            egress: if to == "host" { Egress::Host } else { Egress::Interface(to) },
+            egress: egress(to),
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
             kind: Kind::Other,
@@ -294,6 +313,9 @@ mod tests {
             ("up0", "edge0", priv4, sub4, Verdict::Drop(ForgedPrivate)),
             ("up0", "host", priv4, "198.51.100.2", Verdict::Drop(ForgedPrivate)),
             ("edge0", "host", sub4, priv4, Verdict::Drop(WrongInterface)),
+            ("edge0", "nowhere", sub4, priv4, Verdict::Drop(NoRoute)),
+            ("up0", "nowhere", "192.0.2.18", priv6, Verdict::Drop(NoRoute)),
+            ("edge0", "nowhere", sub4, "192.0.2.18", Verdict::Untouched),
             ("priv0", "host", priv4, "192.0.2.249", Verdict::Drop(ToHostFromPrivate)),
             ("host", "priv0", "192.0.2.249", priv4, Verdict::Drop(HostOutput)),
             ("host", "up0", "198.51.100.2", priv4, Verdict::Drop(HostOutput)),
@@ -365,6 +387,7 @@ mod tests {
 
     fn any_packet() -> impl Strategy<Value = Packet<'static>> {
         let interface = || prop_oneof![Just("edge0"), Just("up0"), Just("priv0"), Just("priv1"), Just("host")];
+        let exit = prop_oneof![4 => interface(), 1 => Just("nowhere")];
         let v4 = || {
             prop_oneof![
                 (64_u8..=127).prop_map(|last| IpAddr::from([198, 51, 100, last])),
@@ -387,10 +410,10 @@ mod tests {
         let addresses = prop_oneof![(v4(), v4()), (v6(), v6())];
         let kind =
             prop_oneof![Just(Kind::Neighbour), Just(Kind::MulticastReport), Just(Kind::IcmpError), Just(Kind::Other)];
-        (interface(), interface(), addresses, kind, prop::bool::weighted(0.1), prop::bool::weighted(0.1)).prop_map(
+        (interface(), exit, addresses, kind, prop::bool::weighted(0.1), prop::bool::weighted(0.1)).prop_map(
             |(from, to, (source, destination), kind, has_options, source_is_own)| Packet {
                 ingress: if from == "host" { Ingress::Host } else { Ingress::Interface(from) },
-                egress: if to == "host" { Egress::Host } else { Egress::Interface(to) },
+                egress: egress(to),
                 source,
                 destination,
                 kind,
@@ -421,10 +444,12 @@ mod tests {
                 && facts.to_subscribers
                 && facts.subscriber_destination
                 && !packet.has_options;
-            let private_side = facts.from_link.is_some()
+            let private_side = (facts.from_link.is_some() && packet.egress != Egress::Nowhere)
                 || facts.to_link.is_some()
                 || facts.private_destination.is_some()
-                || (facts.private_source.is_some() && packet.ingress != Ingress::Host);
+                || (facts.private_source.is_some()
+                    && packet.ingress != Ingress::Host
+                    && packet.egress != Egress::Nowhere);
             prop_assert_eq!(matches!(verdict, Verdict::ToLink(_)), there, "{:?}", verdict);
             prop_assert_eq!(verdict == Verdict::ToSubscriber, back, "{:?}", verdict);
             prop_assert_eq!(verdict == Verdict::Untouched, !private_side, "{:?}", verdict);
@@ -436,6 +461,7 @@ mod tests {
             }
             if let Verdict::Drop(reason) = verdict {
                 let true_reason = match reason {
+                    Reason::NoRoute => packet.egress == Egress::Nowhere && facts.private_destination.is_some(),
                     Reason::Hairpin => facts.from_link.is_some()
                         && (facts.to_link.is_some() || facts.private_destination.is_some()),
                     Reason::NotPrivate => facts.to_link.is_some() && facts.private_destination.is_none(),

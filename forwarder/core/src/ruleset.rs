@@ -2,7 +2,7 @@
 //!
 //! The text is what `nft -s list table` prints for it, so that the table in the kernel can be compared
 //! with the wanted one, and left alone when it is the same. It asks what [`Policy::decide`] asks, in
-//! the same order. Bystanders meet four set look-ups and no verdict.
+//! the same order. Bystanders meet a few set look-ups and no verdict.
 
 use std::fmt::Write as _;
 
@@ -96,8 +96,8 @@ fn set(text: &mut String, name: &str, kind: &str, interval: bool, elements: &[St
 
 fn chains(text: &mut String, policy: &Policy) {
     use Reason::{
-        ForgedPrivate, FromPrivateForeignSource, FromPrivateOther, Hairpin, HostOutput, NotPrivate, Options, OwnSource,
-        SpoofedSource, ToHostFromPrivate, ToPrivateByPublic, WrongInterface,
+        ForgedPrivate, FromPrivateForeignSource, FromPrivateOther, Hairpin, HostOutput, NoRoute, NotPrivate, Options,
+        OwnSource, SpoofedSource, ToHostFromPrivate, ToPrivateByPublic, WrongInterface,
     };
     let pass = |counter: &str| format!("counter name \"{counter}\" accept");
     let drop = |reason: Reason| format!("counter name \"{}\" drop", reason.name());
@@ -113,6 +113,13 @@ fn chains(text: &mut String, policy: &Policy) {
         });
         rules.collect::<Vec<_>>()
     };
+
+    // The blackhole would drop these without a word; here they are counted. Not `type blackhole`: for IPv4 the
+    // kernel looks for the type in its local table only.
+    let no_route = both("daddr ", "@private", NoRoute);
+    let no_route =
+        no_route.map(|rule| rule.replacen(" counter", " fib daddr oif missing fib daddr type != local counter", 1));
+    base_chain(text, "prerouting", &no_route);
 
     let mut forward = vec!["oifname @links goto to-link".to_owned(), "iifname @links goto from-link".to_owned()];
     forward.extend(both("daddr ", "@private", WrongInterface));
