@@ -221,11 +221,11 @@ fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
             let reason = format!("{local} is not of the family of {address}: give an address of the same family");
             return Err(Invalid::at(at("local-address"), reason));
         }
-        if raw.hold_time_s == 0 {
-            let reason = "0 would leave the routes with the router for ever if this host died: at least 3";
-            return Err(Invalid::at(at("hold-time-s"), reason));
-        }
-        let hold_time = HoldTime::from_secs(raw.hold_time_s).map_err(|error| Invalid::at(at("hold-time-s"), error))?;
+        // Zero is legal BGP, but would leave our routes with the router for ever if this host died.
+        let hold_time = HoldTime::from_secs(raw.hold_time_s).ok().filter(|hold_time| hold_time.duration().is_some());
+        let hold_time = hold_time.ok_or_else(|| {
+            Invalid::at(at("hold-time-s"), format!("{} s is not allowed: 3 to 65535", raw.hold_time_s))
+        })?;
         if raw.passive && !own.listens {
             let reason = "true takes an address to listen on: give speaker.listen, or leave passive out";
             return Err(Invalid::at(at("passive"), reason));
@@ -305,8 +305,8 @@ mod tests {
         let cases = [
             ("local-as = 64500", "local-as = 0", "speaker.local-as: AS 0 is reserved"),
             ("router-id = \"198.51.100.2\"", "router-id = \"0.0.0.0\"", "speaker.router-id: router id 0.0.0.0"),
-            ("hold-time-s = 9", "hold-time-s = 2", "peers[0].hold-time-s: hold time 2 s is not allowed"),
-            ("hold-time-s = 9", "hold-time-s = 0", "peers[0].hold-time-s: 0 would leave the routes"),
+            ("hold-time-s = 9", "hold-time-s = 2", "peers[0].hold-time-s: 2 s is not allowed: 3 to 65535"),
+            ("hold-time-s = 9", "hold-time-s = 0", "peers[0].hold-time-s: 0 s is not allowed: 3 to 65535"),
             ("hold-time-s = 9", "passive = true", "peers[0].passive: true takes an address to listen on"),
             ("hold-time-s = 9", "port = 0", "peers[0].port: 0 is no port"),
             ("remote-as = 64500", "remote-as = 23456", "peers[0].remote-as: AS 23456 is reserved"),

@@ -38,7 +38,7 @@ pub(crate) struct Report {
 }
 
 /// Keeps the session with `peer` until the stop.
-#[tracing::instrument(name = "peer", skip_all, fields(name = %peer.name, address = %peer.address, asn = %peer.settings.remote_as))]
+#[tracing::instrument(name = "peer", skip_all, fields(peer = %peer.name, address = %peer.address, asn = %peer.settings.remote_as))]
 pub(crate) async fn run(
     peer: Peer,
     mut routes: watch::Receiver<Announced>,
@@ -54,6 +54,7 @@ pub(crate) async fn run(
         session,
         links: BTreeMap::new(),
         connecting: JoinSet::new(),
+        attempt: None,
         farewells: JoinSet::new(),
         withdrawing: None,
         last_withdraw: None,
@@ -101,6 +102,8 @@ struct Task {
     session: Session,
     links: BTreeMap<LinkId, Link>,
     connecting: JoinSet<(LinkId, std::io::Result<TcpStream>)>,
+    /// The attempt to connect that the session still wants.
+    attempt: Option<LinkId>,
     farewells: JoinSet<()>,
     /// When the word came whose withdrawal is on its way into the socket.
     withdrawing: Option<Instant>,
@@ -114,6 +117,7 @@ impl Task {
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::Connect(id) => {
+                    self.attempt = Some(id);
                     let (to, from) = (self.peer.address, self.peer.local_address);
                     self.connecting
                         .spawn(async move { (id, connect(to, from.map(|ip| SocketAddr::new(ip, 0))).await) });
@@ -129,7 +133,10 @@ impl Task {
                             self.farewells.spawn(farewell(link));
                         }
                     }
-                    None => self.connecting.abort_all(),
+                    None => {
+                        self.attempt = None;
+                        self.connecting.abort_all();
+                    }
                 },
                 Output::Event(event) => log(&event),
             }
@@ -153,14 +160,16 @@ impl Task {
     }
 
     fn connected(&mut self, id: LinkId, connected: std::io::Result<TcpStream>) {
+        if self.attempt.take_if(|attempt| *attempt == id).is_none() {
+            return;
+        }
         match connected {
             Ok(stream) => {
                 self.add(id, stream);
                 self.handle(Input::Connected(id));
             }
             Err(error) => {
-                tracing::debug!(%error, "cannot connect");
-                self.handle(Input::ConnectFailed(id));
+                self.handle(Input::ConnectFailed(id, &error.to_string()));
             }
         }
     }
@@ -194,6 +203,7 @@ impl Task {
 
     fn lost(&mut self, id: LinkId) {
         self.links.remove(&id);
+        self.withdrawing = None;
         self.handle(Input::Closed(id));
     }
 
@@ -275,12 +285,15 @@ async fn farewell(mut link: Link) {
 
 fn log(event: &Event) {
     match event {
-        Event::Up(negotiated) => tracing::info!(
-            router_id = %negotiated.router_id,
-            hold_time_s = negotiated.hold_time.as_secs(),
-            families = ?negotiated.families,
-            "session established"
-        ),
+        Event::Up(negotiated) => {
+            let families: Vec<String> = negotiated.families.iter().map(ToString::to_string).collect();
+            tracing::info!(
+                router_id = %negotiated.router_id,
+                hold_time_s = negotiated.hold_time.as_secs(),
+                families = families.join(","),
+                "session established"
+            );
+        }
         Event::Down(reason) => tracing::warn!(%reason, "session closed"),
         Event::Failed(reason) => tracing::info!(%reason, "connection ended before the session was established"),
         Event::Flaw(flaw) => {

@@ -66,8 +66,8 @@ pub enum Input<'a> {
     Stop,
     /// The connection that [`Output::Connect`] asked for stands.
     Connected(LinkId),
-    /// It could not be made.
-    ConnectFailed(LinkId),
+    /// It could not be made, for the reason given.
+    ConnectFailed(LinkId, &'a str),
     /// The peer connected; the id is from [`Session::new_link`].
     Accepted(LinkId),
     /// Bytes from the peer.
@@ -100,7 +100,7 @@ pub enum Event {
     Up(Negotiated),
     /// Established no more.
     Down(Down),
-    /// A connection ended before it was Established.
+    /// A connection ended before it was Established; attempts that fail alike are told once.
     Failed(Down),
     /// An UPDATE was damaged and borne with (RFC 7606): told once for each attribute in a session, counted always.
     Flaw(AttributeError),
@@ -128,7 +128,7 @@ pub enum Down {
     /// TCP ended without a word.
     ConnectionLost,
     /// TCP never came to be.
-    ConnectFailed,
+    ConnectFailed(String),
 }
 
 impl fmt::Display for Down {
@@ -137,7 +137,7 @@ impl fmt::Display for Down {
             Self::Sent { notification, detail } => write!(f, "sent {notification}: {detail}"),
             Self::Received(notification) => write!(f, "received {notification}"),
             Self::ConnectionLost => f.write_str("connection lost"),
-            Self::ConnectFailed => f.write_str("cannot connect"),
+            Self::ConnectFailed(reason) => write!(f, "cannot connect: {reason}"),
         }
     }
 }
@@ -345,9 +345,9 @@ impl Session {
                     self.opened(id, true, now);
                 }
             }
-            Input::ConnectFailed(id) => {
+            Input::ConnectFailed(id, reason) => {
                 if self.links.remove(&id).is_some() {
-                    self.connect_failed(now);
+                    self.connect_failed(reason, now);
                 }
             }
             Input::Accepted(id) => self.accepted(id, now),
@@ -451,8 +451,12 @@ impl Session {
         }
     }
 
-    fn connect_failed(&mut self, now: Instant) {
-        self.last_down = Some(Down::ConnectFailed);
+    fn connect_failed(&mut self, reason: &str, now: Instant) {
+        let why = Down::ConnectFailed(reason.to_owned());
+        if self.last_down.as_ref() != Some(&why) {
+            self.event(Event::Failed(why.clone()));
+            self.last_down = Some(why);
+        }
         self.rest_active(now);
     }
 
@@ -524,7 +528,7 @@ impl Session {
             }
             Some(Link::Connecting { .. }) => {
                 self.links.remove(&id);
-                self.connect_failed(now);
+                self.connect_failed("the connection ended while it was made", now);
             }
             Some(Link::Open { .. }) => self.lost(id, Down::ConnectionLost, now),
             None => {}
@@ -589,7 +593,7 @@ impl Session {
                 Some(Link::Connecting { until }) if *until <= now => {
                     self.links.remove(&id);
                     self.output.push_back(Output::Close(id));
-                    self.connect_failed(now);
+                    self.connect_failed("no answer in time", now);
                 }
                 Some(Link::Open { hold_until: Some(until), .. }) if *until <= now => {
                     self.fail(id, ErrorCode::HOLD_TIMER_EXPIRED.into(), "the peer is silent".to_owned(), now);

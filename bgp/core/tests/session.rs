@@ -361,7 +361,8 @@ fn a_refused_connection_is_tried_again_ever_more_slowly() {
     let mut waits = Vec::new();
     for _ in 0..6 {
         let link = bench.link.unwrap();
-        bench.handle(Input::ConnectFailed(link));
+        let told = bench.handle(Input::ConnectFailed(link, "connection refused"));
+        assert_eq!(told.len(), usize::from(waits.is_empty()), "told once");
         assert_eq!(bench.state(), State::Active);
         let due = bench.session.poll_timeout().unwrap();
         waits.push((due - bench.now).as_millis());
@@ -376,7 +377,7 @@ fn a_connection_attempt_that_hangs_is_given_up() {
     let mut bench = Bench::new(settings());
     bench.handle(Input::Start);
     assert_eq!(bench.tick_at(at(9)), []);
-    assert_eq!(bench.tick_at(at(10)), [Seen::Close]);
+    assert_eq!(bench.tick_at(at(10)), [Seen::Close, Seen::Failed]);
     assert_eq!(bench.state(), State::Active);
 }
 
