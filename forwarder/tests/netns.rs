@@ -309,3 +309,31 @@ fn a_silent_far_end_is_noticed_and_only_its_prefix_falls() {
     lab.ip("far", "addr add 203.0.113.200/32 dev priv0");
     forwarder.health.wait(FAR4, true);
 }
+
+#[test]
+fn a_better_route_of_somebody_else_and_a_renamed_link_are_fenced() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::new();
+    let forwarder = healthy(&lab, "");
+    let breaks = [
+        (
+            "route add 203.0.113.200/32 via 192.0.2.1 metric 1",
+            "route del 203.0.113.200/32 via 192.0.2.1 metric 1",
+            "route: the kernel sends 203.0.113.200 out by interface",
+        ),
+        ("link set priv0 name other0", "link set other0 name priv0", "there is no interface priv0"),
+    ];
+    for ((damage, repair, expected), port) in breaks.into_iter().zip(7000..) {
+        let before = lab.counter("wrong-interface");
+        lab.ip("isp", damage);
+        let (_, reason) = forwarder.health.wait(FAR4, false);
+        assert!(reason.starts_with(expected), "{reason}");
+        lab.send("sub", SUB4, FAR4, port, 20);
+        lab.counted("wrong-interface", before, 20);
+        assert_eq!((lab.seen("net", port), lab.seen("far", port)), (0, 0), "{damage}");
+        lab.ip("isp", repair);
+        forwarder.health.wait(FAR4, true);
+    }
+}

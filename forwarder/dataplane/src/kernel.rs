@@ -38,6 +38,7 @@ pub struct Kernel {
     handle: Handle,
     /// What `nft` listed right after it loaded our table: another release may print it in other words than we do.
     loaded: Mutex<Option<String>>,
+    rounded: Mutex<sysctl::Rounded>,
     /// Whether this process has found the guard whole: what is missing after that was taken away by somebody.
     stood: AtomicBool,
 }
@@ -50,7 +51,7 @@ impl Kernel {
     pub fn open() -> Result<Self, DataplaneError> {
         let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
         tokio::spawn(connection);
-        Ok(Self { handle, loaded: Mutex::new(None), stood: AtomicBool::new(false) })
+        Ok(Self { handle, loaded: Mutex::new(None), rounded: Mutex::default(), stood: AtomicBool::new(false) })
     }
 
     /// Puts in place what is missing and reads it back: settings, guard, and only then the real routes.
@@ -162,7 +163,7 @@ impl Kernel {
         if self.apply_table(policy).await? {
             repaired.push(format!("table {} {}", ruleset::FAMILY, ruleset::TABLE));
         }
-        sysctl::apply(&policy.settings(probe_interval))?;
+        sysctl::apply(&policy.settings(probe_interval), &mut *self.rounded.lock().await)?;
 
         let found = netlink::own_routes(&self.handle).await?;
         if let Some(route) = wanted.iter().find(|route| missing(&found, route)) {
