@@ -152,3 +152,56 @@ impl Receiver {
         Ok(Received { id: delivery.id, result })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cloakway_crypto::encode::base64;
+    use cloakway_crypto::sign::SigningKey;
+
+    fn delivery(now: Timestamp) -> (SignedResult, Receiver) {
+        let key = SigningKey::from_base64(&Secret::new(base64(&[7; 32]))).unwrap();
+        let result = PurchaseResult {
+            vendor: "shop".parse().unwrap(),
+            transaction_id: "o-1".parse().unwrap(),
+            temporary_id: None,
+            amount: Money::new(1250, "EUR".parse().unwrap()).unwrap(),
+            verdict: Verdict::Approved,
+            decided_at: now,
+        };
+        let receiver = Receiver::new("shop".parse().unwrap(), &key.verifying_key().to_base64()).unwrap();
+        (SignedResult::sign("res_1", &result, &key, now).unwrap(), receiver)
+    }
+
+    fn headers(delivery: &SignedResult) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(ID_HEADER, delivery.id.parse().unwrap());
+        headers.insert(TIMESTAMP_HEADER, delivery.timestamp_s.into());
+        headers.insert(SIGNATURE_HEADER, delivery.signature.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn a_delivery_is_believed_with_its_headers_and_not_without() {
+        let now = Timestamp::from_secs(1_795_000_000);
+        let (delivery, receiver) = delivery(now);
+        let received = receiver.receive(&headers(&delivery), delivery.body.as_bytes(), now).unwrap();
+        assert_eq!((received.id.as_str(), received.result.verdict), ("res_1", Verdict::Approved));
+        for missing in [ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER] {
+            let mut headers = headers(&delivery);
+            headers.remove(missing);
+            assert!(receiver.receive(&headers, delivery.body.as_bytes(), now).is_err(), "without {missing}");
+        }
+        assert!(receiver.receive(&headers(&delivery), b"\xff\xfe", now).is_err());
+        assert!(receiver.receive(&headers(&delivery), delivery.body.replace("1250", "1").as_bytes(), now).is_err());
+    }
+
+    #[test]
+    fn a_key_that_no_header_can_carry_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, "").unwrap();
+        assert!(matches!(Facilitation::new("https://pay.example", &ca, "a\nb".into()), Err(OrderError::Setup(_))));
+        assert!(matches!(Facilitation::new("https://pay.example", &ca, "key".into()), Err(OrderError::Tls(_))));
+    }
+}

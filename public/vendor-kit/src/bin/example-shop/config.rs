@@ -81,3 +81,26 @@ impl config::Config for Config {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cloakway_crypto::encode::base64;
+
+    use super::*;
+
+    #[test]
+    fn the_example_is_valid_and_stray_keys_are_refused_with_their_line() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("vendor-shop.key"), "key").unwrap();
+        std::fs::write(folder.path().join("result-key.pub"), base64(&[1; 32])).unwrap();
+        let text = include_str!("../../../../../configs/example-shop.toml")
+            .replace("/etc/cloakway/", &format!("{}/", folder.path().display()));
+        assert_eq!(config::parse::<Config>("s.toml", &text).unwrap().items.len(), 2);
+        let stray = text.replacen("[[items]]\n", "[[items]]\nstray = 1\n", 1);
+        let error = config::parse::<Config>("s.toml", &stray).unwrap_err().to_string();
+        assert!(error.contains("unknown field `stray`") && error.starts_with("s.toml:"), "{error}");
+        let wrong = text.replace("currency = \"JPY\"", "currency = \"YEN\"");
+        let error = config::parse::<Config>("s.toml", &wrong).unwrap_err().to_string();
+        assert!(error.contains("items[1].currency: \"YEN\" is not an ISO 4217 currency"), "{error}");
+    }
+}

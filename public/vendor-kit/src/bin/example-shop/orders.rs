@@ -98,3 +98,51 @@ impl Orders {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vendor_kit::{PurchaseResult, Timestamp};
+
+    fn received(id: &str, order: &str, minor: u64, verdict: Verdict) -> Received {
+        let result = PurchaseResult {
+            vendor: "shop".parse().unwrap(),
+            transaction_id: order.parse().unwrap(),
+            temporary_id: None,
+            amount: Money::new(minor, "EUR".parse().unwrap()).unwrap(),
+            verdict,
+            decided_at: Timestamp::from_secs(1),
+        };
+        Received { id: id.to_owned(), result }
+    }
+
+    #[tokio::test]
+    async fn the_first_result_decides_its_repeats_are_counted_and_a_restart_forgets_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders");
+        let orders = Orders::load(Store::open(&path).unwrap()).unwrap();
+        let order = Order {
+            order: "o-1".parse().unwrap(),
+            item: "book".to_owned(),
+            amount: Money::new(1250, "EUR".parse().unwrap()).unwrap(),
+            state: State::Waiting,
+            verdict: None,
+            result_id: None,
+            result_deliveries: 0,
+        };
+        orders.add(order).await.unwrap();
+        assert!(matches!(
+            orders.decide(&received("r", "o-2", 1250, Verdict::Approved)).await,
+            Err(DecideError::Unknown)
+        ));
+        assert!(matches!(orders.decide(&received("r", "o-1", 1, Verdict::Approved)).await, Err(DecideError::Amount)));
+        assert_eq!(orders.get(&"o-1".parse().unwrap()).unwrap().state, State::Waiting);
+        let approved = received("r", "o-1", 1250, Verdict::Approved);
+        assert_eq!(orders.decide(&approved).await.unwrap().state, State::Paid);
+        assert_eq!(orders.decide(&received("other", "o-1", 1250, Verdict::Declined)).await.unwrap().state, State::Paid);
+        drop(orders);
+        let orders = Orders::load(Store::open(&path).unwrap()).unwrap();
+        let order = orders.get(&"o-1".parse().unwrap()).unwrap();
+        assert_eq!((order.state, order.result_deliveries), (State::Paid, 2));
+    }
+}
