@@ -6,6 +6,8 @@
 //! proof, and nothing that was delivered may speak against it. What was lost on the way excuses the
 //! table; what it was told does not.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;

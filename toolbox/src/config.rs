@@ -1,0 +1,223 @@
+//! The configuration file.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cloakway_crypto::Secret;
+use cloakway_crypto::encode::unhex;
+use cloakway_runtime::config::{self, Invalid};
+use cloakway_runtime::tls::Identity;
+use ipnet::IpNet;
+use serde::Deserialize;
+use toolbox_core::Settings;
+
+/// A usable configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the bindings and the audit log are kept.
+    pub data: PathBuf,
+    /// Where `show` asks.
+    pub admin_socket: PathBuf,
+    /// Where Prometheus reads.
+    pub metrics_listen: Option<SocketAddr>,
+    /// What the binding table is told.
+    pub settings: Settings,
+    /// Where accounting packets arrive.
+    pub radius_listen: Vec<SocketAddr>,
+    /// Who may send them, each from a prefix of its own.
+    pub clients: Vec<Client>,
+    /// Where callers ask.
+    pub https_listen: Vec<SocketAddr>,
+    /// The certificate that callers see.
+    pub identity: Identity,
+    /// Who may ask.
+    pub callers: Vec<Caller>,
+}
+
+/// A RADIUS client: a NAS or a proxy before several.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Its name in logs, metrics and bindings.
+    pub name: String,
+    /// Where its packets come from.
+    pub prefix: IpNet,
+    /// The shared secret.
+    pub secret: Secret<String>,
+    /// Whether a packet without Message-Authenticator is dropped.
+    pub require_message_authenticator: bool,
+}
+
+/// Who may ask for verifications.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The name in the audit log.
+    pub name: String,
+    /// SHA-256 of the bearer key.
+    pub key_sha256: [u8; 32],
+}
+
+/// The file as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Raw {
+    data: PathBuf,
+    admin_socket: Option<PathBuf>,
+    metrics_listen: Option<SocketAddr>,
+    subscribers: RawSubscribers,
+    #[serde(default)]
+    bindings: RawBindings,
+    radius: RawRadius,
+    https: RawHttps,
+    callers: Vec<RawCaller>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawSubscribers {
+    prefixes: Vec<IpNet>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct RawBindings {
+    max_age_s: u64,
+    max_delay_s: u64,
+}
+
+impl Default for RawBindings {
+    fn default() -> Self {
+        Self { max_age_s: 1800, max_delay_s: 20 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawRadius {
+    listen: Vec<SocketAddr>,
+    clients: Vec<RawClient>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawClient {
+    name: String,
+    prefix: IpNet,
+    secret_file: PathBuf,
+    #[serde(default)]
+    require_message_authenticator: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawHttps {
+    listen: Vec<SocketAddr>,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawCaller {
+    name: String,
+    key_sha256: String,
+}
+
+impl config::Config for Config {
+    type Raw = Raw;
+
+    fn validate(raw: Raw) -> Result<Self, Invalid> {
+        let Raw { data, admin_socket, metrics_listen, subscribers, bindings, radius, https, callers } = raw;
+        some(&subscribers.prefixes, "subscribers.prefixes", "the prefixes that subscribers' addresses are in")?;
+        some(&radius.listen, "radius.listen", "an address such as \"198.51.100.2:1813\"")?;
+        some(&radius.clients, "radius.clients", "a [[radius.clients]] table for each NAS or proxy")?;
+        some(&https.listen, "https.listen", "an address such as \"198.51.100.2:8444\"")?;
+        some(&callers, "callers", "a [[callers]] table for who may ask")?;
+        Ok(Self {
+            data,
+            admin_socket: admin_socket.unwrap_or_else(|| config::default_socket("toolbox")),
+            metrics_listen,
+            settings: Settings {
+                prefixes: subscribers.prefixes.into_iter().map(|prefix| (prefix, ())).collect(),
+                max_age: seconds("bindings.max-age-s", bindings.max_age_s, 60, 86_400)?,
+                max_delay: seconds("bindings.max-delay-s", bindings.max_delay_s, 1, 300)?,
+            },
+            radius_listen: radius.listen,
+            clients: clients(radius.clients)?,
+            https_listen: https.listen,
+            identity: Identity { certificate: https.certificate, key: https.key },
+            callers: known_callers(callers)?,
+        })
+    }
+}
+
+fn some<T>(list: &[T], field: &str, wanted: &str) -> Result<(), Invalid> {
+    if list.is_empty() { Err(Invalid::at(field, format!("the list is empty: give {wanted}"))) } else { Ok(()) }
+}
+
+fn seconds(field: &str, value: u64, low: u64, high: u64) -> Result<Duration, Invalid> {
+    if (low..=high).contains(&value) {
+        return Ok(Duration::from_secs(value));
+    }
+    Err(Invalid::at(field, format!("{value} s is not allowed: {low} to {high}")))
+}
+
+/// A name for logs and metrics, not used before.
+fn name(field: &str, name: &str, taken: &mut BTreeSet<String>) -> Result<(), Invalid> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+        return Err(Invalid::at(field, format!("{name:?} is not a name: 1 to 64 of letters, digits and -_.")));
+    }
+    if !taken.insert(name.to_owned()) {
+        return Err(Invalid::at(field, format!("{name:?} is there already: each needs a name of its own")));
+    }
+    Ok(())
+}
+
+fn clients(raw: Vec<RawClient>) -> Result<Vec<Client>, Invalid> {
+    let mut names = BTreeSet::new();
+    let mut clients: Vec<Client> = Vec::new();
+    for (index, client) in raw.into_iter().enumerate() {
+        let field = |key: &str| format!("radius.clients[{index}].{key}");
+        name(&field("name"), &client.name, &mut names)?;
+        let prefix = client.prefix;
+        if prefix != prefix.trunc() {
+            let right = prefix.trunc();
+            return Err(Invalid::at(field("prefix"), format!("{prefix} has host bits: {right} would be the prefix")));
+        }
+        let secret =
+            config::read_secret(&client.secret_file).map_err(|reason| Invalid::at(field("secret-file"), reason))?;
+        if let Some(other) = clients.iter().find(|other| other.prefix == prefix) {
+            let reason = format!("{prefix} is that of client {}: each needs a prefix of its own", other.name);
+            return Err(Invalid::at(field("prefix"), reason));
+        }
+        clients.push(Client {
+            name: client.name,
+            prefix,
+            secret,
+            require_message_authenticator: client.require_message_authenticator,
+        });
+    }
+    Ok(clients)
+}
+
+fn known_callers(raw: Vec<RawCaller>) -> Result<Vec<Caller>, Invalid> {
+    let mut names = BTreeSet::new();
+    let mut callers: Vec<Caller> = Vec::new();
+    for (index, caller) in raw.into_iter().enumerate() {
+        let field = |key: &str| format!("callers[{index}].{key}");
+        name(&field("name"), &caller.name, &mut names)?;
+        let digest = unhex(&caller.key_sha256).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        let Some(key_sha256) = digest else {
+            let right = "64 hexadecimal digits are expected: printf %s KEY | sha256sum";
+            return Err(Invalid::at(field("key-sha256"), right));
+        };
+        if let Some(other) = callers.iter().find(|other| other.key_sha256 == key_sha256) {
+            let reason = format!("caller {} has the same key: give each its own", other.name);
+            return Err(Invalid::at(field("key-sha256"), reason));
+        }
+        callers.push(Caller { name: caller.name, key_sha256 });
+    }
+    Ok(callers)
+}

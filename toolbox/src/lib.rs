@@ -1,0 +1,13 @@
+//! toolbox: live IP-to-subscriber bindings for the ISP, and answers from them (F1, F2, F9).
+//!
+//! [`radius`] hears the ISP's NASes and feeds [`bindings`], which makes each event durable before it is
+//! acknowledged; [`api`] answers authenticated callers over TLS, and only after [`audit`] has the look-up on
+//! disk. The decisions are in `toolbox-core`, the bytes in `toolbox-wire`.
+
+pub mod api;
+pub mod audit;
+pub mod bindings;
+pub mod config;
+pub mod radius;
+pub mod role;
+mod say;

@@ -1,0 +1,177 @@
+//! The command line, and how the parts are put together.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use cloakway_runtime::http::Limits;
+use cloakway_runtime::{Context, Outcome, Role, Topic, admin, config, http, metrics, role, tls};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::mpsc;
+
+use crate::api::{self, Api};
+use crate::audit::{self, Audit, AuditError};
+use crate::bindings::Bindings;
+use crate::config::Config;
+use crate::radius;
+
+/// The toolbox as a server binary.
+#[derive(Debug)]
+pub struct Toolbox;
+
+impl Role for Toolbox {
+    const NAME: &'static str = "toolbox";
+    const ABOUT: &'static str = "Knows from RADIUS accounting which subscriber is live at which address, and says so \
+                                 to those who may ask";
+    const EXAMPLES: &'static str = "  toolbox check configs/toolbox.toml\n  \
+                                    toolbox run --config /etc/cloakway/toolbox.toml\n  \
+                                    toolbox show bindings --json\n  \
+                                    toolbox show sources\n  \
+                                    toolbox audit verify --config /etc/cloakway/toolbox.toml\n";
+    const TOPICS: &'static [Topic] = &[
+        Topic { name: "bindings", about: "Addresses with their subscribers, and why some are unknown" },
+        Topic { name: "sources", about: "RADIUS clients, what they sent, what was dropped" },
+        Topic { name: "callers", about: "Who may ask, and how much they did" },
+        Topic { name: "status", about: "Open sessions, and where the audit log ends" },
+    ];
+    type Config = Config;
+
+    fn admin_socket(config: &Config) -> &Path {
+        &config.admin_socket
+    }
+
+    fn summary(config: &Config) -> Vec<String> {
+        let list = |addresses: &[std::net::SocketAddr]| {
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        let mut lines = vec![
+            format!("RADIUS accounting on {}", list(&config.radius_listen)),
+            format!("verification on {}", list(&config.https_listen)),
+        ];
+        for client in &config.clients {
+            lines.push(format!("client {} at {}", client.name, client.prefix));
+            if client.secret.expose().len() < 16 {
+                lines.push(format!(
+                    "warning: the secret of {} is shorter than 16 characters (RFC 2865 §3)",
+                    client.name
+                ));
+            }
+        }
+        for address in config.radius_listen.iter().filter(|address| address.ip().is_unspecified()) {
+            lines.push(format!(
+                "warning: {address}: an answer may leave from another address than the NAS asked: name one"
+            ));
+        }
+        lines.extend(config.callers.iter().map(|caller| format!("caller {}", caller.name)));
+        lines
+    }
+
+    async fn run(config: Config, context: Context) -> Outcome {
+        std::fs::create_dir_all(&config.data).map_err(|error| format!("{}: {error}", config.data.display()))?;
+        let bindings = Bindings::open(&config.data.join("bindings.redb"), config.settings.clone())?;
+        let audit = Audit::open(&config.data)?;
+        tracing::info!(open_sessions = bindings.open_sessions(), audit_entries = audit.head().entries, "state is back");
+        if let Some(listen) = config.metrics_listen {
+            metrics::serve(listen, context.stop.clone()).await.map_err(|error| format!("{listen}: {error}"))?;
+        }
+        let api = Api::new(bindings.clone(), audit.clone(), config.callers.clone());
+        let identity = tls::server(&config.identity, None)?;
+        let limits = Limits { body: api::BODY_LIMIT, ..Limits::default() };
+        for listen in &config.https_listen {
+            let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
+            let stop = context.stop.clone();
+            http::serve(listener, identity.clone(), api.clone().router(), limits.clone(), stop);
+        }
+        let server = radius::Server::new(&config.clients, bindings.clone());
+        let (failed, mut failure) = mpsc::channel(1);
+        for listen in &config.radius_listen {
+            let socket = UdpSocket::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
+            tokio::spawn(server.clone().serve(socket, context.stop.clone(), failed.clone()));
+        }
+        let shown = Shown { bindings: bindings.clone(), server, api, audit };
+        admin::serve(&config.admin_socket, context.stop.clone(), move |request| {
+            let shown = shown.clone();
+            async move { shown.topic(&request.topic) }
+        })?;
+        tracing::info!("ready");
+        tokio::select! {
+            () = context.stop.told() => Ok(()),
+            // What cannot be kept may not be acknowledged: better no toolbox than a forgetful one.
+            Some(error) = failure.recv() => Err(error.into()),
+            ended = bindings.purge(&context.stop) => Ok(ended?),
+        }
+    }
+
+    fn commands() -> Vec<Command> {
+        let config = Arg::new("config")
+            .long("config")
+            .short('c')
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .default_value("/etc/cloakway/toolbox.toml")
+            .help("The configuration, which names the data folder");
+        let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON value");
+        let verify = Command::new("verify").about("Check the hash chain from the first line to the last");
+        vec![
+            Command::new("audit")
+                .about("The log of every look-up")
+                .subcommand_required(true)
+                .subcommand(verify.arg(config).arg(json)),
+        ]
+    }
+
+    fn command(_: &str, matches: &ArgMatches) -> ExitCode {
+        match matches.subcommand() {
+            Some(("verify", matches)) => verify_audit(&role::path(matches, "config"), matches.get_flag("json")),
+            _ => ExitCode::from(2),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Shown {
+    bindings: Bindings,
+    server: radius::Server,
+    api: Api,
+    audit: Audit,
+}
+
+impl Shown {
+    fn topic(&self, topic: &str) -> Result<Value, String> {
+        let value = match topic {
+            "bindings" => serde_json::to_value(self.bindings.list()),
+            "sources" => serde_json::to_value(self.server.sources()),
+            "callers" => serde_json::to_value(self.api.callers()),
+            "status" => Ok(json!({"open_sessions": self.bindings.open_sessions(), "audit": self.audit.head()})),
+            other => return Err(format!("there is no topic {other}")),
+        };
+        value.map_err(|error| error.to_string())
+    }
+}
+
+fn verify_audit(config: &Path, json: bool) -> ExitCode {
+    let config = match config::load::<Config>(config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("toolbox: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match audit::verify(&config.data) {
+        Ok(head) => {
+            let line = match serde_json::to_string(&head) {
+                Ok(text) if json => text,
+                _ => format!("{} entries, the chain is whole, head {}", head.entries, head.head),
+            };
+            // A reader that has gone away is no error.
+            let _ = writeln!(std::io::stdout(), "{line}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("toolbox: {error}");
+            ExitCode::from(if matches!(error, AuditError::Missing { .. }) { 3 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What is written down for people holds: the example configuration and the OpenAPI document.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use cloakway_runtime::config;
+use toolbox::api::ROUTES;
+use toolbox::config::Config;
+
+const EXAMPLE: &str = include_str!("../../configs/toolbox.toml");
+const OPENAPI: &str = include_str!("../../docs/openapi/toolbox.yaml");
+
+/// The example with a secret that exists.
+fn example(folder: &Path) -> String {
+    let secret = folder.join("radius.secret");
+    std::fs::write(&secret, "a secret of the edge router\n").unwrap();
+    EXAMPLE.replace("/etc/cloakway/radius.secret", &secret.display().to_string())
+}
+
+fn error(text: &str) -> String {
+    config::parse::<Config>("toolbox.toml", text).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn the_example_is_valid_and_its_commented_defaults_are_the_defaults() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = example(folder.path());
+    let whole: Config = config::parse("toolbox.toml", &text).unwrap();
+    let without = text.replace("[bindings]\n", "").replace("max-age-s = 1800\n", "").replace("max-delay-s = 20\n", "");
+    let defaults: Config = config::parse("toolbox.toml", &without).unwrap();
+    assert_eq!(whole.settings.max_age, defaults.settings.max_age);
+    assert_eq!(whole.settings.max_delay, defaults.settings.max_delay);
+    assert_eq!(whole.clients[0].name, "edge");
+}
+
+#[test]
+fn a_stray_key_is_refused_in_every_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = example(folder.path());
+    let tables = ["[subscribers]", "[bindings]", "[radius]", "[[radius.clients]]", "[https]", "[[callers]]"];
+    for table in tables {
+        assert_eq!(text.matches(&format!("\n{table}\n")).count(), 1, "{table}");
+        let stray = text.replace(&format!("\n{table}\n"), &format!("\n{table}\nstray = 1\n"));
+        let message = error(&stray);
+        assert!(message.contains("stray: unknown field"), "{table}: {message}");
+    }
+    assert!(error(&format!("stray = 1\n{text}")).starts_with("toolbox.toml:1: stray: unknown field"));
+    let headers = text.lines().filter(|line| line.starts_with('[')).count();
+    assert_eq!(headers, tables.len(), "a table is missing from this test");
+}
+
+#[test]
+fn an_error_names_line_field_and_what_would_be_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = example(folder.path());
+    let line = |of: &str| text.lines().position(|line| line.starts_with(of)).unwrap() + 1;
+    let cases = [
+        ("max-age-s = 1800", "max-age-s = 59", "bindings.max-age-s", "60 to 86400"),
+        ("max-delay-s = 20", "max-delay-s = 301", "bindings.max-delay-s", "1 to 300"),
+        ("prefix = \"198.51.100.1/32\"", "prefix = \"198.51.100.1/24\"", "radius.clients[0].prefix", "198.51.100.0/24"),
+        ("name = \"edge\"", "name = \"the edge\"", "radius.clients[0].name", "letters, digits"),
+        ("key-sha256", "key-sha256 = \"12\" #", "callers[0].key-sha256", "sha256sum"),
+        ("prefixes", "prefixes = [] #", "subscribers.prefixes", "empty"),
+    ];
+    for (right, wrong, field, hint) in cases {
+        let message = error(&text.replacen(&format!("\n{right}"), &format!("\n{wrong}"), 1));
+        let found = line(right);
+        let place = message.split(": ").next().unwrap().to_owned();
+        assert!(message.contains(field) && message.contains(hint), "{message}");
+        let named: usize = place.rsplit(':').next().unwrap().parse().unwrap();
+        assert!(named.abs_diff(found) <= 1, "line {found} expected: {message}");
+    }
+    let missing = error(&text.replace("radius.secret", "none"));
+    assert!(missing.contains("radius.clients[0].secret-file") && missing.contains("none"), "{missing}");
+}
+
+#[test]
+fn two_of_a_kind_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = example(folder.path());
+    let client = "[[radius.clients]]\nname = \"NAME\"\nprefix = \"PREFIX\"\nsecret-file = \"SECRET\"\n";
+    let client = client.replace("SECRET", &folder.path().join("radius.secret").display().to_string());
+    let twice = |name: &str, prefix: &str| {
+        error(&format!("{text}\n{}", client.replace("NAME", name).replace("PREFIX", prefix)))
+    };
+    assert!(twice("edge", "192.0.2.1/32").contains("radius.clients[1].name"));
+    assert!(twice("edge2", "198.51.100.1/32").contains("radius.clients[1].prefix"));
+    let key = text.lines().rfind(|line| line.starts_with("key-sha256")).unwrap();
+    let caller = error(&format!("{text}\n[[callers]]\nname = \"other\"\n{key}\n"));
+    assert!(caller.contains("callers[1].key-sha256"), "{caller}");
+}
+
+#[test]
+fn the_openapi_document_has_the_paths_of_the_router_and_no_others() {
+    let mut documented = Vec::new();
+    let mut path = "";
+    let paths = OPENAPI.lines().skip_while(|line| *line != "paths:").skip(1);
+    for line in paths.take_while(|line| line.starts_with(' ')) {
+        if let Some(named) = line.strip_prefix("  /").and_then(|rest| rest.strip_suffix(':')) {
+            path = named;
+        } else if let Some(method) = line.strip_prefix("    ").filter(|rest| !rest.starts_with(' ')) {
+            documented.push((method.trim_end_matches(':').to_owned(), format!("/{path}")));
+        }
+    }
+    let mut routes: Vec<_> = ROUTES.iter().map(|route| (route.method.to_owned(), route.path.to_owned())).collect();
+    documented.sort();
+    routes.sort();
+    assert_eq!(documented, routes);
+}
