@@ -46,7 +46,7 @@ pub async fn run(config: Config, context: Context) -> Outcome {
     if let Some(listen) = config.metrics_listen {
         metrics::serve(listen, stop.clone()).await?;
     }
-    let events = Events::open()?;
+    let events = Events::open(interfaces(&policy))?;
     let mut engine =
         Engine { policy, kernel, shared, socket, probe_interval: config.probe_interval, applying: None, again: false };
     engine.start().await?;
@@ -98,7 +98,7 @@ impl Engine {
                     Some(event) => self.on_event(event),
                     None => {
                         tracing::warn!("the stream of kernel events ended: reading everything again");
-                        events = Events::open()?;
+                        events = Events::open(interfaces(&self.policy))?;
                         self.apply();
                     }
                 },
@@ -157,13 +157,10 @@ impl Engine {
         if self.policy.link_of(name).is_none() {
             return;
         }
-        let before = {
-            let mut interfaces = lock(&self.shared.interfaces);
-            let index = if state == LinkState::Missing { 0 } else { index };
-            interfaces.insert(name.to_owned(), Interface { index, state })
-        };
+        let now = Interface { index: if state == LinkState::Missing { 0 } else { index }, state };
+        let before = lock(&self.shared.interfaces).insert(name.to_owned(), now);
         self.link(name, state);
-        if before != Some(Interface { index, state }) {
+        if before != Some(now) {
             tracing::info!(interface = name, ?state, "private link");
             // The kernel dropped the routes of a link that went down, without a word for IPv4.
             self.apply();
@@ -263,6 +260,10 @@ async fn finished(applying: &mut Option<JoinHandle<Round>>) -> Result<Round, tok
         Some(applying) => applying.await,
         None => std::future::pending().await,
     }
+}
+
+fn interfaces(policy: &Policy) -> Vec<String> {
+    policy.links().iter().map(|link| link.interface.clone()).collect()
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {

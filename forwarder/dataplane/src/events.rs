@@ -1,16 +1,18 @@
 //! What the kernel says by itself: links, neighbours, the guard's table.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use forwarder_core::LinkState;
 use forwarder_core::ruleset::TABLE;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket};
+use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use crate::{DataplaneError, netlink};
 
@@ -18,6 +20,9 @@ use crate::{DataplaneError, netlink};
 const NFNLGRP_NFTABLES: u32 = 7;
 
 const ENOBUFS: i32 = 105;
+
+// One look costs some 30 us: a third of a percent of a core for each private link.
+const LINK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Something that the kernel said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,18 +56,21 @@ pub enum Event {
 pub struct Events(mpsc::UnboundedReceiver<Event>);
 
 impl Events {
-    /// Subscribes. Events from now on are not missed.
+    /// Subscribes; `interfaces` are looked at in between too. Events from now on are not missed.
     ///
     /// # Errors
-    /// When the socket cannot be opened.
-    pub fn open() -> Result<Self, DataplaneError> {
+    /// When a socket cannot be opened.
+    pub fn open(interfaces: Vec<String>) -> Result<Self, DataplaneError> {
         let groups = [MulticastGroup::Link, MulticastGroup::Neigh];
         let mut nftables = TokioSocket::new(NETLINK_NETFILTER)?;
         nftables.socket_mut().bind_auto()?;
         nftables.socket_mut().add_membership(NFNLGRP_NFTABLES)?;
         let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
         tokio::spawn(connection);
+        let (asking, asker, _) = rtnetlink::new_connection_with_strict_check()?;
+        tokio::spawn(asking);
         let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(watch_links(asker, interfaces, sender.clone()));
         let guard = sender.clone();
         tokio::spawn(async move {
             // The connection closes when its last handle does.
@@ -118,6 +126,29 @@ fn neighbour_event(message: &NeighbourMessage) -> Option<Event> {
         _ => None,
     })?;
     Some(Event::Neighbour { index: message.header.ifindex, address, answered })
+}
+
+/// Says when an interface changed. The kernel's own word of a carrier may come a second late: it sends one
+/// batch a second (`linkwatch_nextevent` in `net/core/link_watch.c`), for all interfaces of the machine.
+async fn watch_links(handle: Handle, interfaces: Vec<String>, events: mpsc::UnboundedSender<Event>) {
+    let mut known = vec![None; interfaces.len()];
+    let mut ticks = tokio::time::interval(LINK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !events.is_closed() {
+        ticks.tick().await;
+        for (name, known) in interfaces.iter().zip(&mut known) {
+            let Ok(found) = netlink::interface(&handle, name).await else { continue };
+            let before = std::mem::replace(known, found);
+            if before == found {
+                continue;
+            }
+            let gone = before.map(|(index, _)| (index, LinkState::Missing));
+            if let Some((index, state)) = found.or(gone) {
+                // The loop's end of the channel says when to stop.
+                let _ = events.send(Event::Link { index, name: name.clone(), state });
+            }
+        }
+    }
 }
 
 /// Says when anything in our table was touched, ourselves included. Every message of the group names its table.
