@@ -8,6 +8,7 @@ pub mod browser;
 pub mod capture;
 pub mod command;
 pub mod evidence;
+pub mod frames;
 pub mod host;
 pub mod lab;
 pub mod netns;

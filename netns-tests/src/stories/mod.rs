@@ -2,6 +2,7 @@
 
 pub mod crash;
 pub mod purchase;
+mod world;
 
 use std::fs;
 use std::path::{Path, PathBuf};
