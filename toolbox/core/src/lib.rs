@@ -13,9 +13,9 @@
 //!   never guessed. An older record changes nothing that a later one has said.
 //! - After a Stop, no Interim-Update opens the session again; a Start that is certainly later does.
 //!   Accounting-On and Off end what the NAS said before.
-//! - A record that cannot be put in order makes its session doubtful: nobody is answered by it, and it stands
-//!   in the way of everyone else who claims its addresses. To drop it instead would be wrong: the
-//!   other claimant may be the one whose Stop was lost.
+//! - A record that cannot be put in order makes its session doubtful up to then: what no certainly later
+//!   record repeats answers for nobody, and stands in the way of everyone else who claims the address. To
+//!   drop it instead would be wrong: the other claimant may be the one whose Stop was lost.
 //! - Two sessions of different subscribers on one address make it unknown, also when one NAS reports both
 //!   and the newer could be meant to replace the older. It ends with a Stop, with Accounting-On or Off, or
 //!   when one of the two falls silent. Two sessions of one subscriber do not contradict each other.

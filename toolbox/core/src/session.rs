@@ -102,8 +102,8 @@ pub(crate) struct Session {
     /// Arrival of the last record that counted.
     pub(crate) heard: Timestamp,
     ended: Option<End>,
-    /// Something was said up to here that cannot be put in order: the session answers for nobody, and
-    /// stands in everybody's way.
+    /// Something was said up to here that cannot be put in order: what no later record repeats answers for
+    /// nobody, and stands in everybody's way.
     doubt: Option<Mark>,
     /// No record from before `opened` belongs to it.
     whole: bool,
@@ -116,6 +116,25 @@ struct Said {
     /// The last record that had the attribute.
     last: Mark,
     claims: Vec<Claim>,
+}
+
+/// What a claim of a session is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Standing {
+    /// Nothing any more.
+    Over,
+    /// It may be answered for.
+    Answers,
+    /// It answers for nobody, and speaks against whoever else claims the address.
+    Objects,
+}
+
+/// An address of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holding {
+    pub(crate) net: IpNet,
+    pub(crate) span: Span,
+    pub(crate) standing: Standing,
 }
 
 /// What a record did to a session.
@@ -176,26 +195,35 @@ impl Session {
         }
     }
 
-    /// It may be answered for.
     pub(crate) fn is_open(&self) -> bool {
         self.ended.is_none()
-    }
-
-    /// It speaks against whoever else claims its addresses.
-    pub(crate) fn is_claimant(&self) -> bool {
-        self.is_open() || self.is_doubtful()
-    }
-
-    pub(crate) fn is_doubtful(&self) -> bool {
-        self.doubt.is_some()
     }
 
     pub(crate) fn is_of(&self, subscriber: &SubscriberId) -> bool {
         matches!(&self.user, User::Named(name) if name == subscriber)
     }
 
-    pub(crate) fn nets(&self) -> impl Iterator<Item = (IpNet, Span)> + '_ {
-        self.said.values().flat_map(|said| &said.claims).map(|claim| (claim.net, claim.span))
+    pub(crate) fn nets(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.said.values().flat_map(|said| &said.claims).map(|claim| claim.net)
+    }
+
+    /// Its addresses, and what each is worth as an answer.
+    pub(crate) fn holdings(&self, max_delay: Duration) -> impl Iterator<Item = Holding> + '_ {
+        self.said.values().flat_map(|said| &said.claims).map(move |claim| Holding {
+            net: claim.net,
+            span: claim.span,
+            standing: self.standing(claim, max_delay),
+        })
+    }
+
+    fn standing(&self, claim: &Claim, max_delay: Duration) -> Standing {
+        match (self.ended, self.doubt) {
+            (None, None) => Standing::Answers,
+            (None, Some(doubt)) if claim.named.order(doubt, max_delay) == Order::After => Standing::Answers,
+            (None, Some(_)) => Standing::Objects,
+            (Some(end), Some(_)) if claim.named.order(end.mark, max_delay) != Order::Before => Standing::Objects,
+            (Some(_), _) => Standing::Over,
+        }
     }
 
     fn names_another(&self, record: &SessionRecord) -> bool {
@@ -234,8 +262,8 @@ impl Session {
         self.doubt(Mark::of(record.time), heard);
     }
 
-    /// Starts over with `record`. What was doubtful only because this record was late keeps its say, and is
-    /// settled by the next record.
+    /// Starts over with `record`. What was doubtful only because this record was late keeps its say until it is
+    /// repeated.
     fn begin(
         &mut self,
         record: &SessionRecord,
@@ -274,10 +302,6 @@ impl Session {
                 (Order::Unclear, EndedBy::Stop) if !another => Weight::Ended,
                 (Order::After | Order::Unclear, EndedBy::Stop) | (Order::Unclear, EndedBy::Reset) => Weight::Doubtful,
             };
-        }
-        if self.doubt.is_some_and(|doubt| mark.order(doubt, max_delay) == Order::After) && record.user != User::Unstated
-        {
-            return Weight::Anew;
         }
         match mark.order(self.last, max_delay) {
             Order::Before if another => Weight::Older,
@@ -324,6 +348,11 @@ impl Session {
                 mark.order(claim.named, max_delay) != Order::After || addresses.contains(&(kind, claim.net))
             };
             said.claims.retain(still);
+            // What was doubtful is proved from here on only.
+            if let Some(doubt) = self.doubt.filter(|doubt| mark.order(*doubt, max_delay) == Order::After) {
+                let doubtful = said.claims.iter_mut().filter(|c| c.named.order(doubt, max_delay) != Order::After);
+                doubtful.for_each(|claim| claim.span.since = record.time.proof);
+            }
             let named = addresses.iter().filter(|(of, _)| *of == kind);
             named.for_each(|(_, net)| self.claim(kind, *net, record.time));
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use toolbox_wire::accounting::{AddressKind, Basis, Change, EventTime, Nas, Record, SessionRecord, User};
 use toolbox_wire::http::{Reason, Source};
 
-use crate::session::{Mark, Order, Session, SessionKey, Span, Told, Weight};
+use crate::session::{Holding, Mark, Order, Session, SessionKey, Span, Standing, Told, Weight};
 
 /// What the table is told about the network.
 #[derive(Debug, Clone)]
@@ -266,9 +266,8 @@ impl Table {
         let mut before = BTreeSet::new();
         let (session, effect) = match (self.sessions.get(&key), doubt) {
             (Some(known), doubt) => {
-                if known.is_claimant() {
-                    before.extend(known.nets().map(|(net, _)| net));
-                }
+                let holdings = known.holdings(max_delay).filter(|holding| holding.standing != Standing::Over);
+                before.extend(holdings.map(|holding| holding.net));
                 let mut session = known.clone();
                 let told = if doubt.is_some() && known.weigh(record, max_delay) == Weight::Earlier {
                     session.object(record, &ours, arrival);
@@ -292,8 +291,8 @@ impl Table {
                 (session, Effect::Doubted)
             }
         };
-        let fresh = session.nets().filter(|(net, _)| !before.contains(net));
-        let overlaps = fresh.filter(|(net, _)| self.contested(&key, &session.user, *net, arrival)).count();
+        let fresh = session.nets().filter(|net| !before.contains(net));
+        let overlaps = fresh.filter(|net| self.contested(&key, &session.user, *net, arrival)).count();
         let row = Row::session(&key, Some(&session));
         self.put(key, session);
         Applied { effect, overlaps, foreign: record.addresses.len() - ours.len(), rows: vec![row] }
@@ -391,20 +390,21 @@ impl Table {
         self.judge(&self.holders(address), now)
     }
 
-    fn judge(&self, holders: &BTreeMap<&SessionKey, (&Session, Span)>, now: Timestamp) -> Answer {
-        let mut claimants = holders.iter().filter(|(_, (session, _))| session.is_claimant()).peekable();
+    fn judge(&self, holders: &Holders<'_>, now: Timestamp) -> Answer {
+        let mut claimants = holders.iter().filter(|(_, (_, holding))| holding.standing != Standing::Over).peekable();
         if claimants.peek().is_none() {
             return Answer::Unknown(Unknown::NoSession);
         }
         // By arrival, not by proof: a session whose clock is slow still contradicts another one.
         let rivals: Vec<_> = claimants.filter(|(_, (session, _))| !self.is_silent(session, now)).collect();
-        let Some((key, (session, span))) = rivals.iter().max_by_key(|(_, (_, span))| span.proof) else {
+        let Some((key, (session, Holding { span, .. }))) = rivals.iter().max_by_key(|(_, (_, of))| of.span.proof)
+        else {
             return Answer::Unknown(Unknown::Stale);
         };
         if rivals.iter().any(|(_, (rival, _))| rival.user != session.user) {
             return Answer::Unknown(Unknown::Overlap);
         }
-        if rivals.iter().any(|(_, (rival, _))| rival.is_doubtful()) {
+        if rivals.iter().any(|(_, (_, holding))| holding.standing == Standing::Objects) {
             return Answer::Unknown(Unknown::Contradiction);
         }
         match &session.user {
@@ -426,14 +426,14 @@ impl Table {
         let address = address.to_canonical();
         let answer = self.lookup(address, now);
         let holders = self.holders(address);
-        let own = || holders.values().map(|(session, _)| session).filter(|session| session.is_of(subscriber));
+        let own = || holders.values().filter(|(session, _)| session.is_of(subscriber));
         match answer {
             Answer::NotOurs => Err(Reason::NotOurs),
             Answer::Bound { subscriber: bound, session, span } if bound == *subscriber => {
                 Ok(Live { source: session.source, span })
             }
             _ if own().next().is_none() => Err(Reason::NoSession),
-            _ if own().all(|session| !session.is_claimant()) => Err(Reason::Ended),
+            _ if own().all(|(_, holding)| holding.standing == Standing::Over) => Err(Reason::Ended),
             Answer::Unknown(Unknown::Overlap | Unknown::Contradiction) => Err(Reason::Ambiguous),
             Answer::Bound { .. } | Answer::Unknown(Unknown::NoSession | Unknown::Stale | Unknown::Unnamed) => {
                 Err(Reason::Stale)
@@ -445,14 +445,16 @@ impl Table {
     pub fn bindings(&self, now: Timestamp) -> impl Iterator<Item = Binding> + '_ {
         self.index.iter().flat_map(move |(net, keys)| {
             keys.iter().filter_map(move |key| {
-                let session = self.sessions.get(key).filter(|session| session.is_claimant())?;
-                let (_, span) = session.nets().find(|(of, _)| of == net)?;
-                Some(self.binding(*net, key, session, span, now))
+                let session = self.sessions.get(key)?;
+                let mut holdings = session.holdings(self.settings.max_delay);
+                let holding = holdings.find(|holding| holding.net == *net && holding.standing != Standing::Over)?;
+                Some(self.binding(key, session, holding, now))
             })
         })
     }
 
-    fn binding(&self, net: IpNet, key: &SessionKey, session: &Session, span: Span, now: Timestamp) -> Binding {
+    fn binding(&self, key: &SessionKey, session: &Session, holding: Holding, now: Timestamp) -> Binding {
+        let Holding { net, span, .. } = holding;
         let state = match self.judge(&self.holders(net.addr()), now) {
             _ if self.is_silent(session, now) => "stale".to_owned(),
             Answer::Bound { .. } => "bound".to_owned(),
@@ -514,24 +516,24 @@ impl Table {
         inside.chain(around).flat_map(|(of, keys)| keys.iter().map(move |key| (of, key))).any(|(of, other)| {
             other != key
                 && self.sessions.get(other).is_some_and(|session| {
-                    session.is_claimant()
-                        && !self.is_silent(session, now)
+                    let mut holdings = session.holdings(self.settings.max_delay);
+                    !self.is_silent(session, now)
                         && (session.user != *user || !matches!(user, User::Named(_)))
-                        && session.nets().any(|(net, _)| net == *of)
+                        && holdings.any(|holding| holding.net == *of && holding.standing != Standing::Over)
                 })
         })
     }
 
-    /// Sessions with a prefix that holds `address`, over or not, each with its best proof.
-    fn holders(&self, address: IpAddr) -> BTreeMap<&SessionKey, (&Session, Span)> {
-        let mut found: BTreeMap<&SessionKey, (&Session, Span)> = BTreeMap::new();
+    /// Sessions with a prefix that holds `address`, over or not, each with the claim that counts.
+    fn holders(&self, address: IpAddr) -> Holders<'_> {
+        let mut found = Holders::new();
         for net in self.prefixes_around(address) {
             for key in self.index.get(&net).into_iter().flatten() {
                 let Some(session) = self.sessions.get(key) else { continue };
-                for (_, span) in session.nets().filter(|(of, _)| *of == net) {
-                    let best = found.entry(key).or_insert((session, span));
-                    if span.proof > best.1.proof {
-                        best.1 = span;
+                for holding in session.holdings(self.settings.max_delay).filter(|holding| holding.net == net) {
+                    let (_, counts) = found.entry(key).or_insert((session, holding));
+                    if (holding.standing, holding.span.proof) > (counts.standing, counts.span.proof) {
+                        *counts = holding;
                     }
                 }
             }
@@ -549,7 +551,7 @@ impl Table {
 
     fn put(&mut self, key: SessionKey, session: Session) {
         self.remove(&key);
-        let nets: BTreeSet<IpNet> = session.nets().map(|(net, _)| net).filter(|net| self.is_ours(net)).collect();
+        let nets: BTreeSet<IpNet> = session.nets().filter(|net| self.is_ours(net)).collect();
         for net in nets {
             let keys = self.index.entry(net).or_default();
             if keys.is_empty() {
@@ -562,7 +564,7 @@ impl Table {
 
     fn remove(&mut self, key: &SessionKey) {
         let Some(session) = self.sessions.remove(key) else { return };
-        for (net, _) in session.nets() {
+        for net in session.nets() {
             let Some(keys) = self.index.get_mut(&net) else { continue };
             keys.remove(key);
             if keys.is_empty() {
@@ -578,6 +580,8 @@ impl Table {
         }
     }
 }
+
+type Holders<'t> = BTreeMap<&'t SessionKey, (&'t Session, Holding)>;
 
 impl ResetKey {
     fn concerns(&self, session: &SessionKey) -> bool {

@@ -287,10 +287,10 @@ impl World {
             .filter(|(address, _, _)| *address == asked)
             .any(|(_, since, until)| wall(*since) <= to && until.is_none_or(|until| wall(until) >= from));
         assert!(true_then, "was not there at the moment of the proof: {}", context());
+        for session in self.claimants(asked) {
+            assert_eq!(self.sessions[session].user, user, "what was delivered names another: {}", context());
+        }
         if self.stated {
-            for session in self.claimants(asked) {
-                assert_eq!(self.sessions[session].user, user, "what was delivered names another: {}", context());
-            }
             assert!(
                 self.claimants(asked).iter().any(|session| self.sessions[*session].user == user),
                 "what was delivered says it is over: {}",
