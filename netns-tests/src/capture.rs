@@ -65,6 +65,19 @@ impl Packet {
         }
     }
 
+    /// The bytes of TCP payload in an IPv4 packet; 0 for anything else.
+    #[must_use]
+    pub fn tcp_payload_v4(&self) -> usize {
+        let payload = || {
+            let datagram = self.frame.get(14..).filter(|datagram| datagram.get(9) == Some(&6))?;
+            let total = usize::from(u16::from_be_bytes([*datagram.get(2)?, *datagram.get(3)?]));
+            let header = usize::from(datagram.first()? & 0x0f) * 4;
+            let offset = usize::from(datagram.get(header + 12)? >> 4) * 4;
+            total.checked_sub(header + offset)
+        };
+        payload().filter(|_| self.frame.get(12..14) == Some(&[0x08, 0x00])).unwrap_or(0)
+    }
+
     /// Whether `bytes` stand anywhere in the frame.
     #[must_use]
     pub fn has(&self, bytes: &[u8]) -> bool {
@@ -176,6 +189,10 @@ mod tests {
         assert_eq!(packets[0].at_ns, 7_000_000_000);
         assert_eq!(flow.ports, Some((40000, 443)));
         assert!(flow.opens());
+        assert_eq!(packets[0].tcp_payload_v4(), 0);
+        let mut more = syn_to([203, 0, 113, 200]);
+        more[17] += 5;
+        assert_eq!(Packet { at_ns: 0, frame: more }.tcp_payload_v4(), 5);
         assert!(flow.touches("203.0.113.200/32".parse().unwrap()));
         assert!(!flow.touches("203.0.113.201/32".parse().unwrap()));
     }
@@ -202,7 +219,8 @@ mod tests {
     fn no_frame_cut_anywhere_makes_the_reader_panic() {
         let frame = syn_to([203, 0, 113, 200]);
         for length in 0..frame.len() {
-            let _ = Packet { at_ns: 0, frame: frame[..length].to_vec() }.flow();
+            let packet = Packet { at_ns: 0, frame: frame[..length].to_vec() };
+            let _ = (packet.flow(), packet.tcp_payload_v4());
         }
     }
 

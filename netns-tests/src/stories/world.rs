@@ -1,5 +1,6 @@
 //! What the stories of a purchase do and look at, always from outside the programs.
 
+use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -42,6 +43,12 @@ pub(crate) struct Order {
 pub(crate) struct InShop {
     pub(crate) state: String,
     pub(crate) result_deliveries: u32,
+}
+
+impl fmt::Display for InShop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, told {} times", self.state, self.result_deliveries)
+    }
 }
 
 /// What the `payer` said.
