@@ -112,16 +112,26 @@ fn authenticate<'c>(config: &'c Config, headers: &HeaderMap) -> Result<&'c Vendo
     })
 }
 
+/// The transaction server's refusals, as the vendor can act on them.
 fn refused(error: UpstreamError) -> Refusal {
-    let conflict = match &error {
-        UpstreamError::Refused { status, .. } => *status,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
+    let code = match &error {
+        UpstreamError::Refused { body, .. } => {
+            let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+            body.pointer("/error/code").and_then(|code| code.as_str()).unwrap_or_default().to_owned()
+        }
+        _ => String::new(),
     };
-    match conflict {
-        StatusCode::CONFLICT => {
+    match code.as_str() {
+        "conflict" => {
             Refusal::new(StatusCode::CONFLICT, "conflict", "this id was used for another order: choose a new one")
                 .field("reference")
         }
+        "no_address" => Refusal::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "no_private_address",
+            "this client's ISP has no private path for its address family: offer another way to pay",
+        )
+        .field("client_ip"),
         _ => {
             tracing::warn!(%error, "order not placed");
             metrics::counter!("cloakway_orders_total", "outcome" => "unavailable").increment(1);

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use cloakway_crypto::encode::{base64, hex};
 use cloakway_crypto::hash::sha256;
 use cloakway_crypto::sign::SigningKey;
-use cloakway_runtime::http::{Client, Limits, serve};
+use cloakway_runtime::http::{Client, Limits, Refusal, serve};
 use cloakway_runtime::tls::{Identity, client, server};
 use cloakway_runtime::{Context, Role, Stop, clock, config};
 use cloakway_types::Timestamp;
@@ -77,14 +77,16 @@ fn identity(folder: &Path, name: &str) -> Identity {
     Identity { certificate: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) }
 }
 
-/// Issues whatever is asked, but one id that is a conflict.
-async fn place(State(seen): State<Shared>, body: Bytes) -> Result<Json<Issued>, StatusCode> {
+/// Issues whatever is asked, but two ids that are refused.
+async fn place(State(seen): State<Shared>, body: Bytes) -> Result<Json<Issued>, Refusal> {
     let placement: Placement = serde_json::from_slice(&body).unwrap();
     let id = serde_json::to_value(&placement.order.reference).unwrap();
     let id = id.as_object().unwrap().values().next().unwrap().as_str().unwrap().to_owned();
     seen.lock().unwrap().placements.push(placement);
-    if id == "taken" {
-        return Err(StatusCode::CONFLICT);
+    match id.as_str() {
+        "taken" => return Err(Refusal::new(StatusCode::CONFLICT, "conflict", "used")),
+        "v6" => return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "no_address", "no IPv6")),
+        _ => {}
     }
     Ok(Json(Issued {
         transaction_id: id.parse().unwrap(),
@@ -306,6 +308,11 @@ async fn wrong_orders_are_refused_with_the_place_and_reach_nobody() {
     assert!(bench.seen.lock().unwrap().placements.is_empty());
     let (status, answer) = bench.order(Some(KEY), &body("taken")).await;
     assert_eq!((status, answer["error"]["code"].as_str()), (StatusCode::CONFLICT, Some("conflict")));
+    let (status, answer) = bench.order(Some(KEY), &body("v6")).await;
+    assert_eq!(
+        (status, answer["error"]["code"].as_str()),
+        (StatusCode::UNPROCESSABLE_ENTITY, Some("no_private_address"))
+    );
     let large = "x".repeat(70_000);
     let mut headers = HeaderMap::new();
     headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {KEY}")).unwrap());
