@@ -38,7 +38,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// Why an order got no page.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    /// The client is not on a member ISP: offer another way to pay.
+    /// The client has no private path: not on a member ISP, or not for its address family.
     #[error("the client is not on a member ISP: offer another way to pay")]
     NotMemberIsp,
     /// Facilitation refused the order; posting it again will not help.
@@ -103,7 +103,9 @@ impl Facilitation {
             body.pointer(&format!("/error/{name}")).and_then(|v| v.as_str()).unwrap_or_default().to_owned()
         };
         match answer.status() {
-            _ if text("code") == "not_member_isp" => Err(OrderError::NotMemberIsp),
+            _ if ["not_member_isp", "no_private_address"].contains(&text("code").as_str()) => {
+                Err(OrderError::NotMemberIsp)
+            }
             status if status.is_server_error() => Err(OrderError::TryAgain(text("message"))),
             status => Err(OrderError::Refused { status, message: text("message") }),
         }
