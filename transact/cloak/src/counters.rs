@@ -1,124 +1,83 @@
 //! What happened to frames and connections, counted by reason.
 
-use std::collections::BTreeMap;
+cloakway_types::counts! {
+    /// A reason to count.
+    pub enum Count {
+        /// A TCP segment was let in.
+        SegmentIn = "segment-in",
+        /// A TCP segment was sent.
+        SegmentOut = "segment-out",
+        /// An ARP request for one of our addresses was answered.
+        ArpAnswered = "arp-answered",
+        /// A neighbour solicitation for one of our addresses was answered.
+        SolicitationAnswered = "solicitation-answered",
+        /// We asked for the gateway's Ethernet address.
+        GatewayAsked = "gateway-asked",
+        /// The gateway's Ethernet address was learnt or confirmed.
+        GatewayLearnt = "gateway-learnt",
+        /// A handshake began.
+        SynAdmitted = "syn-admitted",
+        /// A handshake finished.
+        ConnectionOpened = "connection-opened",
 
-macro_rules! counts {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
-        /// A reason to count.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Count {
-            $($(#[$doc])* $variant,)+
-        }
+        /// Dropped: too short, bad lengths, versions, options or flags.
+        Malformed = "drop-malformed",
+        /// Dropped: a wrong IPv4, ICMPv6 or TCP checksum.
+        BadChecksum = "drop-checksum",
+        /// Dropped: not to our Ethernet address, or from a group or our own address.
+        OtherHost = "drop-other-host",
+        /// Dropped: neither ARP, IPv4 nor IPv6.
+        OtherEtherType = "drop-ether-type",
+        /// Dropped: ARP that we neither asked for nor have to answer.
+        OtherArp = "drop-arp",
+        /// Dropped: an IP destination that is not ours.
+        OtherAddress = "drop-other-address",
+        /// Dropped: an IPv4 fragment.
+        Fragment = "drop-fragment",
+        /// Dropped: IPv4 options.
+        IpOptions = "drop-ip-options",
+        /// Dropped: an IPv6 extension header.
+        ExtensionHeader = "drop-extension-header",
+        /// Dropped: ICMP or ICMPv6 other than neighbour discovery for us; ping is here.
+        Icmp = "drop-icmp",
+        /// Dropped: neighbour discovery that breaks RFC 4861 §7.1, or that we neither asked for nor have to answer.
+        OtherDiscovery = "drop-discovery",
+        /// Dropped: an IP protocol other than TCP.
+        OtherProtocol = "drop-protocol",
+        /// Dropped: a source outside the member prefixes.
+        NotMember = "drop-not-member",
+        /// Dropped: another TCP port.
+        OtherPort = "drop-port",
+        /// Dropped: a segment of no connection.
+        NoConnection = "drop-no-connection",
+        /// Dropped: a SYN with data.
+        SynData = "drop-syn-data",
+        /// Dropped: a SYN while the half-open bound was reached.
+        HalfOpenFull = "drop-half-open-full",
+        /// Dropped: a SYN while the connection bound was reached.
+        ConnectionsFull = "drop-connections-full",
+        /// Dropped: a SYN while the bound of its source was reached.
+        SourceFull = "drop-source-full",
 
-        impl Count {
-            /// Every reason, in a fixed order.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
+        /// Forgotten: a half-open connection older than a second, to make room for a new one.
+        HalfOpenEvicted = "half-open-evicted",
+        /// Forgotten: a half-open connection at its time limit.
+        HandshakeExpired = "handshake-expired",
+        /// Forgotten: a connection whose peer was silent too long.
+        IdleExpired = "idle-expired",
+        /// Forgotten: a closing connection at its time limit.
+        LingerExpired = "linger-expired",
+        /// Ended by the peer's RST.
+        PeerReset = "peer-reset",
 
-            /// A name for metrics and for people: lower case, words joined by `-`.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)+
-                }
-            }
-        }
-    };
-}
-
-counts! {
-    /// A TCP segment was let in.
-    SegmentIn = "segment-in",
-    /// A TCP segment was sent.
-    SegmentOut = "segment-out",
-    /// An ARP request for one of our addresses was answered.
-    ArpAnswered = "arp-answered",
-    /// A neighbour solicitation for one of our addresses was answered.
-    SolicitationAnswered = "solicitation-answered",
-    /// We asked for the gateway's Ethernet address.
-    GatewayAsked = "gateway-asked",
-    /// The gateway's Ethernet address was learnt or confirmed.
-    GatewayLearnt = "gateway-learnt",
-    /// A handshake began.
-    SynAdmitted = "syn-admitted",
-    /// A handshake finished.
-    ConnectionOpened = "connection-opened",
-
-    /// Dropped: too short, bad lengths, versions, options or flags.
-    Malformed = "drop-malformed",
-    /// Dropped: a wrong IPv4, ICMPv6 or TCP checksum.
-    BadChecksum = "drop-checksum",
-    /// Dropped: not to our Ethernet address, or from a group or our own address.
-    OtherHost = "drop-other-host",
-    /// Dropped: neither ARP, IPv4 nor IPv6.
-    OtherEtherType = "drop-ether-type",
-    /// Dropped: ARP that we neither asked for nor have to answer.
-    OtherArp = "drop-arp",
-    /// Dropped: an IP destination that is not ours.
-    OtherAddress = "drop-other-address",
-    /// Dropped: an IPv4 fragment.
-    Fragment = "drop-fragment",
-    /// Dropped: IPv4 options.
-    IpOptions = "drop-ip-options",
-    /// Dropped: an IPv6 extension header.
-    ExtensionHeader = "drop-extension-header",
-    /// Dropped: ICMP or ICMPv6 other than neighbour discovery for us; ping is here.
-    Icmp = "drop-icmp",
-    /// Dropped: neighbour discovery that breaks RFC 4861 §7.1, or that we neither asked for nor have to answer.
-    OtherDiscovery = "drop-discovery",
-    /// Dropped: an IP protocol other than TCP.
-    OtherProtocol = "drop-protocol",
-    /// Dropped: a source outside the member prefixes.
-    NotMember = "drop-not-member",
-    /// Dropped: another TCP port.
-    OtherPort = "drop-port",
-    /// Dropped: a segment of no connection.
-    NoConnection = "drop-no-connection",
-    /// Dropped: a SYN with data.
-    SynData = "drop-syn-data",
-    /// Dropped: a SYN while the half-open bound was reached.
-    HalfOpenFull = "drop-half-open-full",
-    /// Dropped: a SYN while the connection bound was reached.
-    ConnectionsFull = "drop-connections-full",
-    /// Dropped: a SYN while the bound of its source was reached.
-    SourceFull = "drop-source-full",
-
-    /// Forgotten: a half-open connection older than a second, to make room for a new one.
-    HalfOpenEvicted = "half-open-evicted",
-    /// Forgotten: a half-open connection at its time limit.
-    HandshakeExpired = "handshake-expired",
-    /// Forgotten: a connection whose peer was silent too long.
-    IdleExpired = "idle-expired",
-    /// Forgotten: a closing connection at its time limit.
-    LingerExpired = "linger-expired",
-    /// Ended by the peer's RST.
-    PeerReset = "peer-reset",
-
-    /// Kept in: an RST that the TCP stack wanted to send.
-    RstSuppressed = "egress-rst-suppressed",
-    /// Kept in: anything else that the TCP stack wanted to send and that is not a segment of its connection.
-    EgressRefused = "egress-refused",
-    /// Kept in: the queue of frames was full; TCP sends again.
-    TransmitFull = "egress-queue-full",
+        /// Kept in: an RST that the TCP stack wanted to send.
+        RstSuppressed = "egress-rst-suppressed",
+        /// Kept in: anything else that the TCP stack wanted to send and that is not a segment of its connection.
+        EgressRefused = "egress-refused",
+        /// Kept in: the queue of frames was full; TCP sends again.
+        TransmitFull = "egress-queue-full",
+    }
 }
 
 /// How often each [`Count`] happened since the start.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counters(BTreeMap<Count, u64>);
-
-impl Counters {
-    /// How often `count` happened.
-    #[must_use]
-    pub fn get(&self, count: Count) -> u64 {
-        self.0.get(&count).copied().unwrap_or(0)
-    }
-
-    /// Every name with its number, zeros included.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        Count::ALL.iter().map(|&count| (count.name(), self.get(count)))
-    }
-
-    pub(crate) fn add(&mut self, count: Count) {
-        let number = self.0.entry(count).or_default();
-        *number = number.saturating_add(1);
-    }
-}
+pub type Counters = cloakway_types::Counters<Count>;
