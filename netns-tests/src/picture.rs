@@ -8,8 +8,8 @@ use anyhow::Result;
 
 use crate::lab::{Counters, Lab};
 
-/// Draws `picture.txt` beside the topology, else a table. A drawing has `[LINK   ]` where the packets counted on a link
-/// go (as wide as the brackets) and `<LINK>` where `●` marks a link on `path`.
+/// Draws `picture.txt` beside the topology, if there is one, and a table. A drawing has `[LINK   ]` where the packets
+/// counted on a link go, as wide as the brackets; `●` marks a link on `path`.
 ///
 /// # Errors
 /// When a counter cannot be read.
@@ -29,13 +29,12 @@ pub fn draw(lab: &Lab, path: &[String]) -> Result<String> {
 fn fill(drawing: &str, counted: &BTreeMap<String, Counters>, path: &[String]) -> String {
     let mut out = drawing.to_owned();
     for (name, counters) in counted {
-        let mark = if path.contains(name) { '●' } else { '·' };
-        let width = name.chars().count() + 2;
-        out = out.replace(&format!("<{name}>"), &format!("{mark:^width$}"));
         while let Some((before, rest)) = out.split_once(&format!("[{name}")) {
             let Some((padding, after)) = rest.split_once(']') else { break };
-            let width = width + padding.chars().count();
-            out = format!("{before}{:^width$}{after}", format!("{}▸ ◂{}", counters.sent, counters.received));
+            let width = name.chars().count() + 2 + padding.chars().count();
+            let mark = if path.contains(name) { "● " } else { "" };
+            let text = format!("{mark}{}▸ ◂{}", counters.sent, counters.received);
+            out = format!("{before}{text:^width$}{after}");
         }
     }
     out
@@ -70,7 +69,7 @@ mod tests {
     fn counters_and_marks_take_the_place_of_the_brackets() {
         let counters = Counters { sent: 12, sent_bytes: 0, received: 7, received_bytes: 0 };
         let counted = BTreeMap::from([("core".to_owned(), counters), ("uplink".to_owned(), counters)]);
-        let drawn = fill("a <core> [core      ] b\na <uplink> c", &counted, &["core".to_owned()]);
-        assert_eq!(drawn, "a   ●       12▸ ◂7    b\na    ·     c");
+        let drawn = fill("a [core          ] b\na [uplink   ] c", &counted, &["core".to_owned()]);
+        assert_eq!(drawn, "a     ● 12▸ ◂7     b\na   12▸ ◂7    c");
     }
 }
