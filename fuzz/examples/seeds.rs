@@ -1,0 +1,365 @@
+//! Writes the first inputs of each corpus: `cargo run --example seeds`. It makes what libFuzzer would
+//! take long to guess, valid messages of every kind, and leaves what was found later alone.
+
+use std::fs;
+use std::path::Path;
+
+use bgp_wire::{
+    AsPath, Asn, Attributes, Capability, Community, Context, ErrorCode, Family, HoldTime, Message, Notification, Open,
+    Origin, RouteRefresh, RouterId, Update, announce_v4, announce_v6, withdraw_v4, withdraw_v6,
+};
+use cloakway_crypto::sign::SigningKey;
+use cloakway_crypto::{Secret, encode};
+use cloakway_fuzz::SECRET;
+use cloakway_types::{Money, Timestamp};
+use toolbox_wire::accounting::kind;
+use toolbox_wire::radius::{Request, build_request};
+use transact_bank::{Acceptor, Authorisation, CardNumber, Expiry, NetworkCode, Reversal, Trace, frame};
+use transact_wire::order::{Issued, Order, Placement, Reference};
+use transact_wire::payment::{Claim, Outcome, Page, Payment, PaymentState};
+use transact_wire::result::{Acknowledgement, Pending, PurchaseResult, SignedResult, Verdict};
+
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+fn main() -> std::io::Result<()> {
+    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora");
+    let all: [(&str, Seeds); 10] = [
+        ("bgp_framer", streams(&bgp())),
+        ("bgp_message", bgp()),
+        ("cloak_frames", cloak()),
+        ("forwarder_line", forwarder()),
+        ("iso8583_framer", framed_iso8583()),
+        ("iso8583_message", iso8583()),
+        ("mrt_rib", mrt()),
+        ("radius_packet", radius()),
+        ("toolbox_verify", toolbox()),
+        ("transact_json", transact()),
+    ];
+    for (target, seeds) in all {
+        let folder = corpora.join(target);
+        fs::create_dir_all(&folder)?;
+        for (name, bytes) in seeds {
+            fs::write(folder.join(format!("seed-{name}")), bytes)?;
+        }
+    }
+    Ok(())
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    encode::unhex(&text.split_whitespace().collect::<String>()).expect("hexadecimal")
+}
+
+fn bgp() -> Seeds {
+    let context = Context::default();
+    let write = |message: Message| message.encode(context).expect("a valid message");
+    let attributes = Attributes {
+        origin: Some(Origin::Igp),
+        as_path: Some(AsPath::sequence([Asn(64500), Asn(4_200_000_001)])),
+        local_pref: Some(100),
+        multi_exit_disc: Some(5),
+        communities: vec![Community::NO_EXPORT],
+        ..Attributes::default()
+    };
+    let v4 = || ["203.0.113.200/32", "198.51.100.0/24"].map(|prefix| prefix.parse().expect("a prefix"));
+    let v6 = || ["2001:db8:c10a::200/128", "2001:db8::/32"].map(|prefix| prefix.parse().expect("a prefix"));
+    let one = |updates: Vec<Update>| write(Message::Update(updates.into_iter().next().expect("a message")));
+    let announced = announce_v4(&attributes, [198, 51, 100, 2].into(), v4(), context).expect("it fits");
+    let two_octets = Context { four_octet_as: false, external: true };
+    let mut open = Open::new(
+        Asn(64500),
+        HoldTime::from_secs(9).expect("allowed"),
+        RouterId::new([198, 51, 100, 2].into()).expect("not zero"),
+        Family::ALL,
+    );
+    open.capabilities.push(Capability::Other { code: 64, value: vec![0, 0x78] });
+    let next_hop_v6 = "2001:db8:5100:1::2".parse().expect("an address");
+    vec![
+        ("open", write(Message::Open(open))),
+        (
+            // BIRD 2.0.12.
+            "open-of-bird",
+            unhex(
+                "ffffffffffffffffffffffffffffffff 003b01045ba000f00a0000011e021c010400010001
+                 0104000200010200400200784104fa56ea0146004700",
+            ),
+        ),
+        (
+            // FRR 8.4.4: a parameter for each capability.
+            "open-of-frr",
+            unhex(
+                "ffffffffffffffffffffffffffffffff 00710104fbf400b40a00000254020601040001000102060104
+                 00020001020280000202020002024600020641040000fbf402020600020a450800010101000201010206490402766d00
+                 02044002c0780210470e0001018000000000020180000000",
+            ),
+        ),
+        ("announce-two-octet", Message::Update(announced[0].clone()).encode(two_octets).expect("a valid message")),
+        ("announce-v4", one(announced)),
+        ("announce-v6", one(announce_v6(&attributes, next_hop_v6, v6(), context).expect("it fits"))),
+        ("withdraw-v4", one(withdraw_v4(v4()))),
+        ("withdraw-v6", one(withdraw_v6(v6()))),
+        ("end-of-rib-v6", write(Message::Update(Update::end_of_rib(Family::Ipv6)))),
+        ("keepalive", write(Message::KeepAlive)),
+        ("notification", write(Message::Notification(Notification::new(ErrorCode::BAD_LENGTH, [0, 18])))),
+        ("route-refresh", write(Message::RouteRefresh(RouteRefresh { afi: 1, subtype: 0, safi: 1 }))),
+        // ORIGIN twice and a value that it cannot have; MP_REACH_NLRI with a next hop that is no host.
+        ("flawed", unhex("02 0000 001a 40010107 40010100 400200 400304c6336402 c00804ffffff01 18cb0071")),
+        ("flawed-v6", unhex("02 0000 0023 400101004002 00 800e1b 00020110 ff020000000000000000000000000001 00 2020010db8 00")),
+    ]
+}
+
+/// The messages one behind the other, cut in small and in large pieces.
+fn streams(messages: &Seeds) -> Seeds {
+    let whole: Vec<u8> = messages.iter().filter(|(_, m)| m.starts_with(&[0xff; 16])).flat_map(|(_, m)| m.clone()).collect();
+    vec![
+        ("octets", [&[1], whole.as_slice()].concat()),
+        ("pieces", [&[200], whole.as_slice()].concat()),
+        ("out-of-step", [&[19], &whole[..100], &[0], &whole[100..]].concat()),
+    ]
+}
+
+fn cloak() -> Seeds {
+    // Operations, as `cloak_frames` reads them.
+    const ASK: [u8; 2] = [3, 11];
+    const READ: u8 = 4;
+    let segment = |who: u8, flags: u8, data: u8| [2, who, flags, 0, 0, 0, data].to_vec();
+    let wait = |millis: u16| [&[1][..], &millis.to_be_bytes()].concat();
+    let handshake = |who: u8| [segment(who, 2, 0), segment(who, 16, 0), vec![READ]].concat();
+    let raw = |operation: u8, frame: &str| {
+        let frame = unhex(frame);
+        [&[operation, u8::try_from(frame.len()).expect("a short frame")], frame.as_slice()].concat()
+    };
+    const TO_CLOAK: &str = "0200000000c1 0200000000f0";
+    let syn_v4 = format!(
+        "{TO_CLOAK} 0800 45000028 00000000 40060000 c6336446 cb0071c8 9c4001bb000003e8000000005002040000000000"
+    );
+    let ping_v4 = format!(
+        "{TO_CLOAK} 0800 45000024 00000000 40010000 c6336446 cb0071c8 0800f7fd 00010001 3132333435363738"
+    );
+    let syn_v6 = format!(
+        "{TO_CLOAK} 86dd 6000000000140640 20010db8510000640000000000000070 20010db8c10a00000000000000000200
+         9c4001bb000003e8000000005002040000000000"
+    );
+    let fragment_v6 = format!(
+        "{TO_CLOAK} 86dd 6000000000082c40 20010db8510000640000000000000070 20010db8c10a00000000000000000200 0600000100000001"
+    );
+    let solicitation = "3333ff000200 0200000000f0 86dd 6000000000203aff 20010db8000000ff0000000000000001
+         ff0200000000000000000001ff000200 8700000000000000 20010db8c10a00000000000000000200 01010200000000f0";
+    vec![
+        (
+            "conversation-v4",
+            [ASK.to_vec(), handshake(0), segment(0, 24, 10), vec![READ, 5, 0, 20], segment(0, 16, 0), vec![14, 0], wait(10), segment(0, 17, 0), segment(0, 16, 0)]
+                .concat(),
+        ),
+        (
+            "conversation-v6",
+            [ASK.to_vec(), handshake(1), segment(1, 24, 3), vec![READ, 5, 0, 200], wait(300), segment(1, 16, 0), segment(1, 17, 0), vec![6, 0], wait(900), segment(1, 16, 0)]
+                .concat(),
+        ),
+        // A SYN before the gateway is known; it answers later.
+        ("late-gateway", [segment(0, 2, 0), segment(1, 2, 0), wait(500), vec![19, 27], segment(0, 16, 0), vec![READ, 7, 0]].concat()),
+        ("flood", [ASK.to_vec(), (0..8).flat_map(|port| segment(port << 2, 2, 0)).collect(), wait(1100), (0..8).flat_map(|port| segment(port << 2 | 1, 2, 0)).collect()].concat()),
+        ("strangers", [ASK.to_vec(), segment(2, 2, 0), segment(3, 2, 0), segment(2, 16, 9), segment(0x20, 2, 0), segment(0, 4, 0), segment(0, 16, 1), segment(0, 2, 5)].concat()),
+        ("reset", [ASK.to_vec(), handshake(0), segment(0, 4, 0), handshake(5), segment(5, 20, 0), vec![5, 0, 9]].concat()),
+        // A SYN with MSS, window scale, SACK and timestamps, as Linux sends it.
+        ("syn-of-linux", [ASK.to_vec(), vec![2, 0, 2, 0, 0, 5, 0], unhex("020405b4 0402080a 00000001 00000000 01030307"), segment(0, 16, 0), wait(5000)].concat()),
+        ("out-of-window", [ASK.to_vec(), handshake(0), vec![2, 0, 24, 127, 0, 0, 4], vec![2, 0, 24, 0, 127, 0, 4], vec![2, 0, 24, 3, 255, 0, 4], segment(0, 24, 255), segment(0, 24, 255), segment(0, 24, 255)].concat()),
+        ("frames", [ASK.to_vec(), raw(16, &syn_v4), raw(16, &syn_v6), raw(8, &syn_v4), raw(16, &ping_v4), raw(16, solicitation), raw(16, &fragment_v6)].concat()),
+    ]
+}
+
+fn forwarder() -> Seeds {
+    let line = |text: &str| text.as_bytes().to_vec();
+    vec![
+        ("healthy", line("{\"type\":\"prefix\",\"prefix\":\"203.0.113.200/32\",\"healthy\":true,\"reason\":\"main: answers\"}\n")),
+        ("down", line("{\"type\":\"prefix\",\"prefix\":\"2001:db8:c10a::200/128\",\"healthy\":false,\"reason\":\"\\u0000\\\"é\"}")),
+        ("heartbeat", line("{\"type\":\"heartbeat\",\"sequence\":18446744073709551615}\n")),
+        ("host-bits", line("{\"type\":\"prefix\",\"prefix\":\"203.0.113.200/24\",\"healthy\":true,\"reason\":\"\"}\n")),
+    ]
+}
+
+fn amount() -> Money {
+    Money::new(1250, "EUR".parse().expect("a currency")).expect("an amount")
+}
+
+fn card() -> (CardNumber, Expiry) {
+    let card = CardNumber::parse(&Secret::from("4111111111111111")).expect("a test number");
+    (card, Expiry::parse("12/29").expect("a month"))
+}
+
+fn iso8583() -> Seeds {
+    let acceptor = Acceptor::new("CLOAK001", "CLOAKWAY0000001", "424242", "5999").expect("it fits");
+    let trace = Trace::new(42, Timestamp::from_secs(1_700_000_000)).expect("in range");
+    let reversal = Reversal { trace, amount: amount() };
+    let (card, expiry) = card();
+    let authorisation = Authorisation { trace, card, expiry, amount: amount() }.message(&acceptor);
+    let mut answer = transact_bank::Message::new(transact_bank::MessageType::AuthorisationResponse);
+    answer.copy(&authorisation, &[3, 4, 7, 11, 37, 41, 42, 49]);
+    for (field, value) in [(38, "A1B2C3"), (39, "00"), (54, "0040978D000000001000"), (64, "0123456789ABCDEF")] {
+        answer.set(field, value).expect("it fits");
+    }
+    let written = |message: &transact_bank::Message| message.encode().expose().clone();
+    vec![
+        ("authorisation", written(&authorisation)),
+        ("answer", written(&answer)),
+        ("reversal", written(&reversal.message(&acceptor, false))),
+        ("reversal-again", written(&reversal.message(&acceptor, true))),
+        ("sign-on", written(&NetworkCode::SignOn.message(trace))),
+        ("echo", written(&NetworkCode::Echo.message(trace))),
+    ]
+}
+
+fn framed_iso8583() -> Seeds {
+    let messages = iso8583().into_iter().map(|(_, message)| frame(&Secret::new(message)));
+    let stream: Vec<u8> = messages.flat_map(|message| message.expose().clone()).collect();
+    vec![
+        ("octets", [&[1], stream.as_slice()].concat()),
+        ("pieces", [&[100], stream.as_slice()].concat()),
+        ("empty-message", [&[7], stream.as_slice(), &[0, 0, 1]].concat()),
+        ("too-long", [&[7], stream.as_slice(), &[4, 1, b'0']].concat()),
+    ]
+}
+
+/// TABLE_DUMP_V2 (RFC 6396 §4.3): one peer, two IPv4 prefixes, one IPv6 prefix; and other records.
+fn mrt() -> Seeds {
+    let record = |kind: u16, subtype: u16, body: &[u8]| {
+        let length = u32::try_from(body.len()).expect("a short body").to_be_bytes();
+        [&1_700_000_000_u32.to_be_bytes()[..], &kind.to_be_bytes(), &subtype.to_be_bytes(), &length, body].concat()
+    };
+    // Collector 192.0.2.1 without a view name; peer 192.0.2.2, AS 64500 in four octets.
+    let peers = record(13, 1, &unhex("c0000201 0000 0001 02 c0000202 c0000202 0000fbf4"));
+    let entry = |sequence: u8, prefix: &str, attributes: &str| {
+        let attributes = unhex(attributes);
+        let length = u16::try_from(attributes.len()).expect("short").to_be_bytes();
+        [&[0, 0, 0, sequence][..], &unhex(prefix), &unhex("0001 0000 6553f100"), &length, &attributes].concat()
+    };
+    let path = "40010100 400206 0201 0000fbf4 400304c0000202";
+    let v4 = [record(13, 2, &entry(0, "18c63364", path)), record(13, 2, &entry(1, "19cb007180", "40010100 40020a 0202 0000fbf4 0000fbfe 400304c0000202"))].concat();
+    let set = record(13, 2, &entry(2, "20cb0071c8", "40010100 40020e 01 03 0000fbf4 0000fbf5 0000fbf6 400304c0000202"));
+    let v6 = record(13, 4, &entry(3, "3020010db85100", "40010100 400206 0201 0000fbf4 800e11 10 20010db8000000010000000000000002"));
+    let (_, update) = bgp().into_iter().find(|(name, _)| *name == "announce-v4").expect("it is there");
+    let live = record(16, 4, &[unhex("0000fbf4 0000fbf5 0000 0001 c0000202 c0000201"), update].concat());
+    let old = record(12, 1, &unhex("0000 0000 c6336400 18 01 6553f100 c0000202 fbf4 0012 40010100 400204 0201 fbf4 400304c0000202"));
+    vec![
+        ("rib", [peers.clone(), v4.clone(), v6].concat()),
+        ("rib-with-as-set", [peers.clone(), set].concat()),
+        ("no-peers", v4),
+        ("updates", live),
+        ("table-dump-1", old),
+        ("no-routes", peers),
+    ]
+}
+
+fn radius() -> Seeds {
+    let nas: (u8, &[u8]) = (kind::NAS_IP_ADDRESS, &[198, 51, 100, 1]);
+    let accounting = |status: u8, more: &[(u8, &[u8])], signed: bool| {
+        let status = [0, 0, 0, status];
+        let first: [(u8, &[u8]); 3] = [(kind::ACCT_STATUS_TYPE, &status), nas, (kind::ACCT_SESSION_ID, b"0000A001")];
+        build_request(Request::Accounting, 7, &[first.as_slice(), more].concat(), SECRET, [0; 16], signed).expect("it fits")
+    };
+    let user: (u8, &[u8]) = (kind::USER_NAME, b"alice@isp.example");
+    let address: (u8, &[u8]) = (kind::FRAMED_IP_ADDRESS, &[198, 51, 100, 70]);
+    vec![
+        (
+            // radclient of FreeRADIUS 3.2.1.
+            "start",
+            unhex(
+                "04b60069498f758f9a1372b8360ae5444f23d4302806000000012c0a30303030413030310113616c696365406973702e65
+                 78616d706c652006656467650406c63364010806c63364466114004020010db851000064000000000000000037066553f1
+                 00290600000000",
+            ),
+        ),
+        (
+            "interim",
+            unhex(
+                "046200961707d3e11912bdda40ad0b03eb10d2fb2806000000032c0a30303030413030310113616c696365406973702e65
+                 78616d706c655f1220010db85100000100000000000000010806c63364467b14003820010db851006400000000000000
+                 0000a81220010db851000064000000000000007029060000000721047031210570322d501299f793d941832b83a567551
+                 57c205043",
+            ),
+        ),
+        ("status", unhex("0ced0026ff8cfb407698b2469ae9f3c1d85e139d501294e955e0900c18cbf0e36e0ffe6448eb")),
+        ("stop", accounting(2, &[user, address, (kind::ACCT_DELAY_TIME, &[0, 0, 0, 9])], true)),
+        ("interim-late", accounting(3, &[user, (kind::EVENT_TIMESTAMP, &[0x65, 0x53, 0xf1, 0]), (33, b"proxy")], false)),
+        ("nas-on", accounting(7, &[], true)),
+        ("tunnel", accounting(9, &[user, address], false)),
+    ]
+}
+
+fn toolbox() -> Seeds {
+    let text = |text: &str| text.as_bytes().to_vec();
+    vec![
+        ("question", text(r#"{"address":"198.51.100.70","subscriber":"alice@isp.example"}"#)),
+        ("question-v6", text(r#"{"address":"2001:db8:5100:64::70","subscriber":"bob"}"#)),
+        ("live", text(r#"{"live":true,"since":"2023-11-14T22:13:20.123Z","source":"radius","proved_at":"2023-11-14T22:13:20.123Z"}"#)),
+        ("not-live", text(r#"{"live":false,"reason":"no-session"}"#)),
+        ("error", text(r#"{"error":{"code":"invalid","message":"the field is missing","field":"address"}}"#)),
+    ]
+}
+
+fn transact() -> Seeds {
+    fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
+        serde_json::to_vec(value).expect("plain data")
+    }
+    let now = Timestamp::from_secs(1_700_000_000);
+    let transaction = || "o-1001".parse().expect("an id");
+    let vendor = || "shop".parse().expect("an id");
+    let order = |reference| Order {
+        reference,
+        amount: amount(),
+        client_ip: [198, 51, 100, 70].into(),
+        description: "A book".to_owned(),
+    };
+    let placement = Placement {
+        vendor: vendor(),
+        isp: "isp-a".parse().expect("an id"),
+        order: order(Reference::TemporaryId(transaction())),
+    };
+    let password = || Secret::from("k3J9-one-time");
+    let issued = Issued {
+        transaction_id: transaction(),
+        password: password(),
+        address: [203, 0, 113, 200].into(),
+        port: 443,
+        expires_at: now,
+    };
+    let page = Page {
+        vendor: vendor(),
+        payee: "Example Shop".to_owned(),
+        description: "A book".to_owned(),
+        amount: amount(),
+        amount_text: amount().to_string(),
+        transaction_id: transaction(),
+        password: password(),
+        private_origin: "https://203.0.113.200".to_owned(),
+        expires_at: now,
+    };
+    let claim = Claim { vendor: vendor(), transaction_id: transaction(), password: password() };
+    let (card_number, expiry) = card();
+    let payment = Payment { transaction: claim.clone(), card_number, expiry };
+    let result = PurchaseResult {
+        vendor: vendor(),
+        transaction_id: transaction(),
+        temporary_id: Some("tmp-1".parse().expect("an id")),
+        amount: amount(),
+        verdict: Verdict::Approved,
+        decided_at: now,
+    };
+    let key = SigningKey::from_base64(&Secret::new(encode::base64(&[7; 32]))).expect("a key");
+    let signed = SignedResult::sign("r-1", &result, &key, now).expect("plain data");
+    let pending = Pending { cursor: 17, results: vec![signed.clone()] };
+    let number_for_text = String::from_utf8(json(&payment)).expect("text").replace("\"4111111111111111\"", "4111111111111111");
+    vec![
+        ("order", json(&order(Reference::TransactionId(transaction())))),
+        ("placement", json(&placement)),
+        ("issued", json(&issued)),
+        ("page", json(&page)),
+        ("claim", json(&claim)),
+        ("payment", json(&payment)),
+        ("payment-with-a-number", number_for_text.into_bytes()),
+        ("outcome", json(&Outcome::from(PaymentState::Reversing))),
+        ("result", json(&result)),
+        ("signed-result", json(&signed)),
+        ("pending", json(&pending)),
+        ("acknowledgement", json(&Acknowledgement { ids: vec!["r-1".to_owned(), "r-2".to_owned()] })),
+    ]
+}

@@ -1,0 +1,41 @@
+//! Every decoder that meets a stranger's bytes, as a plain function that panics when something does
+//! not hold: the binaries in `fuzz_targets` give these functions to libFuzzer, `tests/replay.rs`
+//! replays the corpora with them on every run of the tests.
+//!
+//! What must hold is more than "no panic": what is accepted must mean the same after another encode
+//! and decode, however a stream is cut the same messages come out of it, the cloak lets nothing out
+//! but what its introduction lists, and no error quotes a card number.
+
+#![forbid(unsafe_code)]
+
+mod bank;
+mod bgp;
+mod bytes;
+mod cloak;
+mod json;
+mod mrt;
+mod radius;
+
+pub use bank::{iso8583_framer, iso8583_message};
+pub use bgp::{bgp_framer, bgp_message};
+pub use cloak::cloak_frames;
+pub use json::{forwarder_line, toolbox_verify, transact_json};
+pub use mrt::mrt_rib;
+pub use radius::{SECRET, radius_packet};
+
+/// A name, which is also the name of its corpus, and the function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    ("bgp_framer", bgp_framer),
+    ("bgp_message", bgp_message),
+    ("cloak_frames", cloak_frames),
+    ("forwarder_line", forwarder_line),
+    ("iso8583_framer", iso8583_framer),
+    ("iso8583_message", iso8583_message),
+    ("mrt_rib", mrt_rib),
+    ("radius_packet", radius_packet),
+    ("toolbox_verify", toolbox_verify),
+    ("transact_json", transact_json),
+];

@@ -1,0 +1,64 @@
+//! RADIUS packets, as the accounting port meets them.
+
+use cloakway_types::Timestamp;
+use toolbox_wire::accounting::{self, Record};
+use toolbox_wire::radius::{Attribute, MAX_LENGTH, Packet, Request, build_request, code};
+
+/// The shared secret of the corpus.
+pub const SECRET: &[u8] = b"s3cr3t-of-edge";
+
+const MESSAGE_AUTHENTICATOR: u8 = 80;
+
+/// One datagram: as it is, and with its attributes signed by who knows the secret, because nothing
+/// else gets past the authenticators.
+pub fn radius_packet(bytes: &[u8]) {
+    let packet = match Packet::parse(bytes) {
+        Ok(packet) => packet,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    assert!(bytes.starts_with(packet.bytes()));
+    let attributes: Vec<_> = packet.attributes().collect();
+    assert_eq!(rebuilt(&packet, &attributes), packet.bytes());
+    for demand in [false, true] {
+        match packet.verify(SECRET, demand) {
+            Ok(_) => recorded(packet, demand),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+    let plain: Vec<_> =
+        attributes.iter().filter(|a| a.kind != MESSAGE_AUTHENTICATOR).map(|a| (a.kind, a.value)).collect();
+    for request in [Request::Accounting, Request::StatusServer] {
+        let signed = build_request(request, packet.identifier(), &plain, SECRET, packet.authenticator(), true);
+        match signed {
+            Ok(signed) => recorded(Packet::parse(&signed).expect("what is built can be read"), true),
+            Err(_) => assert!(packet.bytes().len() + 18 > MAX_LENGTH, "the attributes fitted before"),
+        }
+    }
+}
+
+fn rebuilt(packet: &Packet<'_>, attributes: &[Attribute<'_>]) -> Vec<u8> {
+    let mut bytes = packet.bytes()[..20].to_vec();
+    for attribute in attributes {
+        assert_eq!(attribute.at, bytes.len());
+        bytes.extend([attribute.kind, u8::try_from(attribute.value.len() + 2).expect("a length octet")]);
+        bytes.extend(attribute.value);
+    }
+    bytes
+}
+
+/// A genuine packet is answered, and its record is the same after it was kept.
+fn recorded(packet: Packet<'_>, demand: bool) {
+    let verified = packet.verify(SECRET, demand).expect("it was signed with the secret");
+    let answer = verified.response(SECRET);
+    let answer = Packet::parse(&answer).expect("the answer is a packet");
+    assert_eq!((answer.code(), answer.identifier()), (code::ACCOUNTING_RESPONSE, packet.identifier()));
+    for arrival in [Timestamp::from_secs(0), Timestamp::from_secs(1_700_000_000), Timestamp::from_millis(u64::MAX)] {
+        match accounting::read(&verified, arrival) {
+            Ok(record) => {
+                let kept = serde_json::to_string(&record).expect("a record is plain data");
+                assert_eq!(serde_json::from_str::<Record>(&kept).expect("it was just written"), record);
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+}
