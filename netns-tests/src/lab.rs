@@ -1,7 +1,7 @@
 //! A laboratory: a topology brought up, watched, disturbed and removed.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -491,12 +491,4 @@ fn give(folder: &Path, owner: &str) -> Result<()> {
         chown(&entry?.path())?;
     }
     Ok(())
-}
-
-/// Opens a file of the laboratory for reading.
-///
-/// # Errors
-/// With the path.
-pub fn open(path: &Path) -> Result<File> {
-    File::open(path).with_context(|| path.display().to_string())
 }

@@ -23,7 +23,7 @@ use netns_tests::{command, host, say, stories};
 )]
 struct Arguments {}
 
-/// What a stage found: tests that passed and failed. A stage without tests counts as one.
+/// Tests that passed and failed. A stage without tests adds a failure or nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Count {
     passed: u64,
@@ -46,21 +46,30 @@ fn verify() -> Result<Count> {
     let required = is("CI", "true") || is("NETNS_TESTS", "required");
     prepare(required)?;
     let mut total = Count::default();
-    let mut stage = |name: &str, work: &dyn Fn() -> Result<Count>| {
+    let mut stage = |name: &str, work: &dyn Fn() -> Result<Option<Count>>| {
         let start = Instant::now();
-        let count = work().unwrap_or_else(|error| {
+        let found = work().unwrap_or_else(|error| {
             say(&format!("{error:#}"));
-            Count { passed: 0, failed: 1 }
+            Some(Count { passed: 0, failed: 1 })
         });
-        let mark = if count.failed == 0 { "✓" } else { "✗" };
-        let seconds = start.elapsed().as_secs_f64();
-        say(&format!("{mark} {name}: {} passed, {} failed ({seconds:.1} s)", count.passed, count.failed));
+        let mark = match found {
+            None => "– not checked:",
+            Some(Count { failed: 0, .. }) => "✓",
+            Some(_) => "✗",
+        };
+        let count = found.unwrap_or_default();
+        let tests = if count.passed > 0 {
+            format!(": {} passed, {} failed", count.passed, count.failed)
+        } else {
+            String::new()
+        };
+        say(&format!("{mark} {name}{tests} ({:.1} s)", start.elapsed().as_secs_f64()));
         total.passed += count.passed;
         total.failed += count.failed;
     };
     stage("format", &|| cargo(&["fmt", "--all", "--check"]));
     stage("lints", &|| cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
-    stage("programs", &|| stories::build_programs().map(|()| ONE));
+    stage("programs", &|| stories::build_programs().map(|()| NO_TESTS));
     stage("tests, stories in namespaces, pages in a browser", &|| tests(required));
     stage("dependencies: bans, licences, sources", &|| cargo(&["deny", "check", "bans", "licenses", "sources"]));
     stage("dependencies: advisories", &advisories);
@@ -68,7 +77,8 @@ fn verify() -> Result<Count> {
     Ok(total)
 }
 
-const ONE: Count = Count { passed: 1, failed: 0 };
+/// A stage that held and has no tests to count.
+const NO_TESTS: Option<Count> = Some(Count { passed: 0, failed: 0 });
 
 /// Installs what is needed; where it may not, and nothing is required, it goes on without the stories.
 fn prepare(required: bool) -> Result<()> {
@@ -92,11 +102,11 @@ fn prepare(required: bool) -> Result<()> {
     Ok(())
 }
 
-/// Runs `cargo` with its output on ours; one check.
-fn cargo(words: &[&str]) -> Result<Count> {
+/// Runs `cargo` with its output on ours.
+fn cargo(words: &[&str]) -> Result<Option<Count>> {
     let status = cargo_command(words).stdin(Stdio::null()).status().context("cargo")?;
     ensure!(status.success(), "cargo {} failed", words.join(" "));
-    Ok(ONE)
+    Ok(NO_TESTS)
 }
 
 fn quiet(words: &[&str]) -> bool {
@@ -111,7 +121,7 @@ fn cargo_command(words: &[&str]) -> Command {
 }
 
 /// All tests of the workspace in one run of Cargo; one line for each test program.
-fn tests(required: bool) -> Result<Count> {
+fn tests(required: bool) -> Result<Option<Count>> {
     let mut command = cargo_command(&["test", "--workspace", "--no-fail-fast"]);
     if required {
         command.env("NETNS_TESTS", "required");
@@ -131,7 +141,7 @@ fn tests(required: bool) -> Result<Count> {
     if !status.success() && tally.count.failed == 0 {
         tally.count.failed = 1;
     }
-    Ok(tally.count)
+    Ok(Some(tally.count))
 }
 
 /// Reads what `cargo test` says, keeps the numbers, and passes on what a person wants to see.
@@ -162,17 +172,17 @@ impl Tally {
 }
 
 /// Known vulnerabilities, where the database can be had; says aloud where not.
-fn advisories() -> Result<Count> {
+fn advisories() -> Result<Option<Count>> {
     let outcome = command::run(&mut cargo_command(&["deny", "check", "advisories"]), Duration::from_secs(300))?;
     if !outcome.ok() && outcome.stderr.contains("failed to fetch advisory database") {
-        say("  NOT CHECKED: the database of advisories cannot be reached from here");
-        return Ok(Count::default());
+        say("NOT CHECKED: the database of advisories cannot be reached from here");
+        return Ok(None);
     }
     if !outcome.ok() {
         say(&outcome.stderr);
     }
     ensure!(outcome.ok(), "there are advisories");
-    Ok(ONE)
+    Ok(NO_TESTS)
 }
 
 fn is(variable: &str, value: &str) -> bool {

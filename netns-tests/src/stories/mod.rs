@@ -128,3 +128,32 @@ fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_topology_is_right_and_has_the_files_that_it_names() {
+        let folders = fs::read_dir(root().join("configs/lab")).unwrap();
+        let names: Vec<String> = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(names.iter().any(|name| name == "purchase"), "{names:?}");
+        for name in names {
+            let topology = topology(&name).unwrap();
+            let firewalls = topology.namespaces.iter().filter_map(|host| host.firewall.as_ref());
+            let templates = topology.processes.iter().flat_map(|process| &process.templates);
+            for file in firewalls.chain(templates) {
+                assert!(topology.folder.join(file).is_file(), "{name}: {file}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_story_has_its_topology_and_a_name_of_its_own() {
+        for story in ALL {
+            assert!(topology(story.topology).is_ok(), "{}", story.name);
+            assert!(std::ptr::eq(find(story.name).unwrap(), story));
+        }
+        assert!(find("fable").is_none());
+    }
+}
