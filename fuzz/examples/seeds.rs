@@ -102,14 +102,18 @@ fn bgp() -> Seeds {
         ("notification", write(Message::Notification(Notification::new(ErrorCode::BAD_LENGTH, [0, 18])))),
         ("route-refresh", write(Message::RouteRefresh(RouteRefresh { afi: 1, subtype: 0, safi: 1 }))),
         // ORIGIN twice and a value that it cannot have; MP_REACH_NLRI with a next hop that is no host.
-        ("flawed", unhex("02 0000 001a 40010107 40010100 400200 400304c6336402 c00804ffffff01 18cb0071")),
-        ("flawed-v6", unhex("02 0000 0023 400101004002 00 800e1b 00020110 ff020000000000000000000000000001 00 2020010db8 00")),
+        ("flawed", unhex("02 0000 0019 40010107 40010100 400200 400304c6336402 c00804ffffff01 18cb0071")),
+        (
+            "flawed-v6",
+            unhex("02 0000 0025 400101004002 00 800e1b 00020110 ff020000000000000000000000000001 00 2020010db8 00"),
+        ),
     ]
 }
 
 /// The messages one behind the other, cut in small and in large pieces.
 fn streams(messages: &Seeds) -> Seeds {
-    let whole: Vec<u8> = messages.iter().filter(|(_, m)| m.starts_with(&[0xff; 16])).flat_map(|(_, m)| m.clone()).collect();
+    let whole: Vec<u8> =
+        messages.iter().filter(|(_, m)| m.starts_with(&[0xff; 16])).flat_map(|(_, m)| m.clone()).collect();
     vec![
         ("octets", [&[1], whole.as_slice()].concat()),
         ("pieces", [&[200], whole.as_slice()].concat()),
@@ -132,9 +136,8 @@ fn cloak() -> Seeds {
     let syn_v4 = format!(
         "{TO_CLOAK} 0800 45000028 00000000 40060000 c6336446 cb0071c8 9c4001bb000003e8000000005002040000000000"
     );
-    let ping_v4 = format!(
-        "{TO_CLOAK} 0800 45000024 00000000 40010000 c6336446 cb0071c8 0800f7fd 00010001 3132333435363738"
-    );
+    let ping_v4 =
+        format!("{TO_CLOAK} 0800 45000024 00000000 40010000 c6336446 cb0071c8 0800f7fd 00010001 3132333435363738");
     let syn_v6 = format!(
         "{TO_CLOAK} 86dd 6000000000140640 20010db8510000640000000000000070 20010db8c10a00000000000000000200
          9c4001bb000003e8000000005002040000000000"
@@ -147,31 +150,125 @@ fn cloak() -> Seeds {
     vec![
         (
             "conversation-v4",
-            [ASK.to_vec(), handshake(0), segment(0, 24, 10), vec![READ, 5, 0, 20], segment(0, 16, 0), vec![14, 0], wait(10), segment(0, 17, 0), segment(0, 16, 0)]
-                .concat(),
+            [
+                ASK.to_vec(),
+                handshake(0),
+                segment(0, 24, 10),
+                vec![READ, 5, 0, 20],
+                segment(0, 16, 0),
+                vec![14, 0],
+                wait(10),
+                segment(0, 17, 0),
+                segment(0, 16, 0),
+            ]
+            .concat(),
         ),
         (
             "conversation-v6",
-            [ASK.to_vec(), handshake(1), segment(1, 24, 3), vec![READ, 5, 0, 200], wait(300), segment(1, 16, 0), segment(1, 17, 0), vec![6, 0], wait(900), segment(1, 16, 0)]
-                .concat(),
+            [
+                ASK.to_vec(),
+                handshake(1),
+                segment(1, 24, 3),
+                vec![READ, 5, 0, 200],
+                wait(300),
+                segment(1, 16, 0),
+                segment(1, 17, 0),
+                vec![6, 0],
+                wait(900),
+                segment(1, 16, 0),
+            ]
+            .concat(),
         ),
         // A SYN before the gateway is known; it answers later.
-        ("late-gateway", [segment(0, 2, 0), segment(1, 2, 0), wait(500), vec![19, 27], segment(0, 16, 0), vec![READ, 7, 0]].concat()),
-        ("flood", [ASK.to_vec(), (0..8).flat_map(|port| segment(port << 2, 2, 0)).collect(), wait(1100), (0..8).flat_map(|port| segment(port << 2 | 1, 2, 0)).collect()].concat()),
-        ("strangers", [ASK.to_vec(), segment(2, 2, 0), segment(3, 2, 0), segment(2, 16, 9), segment(0x20, 2, 0), segment(0, 4, 0), segment(0, 16, 1), segment(0, 2, 5)].concat()),
-        ("reset", [ASK.to_vec(), handshake(0), segment(0, 4, 0), handshake(5), segment(5, 20, 0), vec![5, 0, 9]].concat()),
+        (
+            "late-gateway",
+            [segment(0, 2, 0), segment(1, 2, 0), wait(500), vec![19, 27], segment(0, 16, 0), vec![READ, 7, 0]].concat(),
+        ),
+        (
+            "flood",
+            [
+                ASK.to_vec(),
+                (0..8).flat_map(|port| segment(port << 2, 2, 0)).collect(),
+                wait(1100),
+                (0..8).flat_map(|port| segment(port << 2 | 1, 2, 0)).collect(),
+            ]
+            .concat(),
+        ),
+        (
+            "strangers",
+            [
+                ASK.to_vec(),
+                segment(2, 2, 0),
+                segment(3, 2, 0),
+                segment(2, 16, 9),
+                segment(0x20, 2, 0),
+                segment(0, 4, 0),
+                segment(0, 16, 1),
+                segment(0, 2, 5),
+            ]
+            .concat(),
+        ),
+        (
+            "reset",
+            [ASK.to_vec(), handshake(0), segment(0, 4, 0), handshake(5), segment(5, 20, 0), vec![5, 0, 9]].concat(),
+        ),
         // A SYN with MSS, window scale, SACK and timestamps, as Linux sends it.
-        ("syn-of-linux", [ASK.to_vec(), vec![2, 0, 2, 0, 0, 5, 0], unhex("020405b4 0402080a 00000001 00000000 01030307"), segment(0, 16, 0), wait(5000)].concat()),
-        ("out-of-window", [ASK.to_vec(), handshake(0), vec![2, 0, 24, 127, 0, 0, 4], vec![2, 0, 24, 0, 127, 0, 4], vec![2, 0, 24, 3, 255, 0, 4], segment(0, 24, 255), segment(0, 24, 255), segment(0, 24, 255)].concat()),
-        ("frames", [ASK.to_vec(), raw(16, &syn_v4), raw(16, &syn_v6), raw(8, &syn_v4), raw(16, &ping_v4), raw(16, solicitation), raw(16, &fragment_v6)].concat()),
+        (
+            "syn-of-linux",
+            [
+                ASK.to_vec(),
+                vec![2, 0, 2, 0, 0, 5, 0],
+                unhex("020405b4 0402080a 00000001 00000000 01030307"),
+                segment(0, 16, 0),
+                wait(5000),
+            ]
+            .concat(),
+        ),
+        (
+            "out-of-window",
+            [
+                ASK.to_vec(),
+                handshake(0),
+                vec![2, 0, 24, 127, 0, 0, 4],
+                vec![2, 0, 24, 0, 127, 0, 4],
+                vec![2, 0, 24, 3, 255, 0, 4],
+                segment(0, 24, 255),
+                segment(0, 24, 255),
+                segment(0, 24, 255),
+            ]
+            .concat(),
+        ),
+        (
+            "frames",
+            [
+                ASK.to_vec(),
+                raw(16, &syn_v4),
+                raw(16, &syn_v6),
+                raw(8, &syn_v4),
+                raw(16, &ping_v4),
+                raw(16, solicitation),
+                raw(16, &fragment_v6),
+            ]
+            .concat(),
+        ),
     ]
 }
 
 fn forwarder() -> Seeds {
     let line = |text: &str| text.as_bytes().to_vec();
     vec![
-        ("healthy", line("{\"type\":\"prefix\",\"prefix\":\"203.0.113.200/32\",\"healthy\":true,\"reason\":\"main: answers\"}\n")),
-        ("down", line("{\"type\":\"prefix\",\"prefix\":\"2001:db8:c10a::200/128\",\"healthy\":false,\"reason\":\"\\u0000\\\"é\"}")),
+        (
+            "healthy",
+            line(
+                "{\"type\":\"prefix\",\"prefix\":\"203.0.113.200/32\",\"healthy\":true,\"reason\":\"main: answers\"}\n",
+            ),
+        ),
+        (
+            "down",
+            line(
+                "{\"type\":\"prefix\",\"prefix\":\"2001:db8:c10a::200/128\",\"healthy\":false,\"reason\":\"\\u0000\\\"é\"}",
+            ),
+        ),
         ("heartbeat", line("{\"type\":\"heartbeat\",\"sequence\":18446744073709551615}\n")),
         ("host-bits", line("{\"type\":\"prefix\",\"prefix\":\"203.0.113.200/24\",\"healthy\":true,\"reason\":\"\"}\n")),
     ]
@@ -233,12 +330,24 @@ fn mrt() -> Seeds {
         [&[0, 0, 0, sequence][..], &unhex(prefix), &unhex("0001 0000 6553f100"), &length, &attributes].concat()
     };
     let path = "40010100 400206 0201 0000fbf4 400304c0000202";
-    let v4 = [record(13, 2, &entry(0, "18c63364", path)), record(13, 2, &entry(1, "19cb007180", "40010100 40020a 0202 0000fbf4 0000fbfe 400304c0000202"))].concat();
+    let v4 = [
+        record(13, 2, &entry(0, "18c63364", path)),
+        record(13, 2, &entry(1, "19cb007180", "40010100 40020a 0202 0000fbf4 0000fbfe 400304c0000202")),
+    ]
+    .concat();
     let set = record(13, 2, &entry(2, "20cb0071c8", "40010100 40020e 01 03 0000fbf4 0000fbf5 0000fbf6 400304c0000202"));
-    let v6 = record(13, 4, &entry(3, "3020010db85100", "40010100 400206 0201 0000fbf4 800e11 10 20010db8000000010000000000000002"));
+    let v6 = record(
+        13,
+        4,
+        &entry(3, "3020010db85100", "40010100 400206 0201 0000fbf4 800e11 10 20010db8000000010000000000000002"),
+    );
     let (_, update) = bgp().into_iter().find(|(name, _)| *name == "announce-v4").expect("it is there");
     let live = record(16, 4, &[unhex("0000fbf4 0000fbf5 0000 0001 c0000202 c0000201"), update].concat());
-    let old = record(12, 1, &unhex("0000 0000 c6336400 18 01 6553f100 c0000202 fbf4 0012 40010100 400204 0201 fbf4 400304c0000202"));
+    let old = record(
+        12,
+        1,
+        &unhex("0000 0000 c6336400 18 01 6553f100 c0000202 fbf4 0012 40010100 400204 0201 fbf4 400304c0000202"),
+    );
     vec![
         ("rib", [peers.clone(), v4.clone(), v6].concat()),
         ("rib-with-as-set", [peers.clone(), set].concat()),
@@ -254,7 +363,8 @@ fn radius() -> Seeds {
     let accounting = |status: u8, more: &[(u8, &[u8])], signed: bool| {
         let status = [0, 0, 0, status];
         let first: [(u8, &[u8]); 3] = [(kind::ACCT_STATUS_TYPE, &status), nas, (kind::ACCT_SESSION_ID, b"0000A001")];
-        build_request(Request::Accounting, 7, &[first.as_slice(), more].concat(), SECRET, [0; 16], signed).expect("it fits")
+        build_request(Request::Accounting, 7, &[first.as_slice(), more].concat(), SECRET, [0; 16], signed)
+            .expect("it fits")
     };
     let user: (u8, &[u8]) = (kind::USER_NAME, b"alice@isp.example");
     let address: (u8, &[u8]) = (kind::FRAMED_IP_ADDRESS, &[198, 51, 100, 70]);
@@ -279,7 +389,10 @@ fn radius() -> Seeds {
         ),
         ("status", unhex("0ced0026ff8cfb407698b2469ae9f3c1d85e139d501294e955e0900c18cbf0e36e0ffe6448eb")),
         ("stop", accounting(2, &[user, address, (kind::ACCT_DELAY_TIME, &[0, 0, 0, 9])], true)),
-        ("interim-late", accounting(3, &[user, (kind::EVENT_TIMESTAMP, &[0x65, 0x53, 0xf1, 0]), (33, b"proxy")], false)),
+        (
+            "interim-late",
+            accounting(3, &[user, (kind::EVENT_TIMESTAMP, &[0x65, 0x53, 0xf1, 0]), (33, b"proxy")], false),
+        ),
         ("nas-on", accounting(7, &[], true)),
         ("tunnel", accounting(9, &[user, address], false)),
     ]
@@ -290,7 +403,12 @@ fn toolbox() -> Seeds {
     vec![
         ("question", text(r#"{"address":"198.51.100.70","subscriber":"alice@isp.example"}"#)),
         ("question-v6", text(r#"{"address":"2001:db8:5100:64::70","subscriber":"bob"}"#)),
-        ("live", text(r#"{"live":true,"since":"2023-11-14T22:13:20.123Z","source":"radius","proved_at":"2023-11-14T22:13:20.123Z"}"#)),
+        (
+            "live",
+            text(
+                r#"{"live":true,"since":"2023-11-14T22:13:20.123Z","source":"radius","proved_at":"2023-11-14T22:13:20.123Z"}"#,
+            ),
+        ),
         ("not-live", text(r#"{"live":false,"reason":"no-session"}"#)),
         ("error", text(r#"{"error":{"code":"invalid","message":"the field is missing","field":"address"}}"#)),
     ]
@@ -347,7 +465,8 @@ fn transact() -> Seeds {
     let key = SigningKey::from_base64(&Secret::new(encode::base64(&[7; 32]))).expect("a key");
     let signed = SignedResult::sign("r-1", &result, &key, now).expect("plain data");
     let pending = Pending { cursor: 17, results: vec![signed.clone()] };
-    let number_for_text = String::from_utf8(json(&payment)).expect("text").replace("\"4111111111111111\"", "4111111111111111");
+    let number_for_text =
+        String::from_utf8(json(&payment)).expect("text").replace("\"4111111111111111\"", "4111111111111111");
     vec![
         ("order", json(&order(Reference::TransactionId(transaction())))),
         ("placement", json(&placement)),

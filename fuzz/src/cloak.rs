@@ -16,14 +16,10 @@ use crate::bytes::Choices;
 
 const CLOAK: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
 const FORWARDER: [u8; 6] = [2, 0, 0, 0, 0, 0xf0];
-const GATEWAYS: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 249)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0xff, 0, 0, 0, 1)),
-];
-const PRIVATE: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 200)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xc10a, 0, 0, 0, 0, 0x200)),
-];
+const GATEWAYS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 249)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0xff, 0, 0, 0, 1))];
+const PRIVATE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 200)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xc10a, 0, 0, 0, 0, 0x200))];
 /// Two members and two strangers.
 const CALLERS: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 70)),
@@ -344,7 +340,8 @@ impl<'f> Packet<'f> {
     /// Reads IP as its lengths say; what an option or an extension header holds is left unread.
     fn read(frame: &'f [u8]) -> Option<Self> {
         let packet = frame.get(14..)?;
-        let length = |at: usize| packet.get(at..at + 2)?.as_array().map(|octets| usize::from(u16::from_be_bytes(*octets)));
+        let length =
+            |at: usize| packet.get(at..at + 2)?.as_array().map(|octets| usize::from(u16::from_be_bytes(*octets)));
         let v4 = |at: usize| packet.get(at..at + 4)?.as_array::<4>().map(|octets| IpAddr::from(*octets));
         let v6 = |at: usize| packet.get(at..at + 16)?.as_array::<16>().map(|octets| IpAddr::from(*octets));
         if ethertype(frame) == Some(IPV4) {
