@@ -70,7 +70,11 @@ fn verify() -> Result<Count> {
     stage("format", &|| cargo(&["fmt", "--all", "--check"]));
     stage("lints", &|| cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
     stage("programs", &|| stories::build_programs().map(|()| NO_TESTS));
-    stage("tests, stories in namespaces, pages in a browser", &|| tests(required));
+    stage("tests, stories in namespaces, pages in a browser", &|| {
+        tests(&["test", "--workspace", "--no-fail-fast"], required)
+    });
+    stage("fuzz targets: format", &|| cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]));
+    stage("fuzz targets: corpora replayed", &|| tests(&["test", "--manifest-path", "fuzz/Cargo.toml"], required));
     stage("dependencies: bans, licences, sources", &|| cargo(&["deny", "check", "bans", "licenses", "sources"]));
     stage("dependencies: advisories", &advisories);
     say(&format!("{} passed, {} failed", total.passed, total.failed));
@@ -120,9 +124,9 @@ fn cargo_command(words: &[&str]) -> Command {
     command
 }
 
-/// All tests of the workspace in one run of Cargo; one line for each test program.
-fn tests(required: bool) -> Result<Option<Count>> {
-    let mut command = cargo_command(&["test", "--workspace", "--no-fail-fast"]);
+/// One run of Cargo's tests; one line for each test program.
+fn tests(words: &[&str], required: bool) -> Result<Option<Count>> {
+    let mut command = cargo_command(words);
     if required {
         command.env("NETNS_TESTS", "required");
     }

@@ -14,7 +14,7 @@
       headers: body ? { "content-type": "application/json" } : {},
       body: body && JSON.stringify(body),
       cache: "no-store", credentials: "omit", redirect: "error", referrerPolicy: "no-referrer",
-      signal: AbortSignal.timeout(body ? 45000 : 5000),
+      signal: AbortSignal.timeout(body ? 20000 : 5000),
     });
 
   const show = (state, message) => {

@@ -12,7 +12,9 @@ use transact_wire::card::{CardError, CardNumber, Expiry};
 use transact_wire::payment::{Claim, Outcome, Page, Payment, PaymentState};
 
 const PAGE_LIMIT: Duration = Duration::from_secs(15);
-const PAY_LIMIT: Duration = Duration::from_secs(45);
+const LIVE_LIMIT: Duration = Duration::from_secs(5);
+/// Longer than the transaction server waits for the bank; a server that died meanwhile says nothing.
+const PAY_LIMIT: Duration = Duration::from_secs(20);
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 const FOLLOW_TRIES: u32 = 120;
 
@@ -129,7 +131,7 @@ impl Payer {
     /// # Errors
     /// [`PayerError`].
     pub async fn pay(&self, card: Card) -> Result<Outcome, PayerError> {
-        let live = self.client.send(Method::GET, &self.at("/v1/live"), HeaderMap::new(), Vec::new(), PAGE_LIMIT).await;
+        let live = self.client.send(Method::GET, &self.at("/v1/live"), HeaderMap::new(), Vec::new(), LIVE_LIMIT).await;
         live.map_err(|error| PayerError::NotLive {
             origin: self.page.private_origin.clone(),
             reason: error.to_string(),
