@@ -1,3 +1,5 @@
+//! Gives libFuzzer `cloakway_fuzz::radius_packet`.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| cloakway_fuzz::radius_packet(bytes));

@@ -1,3 +1,5 @@
+//! Gives libFuzzer `cloakway_fuzz::transact_json`.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| cloakway_fuzz::transact_json(bytes));
