@@ -11,9 +11,9 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use cloakway_runtime::http::{Limits, Refusal, json};
+use cloakway_runtime::http::{Limits, Refusal};
 use transact_core::PayError;
-use transact_wire::payment::{Claim, Outcome, Payment};
+use transact_wire::payment::{BodyError, Claim, Outcome, Payment, from_json};
 
 use crate::engine::{Engine, EngineError};
 use crate::gate::Gate;
@@ -40,15 +40,7 @@ pub(crate) fn router(engine: Engine, origins: Vec<HeaderValue>) -> Router {
 }
 
 async fn pay(State(api): State<Api>, Extension(gate): Extension<Gate>, body: Bytes) -> Result<Json<Outcome>, Refusal> {
-    let payment = serde_json::from_slice::<Payment>(&body).map_err(|error| {
-        // The types of the card name themselves in their errors, and quote nothing.
-        let text = error.to_string();
-        if text.starts_with("card number") || text.starts_with("expiry") {
-            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_card", text)
-        } else {
-            Refusal::new(StatusCode::BAD_REQUEST, "invalid_json", text)
-        }
-    });
+    let payment: Result<Payment, Refusal> = from_json(&body).map_err(unreadable);
     wipe(body);
     told(api.engine.pay(payment?, gate).await)
 }
@@ -58,7 +50,7 @@ async fn outcome(
     Extension(gate): Extension<Gate>,
     body: Bytes,
 ) -> Result<Json<Outcome>, Refusal> {
-    let claim: Claim = json(&body)?;
+    let claim: Claim = from_json(&body).map_err(unreadable)?;
     told(api.engine.outcome(claim, gate).await)
 }
 
@@ -76,6 +68,13 @@ fn told(
             Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "bank_unreachable", &error))
         }
         Err(error) => Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &error)),
+    }
+}
+
+fn unreadable(error: BodyError) -> Refusal {
+    match error {
+        BodyError::Card(text) => Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_card", text),
+        BodyError::Form(text) => Refusal::new(StatusCode::BAD_REQUEST, "invalid_json", text),
     }
 }
 
