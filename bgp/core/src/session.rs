@@ -22,6 +22,7 @@ use cloakway_types::Instant;
 use ipnet::IpNet;
 
 use crate::export::Exporter;
+use crate::feed::Feed;
 use crate::injector::Routes;
 use crate::jitter::{Backoff, Jitter};
 
@@ -292,6 +293,7 @@ pub struct Session {
     idle_backoff: Backoff,
     routes: Arc<Routes>,
     advertised: Routes,
+    pub(crate) feed: Feed,
     reported_private: BTreeSet<IpNet>,
     reported_flaws: BTreeSet<u8>,
     output: VecDeque<Output>,
@@ -315,6 +317,7 @@ impl Session {
             idle_backoff: Backoff::new(IDLE_HOLD_LIMIT),
             routes: Arc::default(),
             advertised: Routes::new(),
+            feed: Feed::default(),
             reported_private: BTreeSet::new(),
             reported_flaws: BTreeSet::new(),
             output: VecDeque::new(),
@@ -549,6 +552,7 @@ impl Session {
         if was_established {
             self.counters.flaps += 1;
             self.advertised.clear();
+            self.feed.stop();
             self.reported_private.clear();
             self.reported_flaws.clear();
             if now.since(self.since) >= STABLE {
@@ -679,6 +683,7 @@ impl Session {
                     && refresh.subtype == 0
                     && negotiated.families.contains(&family)
                 {
+                    self.feed.refresh(family);
                     self.advertised.retain(|prefix, _| Family::of(prefix) != family);
                     self.announce();
                 }
@@ -786,11 +791,14 @@ impl Session {
         self.event(Event::Up(negotiated));
         self.announce();
         if let Some((id, exporter)) = self.exporter() {
-            self.send_updates(id, exporter.ends_of_rib());
+            self.feed.start(&exporter.families);
+            if !self.feed.on {
+                self.send_updates(id, exporter.ends_of_rib());
+            }
         }
     }
 
-    fn exporter(&self) -> Option<(LinkId, Exporter)> {
+    pub(crate) fn exporter(&self) -> Option<(LinkId, Exporter)> {
         let (id, negotiated) = self.established()?;
         let exporter = Exporter {
             local_as: self.settings.local_as,
@@ -813,6 +821,10 @@ impl Session {
             self.counters.sent.update += 1;
             self.output.push_back(Output::Send(id, bytes));
         }
+    }
+
+    pub(crate) fn count_updates(&mut self, sent: u64) {
+        self.counters.sent.update += sent;
     }
 
     fn update(&mut self, update: &Update) {

@@ -8,6 +8,7 @@
 //! IPv4 and IPv6 unicast; other families pass through unread. Requirement A1.
 
 mod attribute;
+mod bulk;
 mod error;
 mod framer;
 mod message;
@@ -20,6 +21,7 @@ mod types;
 mod update;
 
 pub use attribute::{AsPath, Attributes, Origin, RawAttribute, Segment};
+pub use bulk::{Bulk, push_prefix};
 pub use error::{AttributeError, AttributeFault, DecodeError, Disposition, EncodeError};
 pub use framer::Framer;
 pub use message::{Context, HEADER_LENGTH, MAX_LENGTH, Message, RouteRefresh};
