@@ -43,7 +43,7 @@ impl Exporter {
     pub(crate) fn difference(&self, from: &Routes, to: &Routes) -> Vec<Vec<u8>> {
         let gone = from.keys().filter(|prefix| !to.contains_key(*prefix));
         let new = to.iter().filter(|(prefix, route)| from.get(*prefix) != Some(*route)).map(|(_, route)| route);
-        let mut messages = withdraw(gone);
+        let mut messages = self.withdraw(gone);
         messages.extend(self.announce(new));
         messages.iter().map(|update| self.encode(update)).collect()
     }
@@ -84,20 +84,20 @@ impl Exporter {
         updates.expect("MAX_COMMUNITIES leaves room for prefixes").into_iter().flatten().collect()
     }
 
+    fn withdraw<'a>(&self, prefixes: impl Iterator<Item = &'a IpNet>) -> Vec<Update> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for prefix in prefixes {
+            match prefix {
+                IpNet::V4(prefix) => v4.push(*prefix),
+                IpNet::V6(prefix) => v6.push(*prefix),
+            }
+        }
+        withdraw_v4(v4, self.context).into_iter().chain(withdraw_v6(v6, self.context)).collect()
+    }
+
     fn encode(&self, update: &Update) -> Vec<u8> {
         Message::Update(update.clone()).encode(self.context).expect("the packer keeps to the message size")
     }
-}
-
-fn withdraw<'a>(prefixes: impl Iterator<Item = &'a IpNet>) -> Vec<Update> {
-    let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    for prefix in prefixes {
-        match prefix {
-            IpNet::V4(prefix) => v4.push(*prefix),
-            IpNet::V6(prefix) => v6.push(*prefix),
-        }
-    }
-    withdraw_v4(v4).into_iter().chain(withdraw_v6(v6)).collect()
 }
 
 #[cfg(test)]
@@ -110,7 +110,7 @@ mod tests {
     fn exporter(external: bool) -> Exporter {
         Exporter {
             local_as: Asn(64500),
-            context: Context { four_octet_as: true, external },
+            context: Context { external, ..Context::default() },
             families: Family::ALL.into(),
         }
     }

@@ -104,4 +104,8 @@ impl Encode for Exporter {
             IpAddr::V6(next_hop) => Bulk::announce_v6(&attributes, next_hop, self.context),
         }
     }
+
+    fn withdrawal(&self, family: Family) -> Bulk {
+        Bulk::withdraw(family, self.context)
+    }
 }

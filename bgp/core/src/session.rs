@@ -747,7 +747,11 @@ impl Session {
             router_id: open.router_id,
             hold_time: settings.hold_time.negotiate(open.hold_time),
             families,
-            context: Context { four_octet_as: open.four_octet_as().is_some(), external: !self.is_internal() },
+            context: Context {
+                four_octet_as: open.four_octet_as().is_some(),
+                external: !self.is_internal(),
+                ..Context::LEAST
+            },
         })
     }
 

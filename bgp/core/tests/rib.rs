@@ -21,6 +21,10 @@ impl Encode for Plain {
             IpAddr::V6(next_hop) => Bulk::announce_v6(&attributes, next_hop, Context::default()),
         }
     }
+
+    fn withdrawal(&self, family: Family) -> Bulk {
+        Bulk::withdraw(family, Context::default())
+    }
 }
 
 /// What a peer holds: each prefix with its MED.

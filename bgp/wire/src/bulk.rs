@@ -5,23 +5,21 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::attribute::{Attributes, code, flag};
+use crate::attribute::Attributes;
 use crate::error::EncodeError;
 use crate::message::{Context, HEADER_LENGTH, MAX_LENGTH, Message};
 use crate::nlri::encoded_length;
+use crate::rules::{code, flag};
 use crate::types::Family;
 use crate::update::Update;
 
-/// Octets of the longest prefix, its length octet included.
-const LARGEST_PREFIX: usize = 17;
+/// Octets of the longest prefix, its length octet and path identifier included.
+const LARGEST_PREFIX: usize = 17 + PATH_ID.len();
 /// Octets of a multiprotocol attribute's header with a two-octet length.
 const EXTENDED_HEADER: usize = 4;
 
-/// Appends a prefix of `bits` to a list in wire form; `octets` may hold more than the prefix needs.
-pub fn push_prefix(octets: &[u8], bits: u8, out: &mut Vec<u8>) {
-    out.push(bits);
-    out.extend(octets.iter().take(encoded_length(bits) - 1));
-}
+/// The path identifier of all that is sent in bulk: one path a prefix, wherever identifiers are wanted (RFC 7911).
+const PATH_ID: [u8; 4] = 1_u32.to_be_bytes();
 
 /// An UPDATE that lacks its prefixes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +27,8 @@ pub struct Bulk {
     kind: Kind,
     /// Written-out path attributes, less those that carry prefixes.
     attributes: Vec<u8>,
+    /// Prefixes carry path identifiers.
+    path_ids: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,19 +60,35 @@ impl Bulk {
 
     /// Withdraws prefixes of `family`.
     #[must_use]
-    pub const fn withdraw(family: Family) -> Self {
+    pub fn withdraw(family: Family, context: Context) -> Self {
         let kind = match family {
             Family::Ipv4 => Kind::WithdrawV4,
             Family::Ipv6 => Kind::WithdrawV6,
         };
-        Self { kind, attributes: Vec::new() }
+        Self { kind, attributes: Vec::new(), path_ids: context.path_ids.has(family) }
+    }
+
+    /// Appends a prefix of `bits` to a list in wire form; `octets` may hold more than the prefix needs.
+    pub fn push(&self, octets: &[u8], bits: u8, prefixes: &mut Vec<u8>) {
+        if self.path_ids {
+            prefixes.extend_from_slice(&PATH_ID);
+        }
+        prefixes.push(bits);
+        prefixes.extend(octets.iter().take(encoded_length(bits) - 1));
+    }
+
+    /// Octets that a prefix of `bits` takes.
+    #[must_use]
+    pub fn length_of(&self, bits: u8) -> usize {
+        encoded_length(bits) + if self.path_ids { PATH_ID.len() } else { 0 }
     }
 
     fn new(kind: Kind, attributes: Attributes, context: Context) -> Result<Self, EncodeError> {
         let message = Message::Update(Update { attributes, ..Update::default() }).encode(context)?;
         // Behind the header: no withdrawn routes, the length of the attributes, the attributes.
         let attributes = message.get(HEADER_LENGTH + 4..).unwrap_or_default().to_vec();
-        let bulk = Self { kind, attributes };
+        let family = if kind == Kind::AnnounceV4 { Family::Ipv4 } else { Family::Ipv6 };
+        let bulk = Self { kind, attributes, path_ids: context.path_ids.has(family) };
         if bulk.room() < LARGEST_PREFIX {
             let what = "path attributes with room for one prefix";
             let limit = MAX_LENGTH - LARGEST_PREFIX - bulk.frame();
@@ -109,8 +125,8 @@ impl Bulk {
     pub fn write(&self, prefixes: &[u8], out: &mut Vec<u8>) -> u64 {
         let room = self.room();
         let (mut messages, mut start, mut at) = (0, 0, 0);
-        while let Some(bits) = prefixes.get(at) {
-            let length = encoded_length(*bits);
+        while let Some(bits) = prefixes.get(at + if self.path_ids { PATH_ID.len() } else { 0 }) {
+            let length = self.length_of(*bits);
             if at + length - start > room {
                 self.message(prefixes.get(start..at).unwrap_or_default(), out);
                 messages += 1;
@@ -173,9 +189,11 @@ fn multiprotocol(code: u8, value: usize, others: usize, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attribute::{AsPath, Origin};
+    use crate::as_path::AsPath;
+    use crate::attribute::Origin;
+    use crate::community::Community;
     use crate::framer::Framer;
-    use crate::types::{Asn, Community};
+    use crate::types::{Asn, Families};
     use ipnet::IpNet;
     use proptest::prelude::*;
 
@@ -189,22 +207,22 @@ mod tests {
         }
     }
 
-    fn wire(prefixes: &[IpNet]) -> Vec<u8> {
+    fn wire(bulk: &Bulk, prefixes: &[IpNet]) -> Vec<u8> {
         let mut out = Vec::new();
         for prefix in prefixes {
             match prefix {
-                IpNet::V4(prefix) => push_prefix(&prefix.addr().octets(), prefix.prefix_len(), &mut out),
-                IpNet::V6(prefix) => push_prefix(&prefix.addr().octets(), prefix.prefix_len(), &mut out),
+                IpNet::V4(prefix) => bulk.push(&prefix.addr().octets(), prefix.prefix_len(), &mut out),
+                IpNet::V6(prefix) => bulk.push(&prefix.addr().octets(), prefix.prefix_len(), &mut out),
             }
         }
         out
     }
 
-    fn read(bytes: &[u8]) -> Vec<Update> {
+    fn read(bytes: &[u8], context: Context) -> Vec<Update> {
         let (mut framer, mut updates) = (Framer::default(), Vec::new());
         framer.push(bytes);
         while let Some(frame) = framer.next_frame().unwrap() {
-            let Message::Update(update) = Message::decode(frame, Context::default()).unwrap() else { panic!() };
+            let Message::Update(update) = Message::decode(frame, context).unwrap() else { panic!() };
             assert_eq!(update.flaws, []);
             updates.push(update);
         }
@@ -227,8 +245,8 @@ mod tests {
         for (bulk, is_v4, least) in [(v4, true, 800), (v6, false, 230)] {
             let all = prefixes(3 * least, is_v4);
             let mut out = Vec::new();
-            assert_eq!(bulk.write(&wire(&all), &mut out), 3);
-            let updates = read(&out);
+            assert_eq!(bulk.write(&wire(&bulk, &all), &mut out), 3);
+            let updates = read(&out, Context::default());
             let first = updates[0].reachable().count();
             assert!(first >= least as usize, "{first}");
             assert!(updates.iter().flat_map(Update::reachable).eq(all));
@@ -241,8 +259,9 @@ mod tests {
         for (family, is_v4) in [(Family::Ipv4, true), (Family::Ipv6, false)] {
             let all = prefixes(2000, is_v4);
             let mut out = Vec::new();
-            Bulk::withdraw(family).write(&wire(&all), &mut out);
-            let updates = read(&out);
+            let bulk = Bulk::withdraw(family, Context::default());
+            bulk.write(&wire(&bulk, &all), &mut out);
+            let updates = read(&out, Context::default());
             assert!(updates.iter().flat_map(Update::unreachable).eq(all));
             assert!(updates.iter().all(|update| update.attributes.is_empty()));
         }
@@ -256,19 +275,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_message_is_whole_and_none_is_lost(lengths in proptest::collection::vec(0u8..=128, 0..2000), v4: bool) {
+        fn every_message_is_whole_and_none_is_lost(lengths in proptest::collection::vec(0u8..=128, 0..2000), v4: bool, ids: bool) {
+            let context = Context { path_ids: if ids { Families::from_iter(Family::ALL) } else { Families::NONE }, ..Context::default() };
             let one = |bits: &u8| match v4 {
                 true => IpNet::new(Ipv4Addr::from(0x0a09_0807).into(), *bits % 33).unwrap().trunc(),
                 false => IpNet::new(Ipv6Addr::from(0x2001_0db8_u128 << 96 | 77).into(), *bits).unwrap().trunc(),
             };
             let all: Vec<IpNet> = lengths.iter().map(one).collect();
             let bulk = match v4 {
-                true => Bulk::announce_v4(&attributes(3), Ipv4Addr::new(192, 0, 2, 1), Context::default()),
-                false => Bulk::announce_v6(&attributes(3), Ipv6Addr::LOCALHOST, Context::default()),
+                true => Bulk::announce_v4(&attributes(3), Ipv4Addr::new(192, 0, 2, 1), context),
+                false => Bulk::announce_v6(&attributes(3), Ipv6Addr::LOCALHOST, context),
             };
             let mut out = Vec::new();
-            let messages = bulk.unwrap().write(&wire(&all), &mut out);
-            let updates = read(&out);
+            let bulk = bulk.unwrap();
+            let messages = bulk.write(&wire(&bulk, &all), &mut out);
+            let updates = read(&out, context);
             prop_assert_eq!(messages, updates.len() as u64);
             prop_assert!(updates.iter().flat_map(Update::reachable).eq(all));
         }

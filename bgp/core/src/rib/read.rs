@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use bgp_wire::{Bulk, EncodeError, Family, push_prefix};
+use bgp_wire::{Bulk, EncodeError, Family};
 use ipnet::IpNet;
 
 use super::list::{Mark, NodeId, Place};
@@ -55,6 +55,9 @@ pub trait Encode {
     /// # Errors
     /// When the attributes leave no room.
     fn announcement(&self, attributes: &RouteAttributes) -> Result<Bulk, EncodeError>;
+
+    /// An UPDATE that withdraws prefixes of `family`, short of the prefixes.
+    fn withdrawal(&self, family: Family) -> Bulk;
 }
 
 /// Prefixes of one message kind, as they are found.
@@ -67,16 +70,15 @@ struct Bucket {
 
 impl Bucket {
     fn fits(&self, bits: u8) -> bool {
-        self.filled + 1 + usize::from(bits).div_ceil(8) <= self.bulk.room()
+        self.filled + self.bulk.length_of(bits) <= self.bulk.room()
     }
 
     fn push(&mut self, octets: &[u8], bits: u8) {
         if !self.fits(bits) {
             self.filled = 0;
         }
-        let before = self.prefixes.len();
-        push_prefix(octets, bits, &mut self.prefixes);
-        self.filled += self.prefixes.len() - before;
+        self.bulk.push(octets, bits, &mut self.prefixes);
+        self.filled += self.bulk.length_of(bits);
     }
 }
 
@@ -259,11 +261,11 @@ impl Rib {
             }
             self.refused += 1;
             if !anew {
-                found.withdraw(row.prefix);
+                found.withdraw(row.prefix, encode);
             }
         } else if !anew {
             if reader.families.contains(&family) {
-                found.withdraw(row.prefix);
+                found.withdraw(row.prefix, encode);
             }
             self.withdrawn(at, row);
         }
@@ -309,9 +311,9 @@ impl Found {
         Ok(())
     }
 
-    fn withdraw(&mut self, prefix: IpNet) {
+    fn withdraw(&mut self, prefix: IpNet, encode: &impl Encode) {
         let family = Family::of(&prefix);
-        if self.turn_to(Kind::Withdraw(family), || Ok(Bulk::withdraw(family))).is_ok() {
+        if self.turn_to(Kind::Withdraw(family), || Ok(encode.withdrawal(family))).is_ok() {
             self.push(prefix);
         }
     }
