@@ -4,9 +4,12 @@
 //! may be announced now: those whose health was said lately, and said to be good. A [`PrivateRoute`] reaches
 //! the wire only as [`Guarded`], with the community that keeps it inside the AS (A1).
 //!
+//! Other routes are injected in named sets: [`SetChange`] changes one, [`Rib`] holds them for all peers.
+//!
 //! Sockets and clocks are the shell's. No route that a peer sends is kept: received prefixes are counted,
 //! and those of ours reported (A3).
 
+mod desired;
 mod export;
 mod feed;
 mod guard;
@@ -14,10 +17,14 @@ mod health;
 mod injector;
 mod jitter;
 mod policy;
+pub mod record;
 mod rib;
 mod route;
 mod session;
 
+pub use desired::{
+    Applying, ChangeError, Conflict, Digest, Group, MAX_NAME, Others, Outcome, Requests, SetChange, apply, check_name,
+};
 pub use guard::{Guard, Guarded, MAX_COMMUNITIES, PrivateRoute, RouteError};
 pub use health::{Health, HealthInput, HealthTable};
 pub use injector::{Injector, Notice, Routes};
