@@ -18,5 +18,6 @@ pub use guard::{Guard, Guarded, MAX_COMMUNITIES, PrivateRoute, RouteError};
 pub use health::{Health, HealthInput, HealthTable};
 pub use injector::{Injector, Notice, Routes};
 pub use session::{
-    Counters, Down, Event, Input, LinkId, MessageCounts, Negotiated, Output, Session, Settings, State, Status,
+    Counters, Down, Event, Export, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting, Session,
+    Settings, State, Status,
 };
