@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use bgp_core::{Guard, PrivateRoute, RouteError, Settings};
-use bgp_wire::{AS_TRANS, Asn, Community, HoldTime, RouterId};
+use bgp_core::{Export, Guard, Options, PrivateRoute, RoleSetting, RouteError, Settings};
+use bgp_wire::{AS_TRANS, Asn, Community, HoldTime, LONGEST_COMMUNICATION, Role, RouterId};
 use cloakway_runtime::config::{self, Invalid};
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -38,6 +39,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Where we connect from.
     pub local_address: Option<IpAddr>,
+    /// What its operator is told when we stop (RFC 9003); may be empty.
+    pub shutdown_communication: String,
     /// What its session is like.
     pub settings: Settings,
 }
@@ -46,7 +49,7 @@ impl Peer {
     /// Whether it is in our own AS.
     #[must_use]
     pub fn is_internal(&self) -> bool {
-        self.settings.local_as == self.settings.remote_as
+        self.settings.is_internal()
     }
 }
 
@@ -69,6 +72,8 @@ struct RawSpeaker {
     router_id: Ipv4Addr,
     #[serde(default)]
     listen: Vec<SocketAddr>,
+    #[serde(default)]
+    shutdown_communication: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,6 +89,31 @@ struct RawPeer {
     hold_time_s: u16,
     #[serde(default)]
     passive: bool,
+    export: Option<RawExport>,
+    delay_open_s: Option<u16>,
+    #[serde(default)]
+    add_path: bool,
+    role: Option<RawRole>,
+    #[serde(default)]
+    strict_role: bool,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawExport {
+    All,
+    Private,
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawRole {
+    Provider,
+    RouteServer,
+    RouteServerClient,
+    Customer,
+    Peer,
 }
 
 const fn bgp_port() -> u16 {
@@ -128,7 +158,12 @@ impl config::Config for Config {
             RouterId::new(raw.speaker.router_id).map_err(|error| Invalid::at("speaker.router-id", error))?;
         let routes = routes(raw.private_routes)?;
         let private: BTreeSet<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
-        let own = Own { local_as, router_id, private, listens: !raw.speaker.listen.is_empty() };
+        let shutdown_communication = raw.speaker.shutdown_communication;
+        if shutdown_communication.len() > LONGEST_COMMUNICATION {
+            let reason = format!("longer than {LONGEST_COMMUNICATION} octets: RFC 9003 §2 takes no more");
+            return Err(Invalid::at("speaker.shutdown-communication", reason));
+        }
+        let own = Own { local_as, router_id, private, listens: !raw.speaker.listen.is_empty(), shutdown_communication };
         let peers = peers(raw.peers, &own)?;
         let admin_socket = raw.admin_socket.unwrap_or_else(|| config::default_socket("bgp-speaker"));
         if admin_socket == raw.health.socket {
@@ -151,6 +186,7 @@ struct Own {
     router_id: RouterId,
     private: BTreeSet<IpNet>,
     listens: bool,
+    shutdown_communication: String,
 }
 
 fn asn(number: u32) -> Result<Asn, String> {
@@ -230,10 +266,21 @@ fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
             let reason = "true takes an address to listen on: give speaker.listen, or leave passive out";
             return Err(Invalid::at(at("passive"), reason));
         }
+        let internal = remote_as == own.local_as;
+        let export = match raw.export {
+            Some(RawExport::All) => Export::All,
+            Some(RawExport::Private) => Export::Private,
+            Some(RawExport::Nothing) => Export::Nothing,
+            None if internal => Export::All,
+            None => Export::Nothing,
+        };
+        let role =
+            role(raw.role, raw.strict_role, internal).map_err(|(field, reason)| Invalid::at(at(field), reason))?;
         peers.push(Peer {
             name: raw.name,
             address: SocketAddr::new(address, raw.port),
             local_address: raw.local_address.map(|local| local.to_canonical()),
+            shutdown_communication: own.shutdown_communication.clone(),
             settings: Settings {
                 local_as: own.local_as,
                 router_id: own.router_id,
@@ -241,10 +288,38 @@ fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
                 hold_time,
                 passive: raw.passive,
                 private: own.private.clone(),
+                export,
+                options: Options {
+                    delay_open: raw.delay_open_s.filter(|s| *s > 0).map(|s| Duration::from_secs(u64::from(s))),
+                    add_path: raw.add_path,
+                    role,
+                },
             },
         });
     }
     Ok(peers)
+}
+
+/// RFC 9234 §4: roles are for external sessions.
+fn role(
+    raw: Option<RawRole>,
+    strict: bool,
+    internal: bool,
+) -> Result<Option<RoleSetting>, (&'static str, &'static str)> {
+    let Some(raw) = raw else {
+        return if strict { Err(("strict-role", "true takes a role: give one")) } else { Ok(None) };
+    };
+    if internal {
+        return Err(("role", "roles are for external peers, and this one is in our own AS: leave it out"));
+    }
+    let role = match raw {
+        RawRole::Provider => Role::Provider,
+        RawRole::RouteServer => Role::RouteServer,
+        RawRole::RouteServerClient => Role::RouteServerClient,
+        RawRole::Customer => Role::Customer,
+        RawRole::Peer => Role::Peer,
+    };
+    Ok(Some(RoleSetting { role, strict }))
 }
 
 #[cfg(test)]
@@ -270,9 +345,34 @@ mod tests {
 
     #[test]
     fn what_is_commented_out_in_the_example_is_valid_too() {
-        let text = EXAMPLE.replace("# listen = ", "listen = ").replace("# metrics-listen = ", "metrics-listen = ");
+        let text = EXAMPLE.replace("# shutdown-communication", "shutdown-communication");
+        let text = text.replace("# listen = ", "listen = ").replace("# metrics-listen = ", "metrics-listen = ");
         let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
         assert_eq!((config.listen.len(), config.metrics_listen.is_some()), (2, true));
+    }
+
+    #[test]
+    fn an_external_peer_is_told_nothing_unless_the_file_says_so() {
+        let external = EXAMPLE.replace("remote-as = 64500", "remote-as = 64501");
+        let export = |text: &str| {
+            let config: Config = config::parse("bgp-speaker.toml", text).unwrap();
+            config.peers[0].settings.export
+        };
+        assert_eq!(export(EXAMPLE), Export::All);
+        assert_eq!(export(&external), Export::Nothing);
+        let private = "hold-time-s = 9\nexport = \"private\"\n";
+        assert_eq!(export(&external.replace("hold-time-s = 9\n", private)), Export::Private);
+        assert_eq!(export(&EXAMPLE.replace("hold-time-s = 9\n", "export = \"nothing\"\n")), Export::Nothing);
+    }
+
+    #[test]
+    fn options_of_a_session_arrive() {
+        let options = "delay-open-s = 5\nadd-path = true\nrole = \"provider\"\nstrict-role = true\n";
+        let text = EXAMPLE.replace("remote-as = 64500", "remote-as = 64501").replace("hold-time-s = 9\n", options);
+        let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+        let options = &config.peers[0].settings.options;
+        assert_eq!((options.delay_open, options.add_path), (Some(Duration::from_secs(5)), true));
+        assert_eq!(options.role, Some(RoleSetting { role: Role::Provider, strict: true }));
     }
 
     #[test]
@@ -308,6 +408,8 @@ mod tests {
             ("hold-time-s = 9", "hold-time-s = 2", "peers[0].hold-time-s: 2 s is not allowed: 3 to 65535"),
             ("hold-time-s = 9", "hold-time-s = 0", "peers[0].hold-time-s: 0 s is not allowed: 3 to 65535"),
             ("hold-time-s = 9", "passive = true", "peers[0].passive: true takes an address to listen on"),
+            ("hold-time-s = 9", "role = \"peer\"", "peers[0].role: roles are for external peers"),
+            ("hold-time-s = 9", "strict-role = true", "peers[0].strict-role: true takes a role"),
             ("hold-time-s = 9", "port = 0", "peers[0].port: 0 is no port"),
             ("remote-as = 64500", "remote-as = 23456", "peers[0].remote-as: AS 23456 is reserved"),
             ("address = \"198.51.100.1\"", "address = \"0.0.0.0\"", "peers[0].address: 0.0.0.0 is no router"),

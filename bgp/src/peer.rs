@@ -82,7 +82,7 @@ pub(crate) async fn run(
             Some(_) = task.farewells.join_next() => {}
         }
     }
-    task.handle(Input::Stop);
+    task.farewell();
     while task.farewells.join_next().await.is_some() {}
 }
 
@@ -143,6 +143,11 @@ impl Task {
         }
         self.flush();
         self.metrics.set(&self.session.status());
+    }
+
+    fn farewell(&mut self) {
+        let word = self.peer.shutdown_communication.clone();
+        self.handle(Input::Stop(&word));
     }
 
     fn announce(&mut self, announced: Announced) {
@@ -210,10 +215,18 @@ impl Task {
     /// Gives the sockets what they take.
     fn flush(&mut self) {
         let mut lost = Vec::new();
+        let now = clock::now();
         for (id, link) in &mut self.links {
+            let before = link.backlog.len();
             if let Err(error) = link.flush() {
                 tracing::debug!(%error, "cannot write");
                 lost.push(*id);
+            }
+            let left = link.backlog.len();
+            if left < before {
+                self.session.handle(Input::Took { link: *id, all: left == 0 }, now);
+            } else if left > 0 {
+                self.session.handle(Input::Stalled(*id), now);
             }
         }
         if self.links.values().all(|link| link.backlog.is_empty())
@@ -298,6 +311,12 @@ fn log(event: &Event) {
         Event::Failed(reason) => tracing::info!(%reason, "connection ended before the session was established"),
         Event::Flaw(flaw) => {
             tracing::warn!(%flaw, "damaged UPDATE: its routes count as withdrawn or it loses an attribute")
+        }
+        Event::FamilyDisabled(family) => {
+            tracing::warn!(%family, "damaged UPDATE: the family is no longer listened to in this session (RFC 7606)");
+        }
+        Event::RouteLeak(prefix) => {
+            tracing::warn!(%prefix, "the peer passes on a route that it must keep (RFC 9234)");
         }
         Event::PrivatePrefixReceived { received, ours } => {
             tracing::warn!(%received, %ours, "the peer announces a private prefix of ours");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bgp_core::PrivateRoute;
+use bgp_core::{Export, PrivateRoute};
 use cloakway_runtime::{Context, Outcome, Role, Topic};
 
 use crate::config::Config;
@@ -36,10 +36,14 @@ impl Role for BgpSpeaker {
             let (name, address, remote_as) = (&peer.name, peer.address, peer.settings.remote_as);
             let kind = if peer.is_internal() { "internal" } else { "external" };
             lines.push(format!("to {name} at {address}, AS {remote_as}, {kind}"));
-            if !peer.is_internal() {
-                lines.push(format!(
+            match (peer.is_internal(), peer.settings.export) {
+                (_, Export::Nothing) => lines.push(format!(
+                    "warning: {name} is told nothing: an external peer takes export = \"private\" (RFC 8212)"
+                )),
+                (false, Export::Private | Export::All) => lines.push(format!(
                     "warning: {name} is external: make sure that AS {remote_as} obeys the guard communities"
-                ));
+                )),
+                (true, Export::Private | Export::All) => {}
             }
         }
         lines

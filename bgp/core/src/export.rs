@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bgp_wire::{
-    AsPath, Asn, Attributes, Context, Family, Message, Origin, Update, announce_v4, announce_v6, withdraw_v4,
+    AsPath, Asn, Attributes, Context, Family, Message, Origin, Role, Update, announce_v4, announce_v6, withdraw_v4,
     withdraw_v6,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -21,6 +21,8 @@ pub(crate) struct Exporter {
     pub(crate) local_as: Asn,
     pub(crate) context: Context,
     pub(crate) families: BTreeSet<Family>,
+    /// What we are to the peer.
+    pub(crate) role: Option<Role>,
 }
 
 impl Exporter {
@@ -35,8 +37,14 @@ impl Exporter {
             origin: Some(Origin::Igp),
             as_path: Some(as_path),
             local_pref,
+            only_to_customer: self.only_to_customer(),
             ..Attributes::default()
         })
+    }
+
+    /// RFC 9234 §5: whoever gets it downwards or sideways must not pass it up or sideways.
+    pub(crate) fn only_to_customer(&self) -> Option<Asn> {
+        matches!(self.role, Some(Role::Provider | Role::Peer | Role::RouteServer)).then_some(self.local_as)
     }
 
     /// Messages that turn what the peer holds, `from`, into `to`: withdrawals first.
@@ -112,6 +120,7 @@ mod tests {
             local_as: Asn(64500),
             context: Context { external, ..Context::default() },
             families: Family::ALL.into(),
+            role: None,
         }
     }
 

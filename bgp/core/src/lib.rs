@@ -11,7 +11,6 @@
 
 mod desired;
 mod export;
-mod feed;
 mod guard;
 mod health;
 mod injector;
@@ -32,5 +31,6 @@ pub use policy::{Policy, Refusal};
 pub use rib::{Batch, Change, Encode, FenceId, ReaderId, Rib, SetId, Walk, Wanted};
 pub use route::{AttributesError, MAX_PATH, Prefixes, RouteAttributes};
 pub use session::{
-    Counters, Down, Event, Input, LinkId, MessageCounts, Negotiated, Output, Session, Settings, State, Status,
+    Counters, Down, Event, Export, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting, Session,
+    Settings, State, Status,
 };

@@ -40,8 +40,8 @@ pub struct Batch {
     pub updates: u64,
     /// Prefixes that they announce or withdraw.
     pub prefixes: u64,
-    /// The families of which everything that was there at the start has now been told.
-    pub complete: BTreeSet<Family>,
+    /// Everything has now been told that was there when the reader started, or when it started anew.
+    pub end: bool,
     /// Fences that the reader came by.
     pub fences: Vec<FenceId>,
     /// Whether there is more to read.
@@ -134,13 +134,12 @@ impl Rib {
         }
     }
 
-    /// The peer wants all of `family` again (RFC 2918); [`Batch::complete`] will say when it has it.
+    /// The peer wants all of `family` again (RFC 2918); [`Batch::end`] will say when it has it.
     pub fn refresh(&mut self, id: ReaderId, family: Family) {
         let Some(Some(reader)) = self.readers.get_mut(id.0 as usize) else { return };
-        if !reader.families.contains(&family) {
-            return;
+        if reader.families.contains(&family) {
+            reader.again.insert(family);
         }
-        reader.again.insert(family);
         let (position, mut resume, mut end) = (reader.position, reader.resume, reader.end);
         let resume = *resume.get_or_insert_with(|| {
             let marker = self.list.add_marker(Mark::Resume);
@@ -218,15 +217,16 @@ impl Rib {
                 None if reader.end == Some(at) => {
                     self.list.remove_marker(at);
                     reader.end = None;
-                    batch.complete = std::mem::take(&mut reader.again);
+                    reader.again.clear();
+                    batch.end = true;
                 }
                 // A fence from before this reader started waits for others.
                 None if reader.resume.is_none() => batch.fences.extend(self.pass(at)),
                 None => {}
             }
             at = next;
-            // The end of a family's table is told behind its last prefix.
-            if !batch.complete.is_empty() {
+            // The end is told behind the last prefix, not behind what has changed since.
+            if batch.end {
                 break;
             }
         }

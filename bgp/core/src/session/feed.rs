@@ -3,41 +3,45 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use bgp_wire::{AsPath, Asn, Attributes, Bulk, EncodeError, Family};
+use bgp_wire::{AsPath, Asn, Attributes, Bulk, EncodeError, Family, Message, RouteRefresh};
 
+use super::Session;
+use super::values::{Export, LinkId};
 use crate::export::{Exporter, LOCAL_PREF};
 use crate::rib::{Batch, Encode, ReaderId, Rib};
 use crate::route::RouteAttributes;
-use crate::session::{LinkId, Session};
 
 /// A session's place in the table.
 #[derive(Debug, Default)]
-pub(crate) struct Feed {
+pub(super) struct Feed {
     /// Whether there is a table at all.
-    pub(crate) on: bool,
+    pub(super) on: bool,
     reader: Option<ReaderId>,
     /// The session ended: the reader has to go.
     lost: bool,
-    refresh: BTreeSet<Family>,
+    /// Families to tell again, and whether the peer wants the end marked (RFC 7313).
+    refresh: BTreeSet<(Family, bool)>,
     /// Families whose End-of-RIB (RFC 4724 §2) is due.
     ends_due: BTreeSet<Family>,
+    /// Families whose EoRR (RFC 7313) is due.
+    marks_due: BTreeSet<Family>,
 }
 
 impl Feed {
     /// Established: everything is to be told, then the End-of-RIB of each family.
-    pub(crate) fn start(&mut self, families: &BTreeSet<Family>) {
+    pub(super) fn start(&mut self, families: &BTreeSet<Family>) {
+        *self = Self { on: self.on, reader: self.reader, lost: self.lost, ..Self::default() };
         self.ends_due = families.clone();
-        self.refresh.clear();
     }
 
     /// Established no more.
-    pub(crate) fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.lost = true;
     }
 
     /// The peer wants `family` again.
-    pub(crate) fn refresh(&mut self, family: Family) {
-        self.refresh.insert(family);
+    pub(super) fn refresh(&mut self, family: Family, enhanced: bool) {
+        self.refresh.insert((family, enhanced));
     }
 }
 
@@ -61,20 +65,32 @@ impl Session {
         let (link, exporter) = self.exporter().filter(|_| self.feed.on)?;
         let reader = match self.feed.reader {
             Some(reader) => reader,
-            None => rib.attach(exporter.families.clone())?,
+            None => rib.attach(match self.settings.export {
+                Export::All => exporter.families.clone(),
+                Export::Private | Export::Nothing => BTreeSet::new(),
+            })?,
         };
         self.feed.reader = Some(reader);
-        for family in std::mem::take(&mut self.feed.refresh) {
+        for (family, enhanced) in std::mem::take(&mut self.feed.refresh) {
             rib.refresh(reader, family);
-        }
-        let mut batch = rib.read(reader, octets, &exporter);
-        for family in &batch.complete {
-            if self.feed.ends_due.remove(family) {
-                batch.bytes.extend(exporter.end_of_rib(*family));
-                batch.updates += 1;
+            if enhanced {
+                self.feed.marks_due.insert(family);
             }
         }
-        self.count_updates(batch.updates);
+        let mut batch = rib.read(reader, octets, &exporter);
+        if batch.end {
+            for family in std::mem::take(&mut self.feed.ends_due) {
+                batch.bytes.extend(exporter.end_of_rib(family));
+                batch.updates += 1;
+            }
+            for family in std::mem::take(&mut self.feed.marks_due) {
+                let (afi, safi) = (family.afi(), family.safi());
+                let mark = Message::RouteRefresh(RouteRefresh { afi, subtype: RouteRefresh::END, safi });
+                self.counters.sent.count(&mark);
+                batch.bytes.extend(mark.encode(exporter.context).expect("a ROUTE-REFRESH is short"));
+            }
+        }
+        self.counters.sent.update += batch.updates;
         Some((link, batch))
     }
 }
@@ -93,6 +109,7 @@ impl Encode for Exporter {
             multi_exit_disc: route.med,
             local_pref: (!self.context.external).then(|| route.local_pref.unwrap_or(LOCAL_PREF)),
             communities: route.communities.clone(),
+            only_to_customer: self.only_to_customer(),
             ..Attributes::default()
         };
         let attributes = match route.guard {
