@@ -13,7 +13,7 @@ use crate::guard::{Guarded, PrivateRoute, Reach};
 use crate::injector::Routes;
 
 /// LOCAL_PREF of our routes on internal sessions: the usual default, so that the operator's policy decides.
-const LOCAL_PREF: u32 = 100;
+pub(crate) const LOCAL_PREF: u32 = 100;
 
 /// How routes look to one peer.
 #[derive(Debug, Clone)]
@@ -62,7 +62,12 @@ impl Exporter {
 
     /// The End-of-RIB of each family (RFC 4724 §2).
     pub(crate) fn ends_of_rib(&self) -> Vec<Vec<u8>> {
-        self.families.iter().map(|family| self.encode(&Update::end_of_rib(*family))).collect()
+        self.families.iter().map(|family| self.end_of_rib(*family)).collect()
+    }
+
+    /// The End-of-RIB of `family`.
+    pub(crate) fn end_of_rib(&self, family: Family) -> Vec<u8> {
+        self.encode(&Update::end_of_rib(family))
     }
 
     fn announce<'a>(&self, routes: impl Iterator<Item = &'a PrivateRoute>) -> Vec<Update> {

@@ -28,6 +28,15 @@ impl Guard {
             Self::NoAdvertise => Community::NO_ADVERTISE,
         }
     }
+
+    /// `attributes` with the guard community among theirs, each once.
+    pub(crate) fn attach(self, attributes: Attributes) -> Attributes {
+        let mut communities = attributes.communities;
+        communities.push(self.community());
+        communities.sort_unstable();
+        communities.dedup();
+        Attributes { communities, ..attributes }
+    }
 }
 
 impl fmt::Display for Guard {
@@ -146,10 +155,7 @@ impl PrivateRoute {
     pub fn guarded(&self, attributes: Attributes) -> Guarded {
         let mut communities = attributes.communities;
         communities.extend_from_slice(&self.communities);
-        communities.push(self.guard.community());
-        communities.sort_unstable();
-        communities.dedup();
-        Guarded(Attributes { communities, ..attributes })
+        Guarded(self.guard.attach(Attributes { communities, ..attributes }))
     }
 }
 

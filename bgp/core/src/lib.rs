@@ -8,15 +8,22 @@
 //! and those of ours reported (A3).
 
 mod export;
+mod feed;
 mod guard;
 mod health;
 mod injector;
 mod jitter;
+mod policy;
+mod rib;
+mod route;
 mod session;
 
 pub use guard::{Guard, Guarded, MAX_COMMUNITIES, PrivateRoute, RouteError};
 pub use health::{Health, HealthInput, HealthTable};
 pub use injector::{Injector, Notice, Routes};
+pub use policy::{Policy, Refusal};
+pub use rib::{Batch, Change, Encode, FenceId, ReaderId, Rib, SetId, Walk, Wanted};
+pub use route::{AttributesError, MAX_PATH, Prefixes, RouteAttributes};
 pub use session::{
     Counters, Down, Event, Export, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting, Session,
     Settings, State, Status,

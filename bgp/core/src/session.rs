@@ -16,6 +16,7 @@ use std::time::Duration;
 use bgp_wire::{Context, ErrorCode, Framer, Message, Open};
 use cloakway_types::Instant;
 
+use crate::feed::Feed;
 use crate::injector::Routes;
 use crate::jitter::{Backoff, Jitter};
 
@@ -83,6 +84,7 @@ pub struct Session {
     idle_backoff: Backoff,
     routes: Arc<Routes>,
     advertised: Routes,
+    pub(crate) feed: Feed,
     reported: Reported,
     output: VecDeque<Output>,
     counters: Counters,
@@ -105,6 +107,7 @@ impl Session {
             idle_backoff: Backoff::new(IDLE_HOLD_LIMIT),
             routes: Arc::default(),
             advertised: Routes::new(),
+            feed: Feed::default(),
             reported: Reported::default(),
             output: VecDeque::new(),
             counters: Counters::default(),
@@ -372,7 +375,10 @@ impl Session {
         self.event(Event::Up(negotiated));
         self.announce();
         if let Some((id, exporter)) = self.exporter() {
-            self.send_updates(id, exporter.ends_of_rib());
+            self.feed.start(&exporter.families);
+            if !self.reads_table() {
+                self.send_updates(id, exporter.ends_of_rib());
+            }
         }
     }
 }

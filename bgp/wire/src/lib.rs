@@ -7,6 +7,7 @@
 
 mod as_path;
 mod attribute;
+mod bulk;
 mod capability;
 mod community;
 mod error;
@@ -24,6 +25,7 @@ mod update;
 
 pub use as_path::{AsPath, Segment};
 pub use attribute::{Aggregator, Attributes, Origin, RawAttribute};
+pub use bulk::Bulk;
 pub use capability::{AddPath, Capability, GracefulRestart, Role};
 pub use community::{Community, CommunityError, ExtendedCommunity, LargeCommunity, LargeCommunityError};
 pub use error::{AttributeError, AttributeFault, DecodeError, Disposition, EncodeError};

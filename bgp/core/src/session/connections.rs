@@ -147,6 +147,7 @@ impl Session {
         if was_established {
             self.counters.flaps += 1;
             self.advertised.clear();
+            self.feed.stop();
             self.reported = Reported::default();
             if now.since(self.since) >= STABLE {
                 self.idle_backoff.reset();

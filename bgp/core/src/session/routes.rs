@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use bgp_wire::{Asn, Family, Message, Role, RouteRefresh, Update};
+use bgp_wire::{Asn, Context, Family, Message, Role, RouteRefresh, Update};
 use ipnet::IpNet;
 
 use super::Session;
@@ -20,7 +20,7 @@ pub(super) struct Reported {
 }
 
 impl Session {
-    pub(super) fn exporter(&self) -> Option<(LinkId, Exporter)> {
+    pub(crate) fn exporter(&self) -> Option<(LinkId, Exporter)> {
         let (id, negotiated) = self.established()?;
         let exporter = Exporter {
             local_as: self.settings.local_as,
@@ -49,6 +49,10 @@ impl Session {
         }
     }
 
+    pub(crate) fn count_updates(&mut self, sent: u64) {
+        self.counters.sent.update += sent;
+    }
+
     /// The peer wants a family again, or marks its own answer, of which nothing is kept here (RFC 2918, RFC 7313).
     pub(super) fn refresh(&mut self, id: LinkId, negotiated: &Negotiated, refresh: RouteRefresh) {
         // A family that was not negotiated, and a subtype that nobody knows, is ignored (RFC 2918 §4, RFC 7313 §5).
@@ -56,15 +60,31 @@ impl Session {
         if refresh.subtype != RouteRefresh::REQUEST || !negotiated.families.contains(&family) {
             return;
         }
-        let mark = |subtype| Message::RouteRefresh(RouteRefresh { subtype, ..refresh });
-        if negotiated.context.enhanced_refresh {
-            self.send(id, &mark(RouteRefresh::BEGIN));
+        let marked = negotiated.context.enhanced_refresh;
+        if marked {
+            let begin = self.refresh_mark(family, RouteRefresh::BEGIN);
+            self.output.push_back(Output::Send(id, begin));
         }
+        self.feed.refresh(family, marked);
         self.advertised.retain(|prefix, _| Family::of(prefix) != family);
         self.announce();
-        if negotiated.context.enhanced_refresh {
-            self.send(id, &mark(RouteRefresh::END));
+        // Where there is a table, the end comes behind what is read of it.
+        if marked && !self.reads_table() {
+            let end = self.refresh_mark(family, RouteRefresh::END);
+            self.output.push_back(Output::Send(id, end));
         }
+    }
+
+    /// Whether the peer is told what is in the table that all sessions share.
+    pub(crate) fn reads_table(&self) -> bool {
+        self.feed.on && self.settings.export != Export::Nothing
+    }
+
+    /// ROUTE-REFRESH, written: where our answer begins or ends (RFC 7313 §4).
+    pub(crate) fn refresh_mark(&mut self, family: Family, subtype: u8) -> Vec<u8> {
+        let message = Message::RouteRefresh(RouteRefresh { afi: family.afi(), subtype, safi: family.safi() });
+        self.counters.sent.count(&message);
+        message.encode(Context::default()).expect("ROUTE-REFRESH has one length")
     }
 
     pub(super) fn update(&mut self, update: &Update) {
