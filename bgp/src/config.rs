@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::num::NonZeroU8;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bgp_core::{Export, Guard, Options, PrivateRoute, RoleSetting, RouteError, Settings};
 use bgp_wire::{AS_TRANS, Asn, Community, HoldTime, LONGEST_COMMUNICATION, Role, RouterId};
+use cloakway_crypto::Secret;
 use cloakway_runtime::config::{self, Invalid};
 use ipnet::IpNet;
 use serde::Deserialize;
+
+use crate::tcp::{LONGEST_PASSWORD, Protection};
 
 const BGP_PORT: u16 = 179;
 
@@ -41,6 +45,8 @@ pub struct Peer {
     pub local_address: Option<IpAddr>,
     /// What its operator is told when we stop (RFC 9003); may be empty.
     pub shutdown_communication: String,
+    /// What protects its TCP.
+    pub protection: Protection,
     /// What its session is like.
     pub settings: Settings,
 }
@@ -96,6 +102,8 @@ struct RawPeer {
     role: Option<RawRole>,
     #[serde(default)]
     strict_role: bool,
+    md5_password_file: Option<PathBuf>,
+    ttl_security_hops: Option<NonZeroU8>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -274,6 +282,9 @@ fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
             None if internal => Export::All,
             None => Export::Nothing,
         };
+        let md5_password = raw.md5_password_file.as_deref().map(md5_password).transpose();
+        let md5_password = md5_password.map_err(|reason| Invalid::at(at("md5-password-file"), reason))?;
+        let protection = Protection { md5_password, ttl_security_hops: raw.ttl_security_hops };
         let role =
             role(raw.role, raw.strict_role, internal).map_err(|(field, reason)| Invalid::at(at(field), reason))?;
         peers.push(Peer {
@@ -281,6 +292,7 @@ fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
             address: SocketAddr::new(address, raw.port),
             local_address: raw.local_address.map(|local| local.to_canonical()),
             shutdown_communication: own.shutdown_communication.clone(),
+            protection,
             settings: Settings {
                 local_as: own.local_as,
                 router_id: own.router_id,
@@ -298,6 +310,14 @@ fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
         });
     }
     Ok(peers)
+}
+
+fn md5_password(path: &Path) -> Result<Secret<String>, String> {
+    let password = config::read_secret(path)?;
+    match password.expose().len() {
+        0..=LONGEST_PASSWORD => Ok(password),
+        length => Err(format!("{length} octets: TCP-MD5 takes up to {LONGEST_PASSWORD}")),
+    }
 }
 
 /// RFC 9234 §4: roles are for external sessions.
@@ -363,6 +383,24 @@ mod tests {
         let private = "hold-time-s = 9\nexport = \"private\"\n";
         assert_eq!(export(&external.replace("hold-time-s = 9\n", private)), Export::Private);
         assert_eq!(export(&EXAMPLE.replace("hold-time-s = 9\n", "export = \"nothing\"\n")), Export::Nothing);
+    }
+
+    #[test]
+    fn a_password_is_read_from_its_file_and_not_printed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        let text = EXAMPLE.replace(
+            "hold-time-s = 9\n",
+            &format!("md5-password-file = {:?}\nttl-security-hops = 1\n", file.display().to_string()),
+        );
+        assert!(error(&text).contains("peers[0].md5-password-file: "), "{}", error(&text));
+        std::fs::write(&file, "x".repeat(81)).unwrap();
+        assert!(error(&text).contains("81 octets: TCP-MD5 takes up to 80"), "{}", error(&text));
+        std::fs::write(&file, "x".repeat(80) + "\n").unwrap();
+        let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+        assert!(!format!("{config:?}").contains("xxx"));
+        assert_eq!(config.peers[0].protection.ttl_security_hops, NonZeroU8::new(1));
+        assert!(error(&text.replace("hops = 1", "hops = 0")).contains("ttl-security-hops"));
     }
 
     #[test]

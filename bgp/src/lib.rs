@@ -16,4 +16,5 @@ mod peer;
 pub mod role;
 mod show;
 pub mod speaker;
+pub mod tcp;
 mod telemetry;

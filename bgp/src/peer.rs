@@ -118,9 +118,8 @@ impl Task {
             match output {
                 Output::Connect(id) => {
                     self.attempt = Some(id);
-                    let (to, from) = (self.peer.address, self.peer.local_address);
-                    self.connecting
-                        .spawn(async move { (id, connect(to, from.map(|ip| SocketAddr::new(ip, 0))).await) });
+                    let peer = self.peer.clone();
+                    self.connecting.spawn(async move { (id, connect(&peer).await) });
                 }
                 Output::Send(id, bytes) => {
                     if let Some(link) = self.links.get_mut(&id) {
@@ -159,6 +158,11 @@ impl Task {
     }
 
     fn accept(&mut self, stream: TcpStream) {
+        let on_ipv6 = stream.local_addr().is_ok_and(|address| address.is_ipv6());
+        if let Err(error) = self.peer.protection.on_accepted(&stream, on_ipv6) {
+            tracing::warn!(%error, "cannot protect a connection: it is dropped");
+            return;
+        }
         let id = self.session.new_link();
         self.add(id, stream);
         self.handle(Input::Accepted(id));
@@ -274,11 +278,13 @@ async fn ready(links: &BTreeMap<LinkId, Link>) -> (LinkId, Readiness) {
     .await
 }
 
-async fn connect(to: SocketAddr, from: Option<SocketAddr>) -> std::io::Result<TcpStream> {
+async fn connect(peer: &Peer) -> std::io::Result<TcpStream> {
+    let to = peer.address;
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(from) = from {
-        socket.bind(from)?;
+    if let Some(from) = peer.local_address {
+        socket.bind(SocketAddr::new(from, 0))?;
     }
+    peer.protection.before_connecting(&socket, to.ip())?;
     socket.connect(to).await
 }
 

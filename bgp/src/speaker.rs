@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::health::{self, Announced};
-use crate::listener;
+use crate::listener::{self, Door};
 use crate::peer;
 use crate::show::{self, Asked, Shared};
 
@@ -30,12 +30,12 @@ pub async fn run(config: Config, stop: Stop) -> Outcome {
     for peer in config.peers {
         let (door, incoming) = mpsc::channel(INCOMING);
         let (ask, questions) = mpsc::channel(QUESTIONS);
-        doors.push((peer.address.ip(), door));
+        doors.push(Door { peer: peer.address.ip(), protection: peer.protection.clone(), door });
         asked.push(Asked { peer: peer.clone(), ask });
         tasks.spawn(peer::run(peer, announced.clone(), incoming, questions, stop.clone()));
     }
     for address in config.listen {
-        tasks.spawn(listener::run(listener::bind(address)?, doors.clone(), stop.clone()));
+        tasks.spawn(listener::run(listener::bind(address, &doors)?, doors.clone(), stop.clone()));
     }
     let shared =
         Arc::new(Shared { peers: asked, injector: injector.clone(), health_socket: config.health_socket.clone() });

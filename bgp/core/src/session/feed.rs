@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use bgp_wire::{AsPath, Asn, Attributes, Bulk, EncodeError, Family, Message, RouteRefresh};
+use bgp_wire::{AsPath, Asn, Attributes, Bulk, EncodeError, Family, RouteRefresh};
 
 use super::Session;
 use super::values::{Export, LinkId};
@@ -54,6 +54,19 @@ impl Session {
         self
     }
 
+    /// Whether [`Session::pull`] has something to do, whatever the table holds.
+    #[must_use]
+    pub fn wants_pull(&self) -> bool {
+        let feed = &self.feed;
+        feed.on && (self.lost_table() || !feed.refresh.is_empty() || !feed.ends_due.is_empty())
+    }
+
+    /// Whether the session that read the table has ended, and [`Session::pull`] has not been told yet.
+    #[must_use]
+    pub fn lost_table(&self) -> bool {
+        self.feed.lost && self.feed.reader.is_some()
+    }
+
     /// About `octets` of UPDATEs from the table for the peer, and the connection to send them on. Everything else
     /// that the session sends goes before.
     pub fn pull(&mut self, rib: &mut Rib, octets: usize) -> Option<(LinkId, Batch)> {
@@ -84,10 +97,7 @@ impl Session {
                 batch.updates += 1;
             }
             for family in std::mem::take(&mut self.feed.marks_due) {
-                let (afi, safi) = (family.afi(), family.safi());
-                let mark = Message::RouteRefresh(RouteRefresh { afi, subtype: RouteRefresh::END, safi });
-                self.counters.sent.count(&mark);
-                batch.bytes.extend(mark.encode(exporter.context).expect("a ROUTE-REFRESH is short"));
+                batch.bytes.extend(self.refresh_mark(family, RouteRefresh::END));
             }
         }
         self.counters.sent.update += batch.updates;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use bgp_wire::{Asn, Family, Message, Role, RouteRefresh, Update};
+use bgp_wire::{Asn, Context, Family, Message, Role, RouteRefresh, Update};
 use ipnet::IpNet;
 
 use super::Session;
@@ -56,17 +56,26 @@ impl Session {
         if refresh.subtype != RouteRefresh::REQUEST || !negotiated.families.contains(&family) {
             return;
         }
-        let mark = |subtype| Message::RouteRefresh(RouteRefresh { subtype, ..refresh });
-        if negotiated.context.enhanced_refresh {
-            self.send(id, &mark(RouteRefresh::BEGIN));
+        let marked = negotiated.context.enhanced_refresh;
+        if marked {
+            let begin = self.refresh_mark(family, RouteRefresh::BEGIN);
+            self.output.push_back(Output::Send(id, begin));
         }
+        self.feed.refresh(family, marked);
         self.advertised.retain(|prefix, _| Family::of(prefix) != family);
         self.announce();
-        self.feed.refresh(family, negotiated.context.enhanced_refresh);
-        // With a table, its last route comes before the mark.
-        if negotiated.context.enhanced_refresh && !self.feed.on {
-            self.send(id, &mark(RouteRefresh::END));
+        // Where there is a table, the end comes behind what is read of it.
+        if marked && !self.feed.on {
+            let end = self.refresh_mark(family, RouteRefresh::END);
+            self.output.push_back(Output::Send(id, end));
         }
+    }
+
+    /// ROUTE-REFRESH, written: where our answer begins or ends (RFC 7313 §4).
+    pub(super) fn refresh_mark(&mut self, family: Family, subtype: u8) -> Vec<u8> {
+        let message = Message::RouteRefresh(RouteRefresh { afi: family.afi(), subtype, safi: family.safi() });
+        self.counters.sent.count(&message);
+        message.encode(Context::default()).expect("ROUTE-REFRESH has one length")
     }
 
     pub(super) fn update(&mut self, update: &Update) {
