@@ -4,14 +4,17 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_core::{Export, Guard, Options, PrivateRoute, RoleSetting, RouteError, Settings};
+use bgp_core::{Export, Guard, Options, Policy, PrivateRoute, RoleSetting, RouteError, Settings};
 use bgp_wire::{AS_TRANS, Asn, Community, HoldTime, LONGEST_COMMUNICATION, Role, RouterId};
 use cloakway_crypto::Secret;
 use cloakway_runtime::config::{self, Invalid};
 use ipnet::IpNet;
 use serde::Deserialize;
+
+use crate::inject;
 
 use crate::tcp::{LONGEST_PASSWORD, Protection};
 
@@ -30,8 +33,10 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// What they hear.
     pub routes: Vec<PrivateRoute>,
-    /// Where the forwarder's health is read.
-    pub health_socket: PathBuf,
+    /// Where the forwarder's health is read; there is none without private routes.
+    pub health_socket: Option<PathBuf>,
+    /// Routes beside the private ones, by request.
+    pub inject: Option<inject::Settings>,
 }
 
 /// A router that hears the routes.
@@ -67,8 +72,10 @@ pub struct Raw {
     metrics_listen: Option<SocketAddr>,
     speaker: RawSpeaker,
     peers: Vec<RawPeer>,
+    #[serde(default)]
     private_routes: Vec<RawRoute>,
-    health: RawHealth,
+    health: Option<RawHealth>,
+    inject: Option<RawInject>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,6 +131,20 @@ enum RawRole {
     Peer,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawInject {
+    api_socket: Option<PathBuf>,
+    journal: PathBuf,
+    allow: Vec<IpNet>,
+    #[serde(default = "two_million")]
+    max_routes: usize,
+}
+
+const fn two_million() -> usize {
+    2_000_000
+}
+
 const fn bgp_port() -> u16 {
     BGP_PORT
 }
@@ -164,6 +185,9 @@ impl config::Config for Config {
         let local_as = asn(raw.speaker.local_as).map_err(|reason| Invalid::at("speaker.local-as", reason))?;
         let router_id =
             RouterId::new(raw.speaker.router_id).map_err(|error| Invalid::at("speaker.router-id", error))?;
+        if raw.private_routes.is_empty() && raw.inject.is_none() {
+            return Err(Invalid::at("private-routes", "there is none: give at least one, or an [inject] table"));
+        }
         let routes = routes(raw.private_routes)?;
         let private: BTreeSet<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
         let shutdown_communication = raw.speaker.shutdown_communication;
@@ -174,17 +198,24 @@ impl config::Config for Config {
         let own = Own { local_as, router_id, private, listens: !raw.speaker.listen.is_empty(), shutdown_communication };
         let peers = peers(raw.peers, &own)?;
         let admin_socket = raw.admin_socket.unwrap_or_else(|| config::default_socket("bgp-speaker"));
-        if admin_socket == raw.health.socket {
+        let health_socket = raw.health.map(|health| health.socket);
+        if health_socket.is_none() && !routes.is_empty() {
+            return Err(Invalid::at("health", "private routes follow the forwarder's health: give its socket"));
+        }
+        if health_socket.as_ref() == Some(&admin_socket) {
             let reason = "the same path as admin-socket: give the forwarder's health-socket";
             return Err(Invalid::at("health.socket", reason));
         }
+        let taken = [Some(&admin_socket), health_socket.as_ref()];
+        let inject = raw.inject.map(|raw| settings(raw, &routes, &taken)).transpose()?;
         Ok(Self {
             admin_socket,
             metrics_listen: raw.metrics_listen,
             listen: raw.speaker.listen,
             peers,
             routes,
-            health_socket: raw.health.socket,
+            health_socket,
+            inject,
         })
     }
 }
@@ -205,9 +236,6 @@ fn asn(number: u32) -> Result<Asn, String> {
 }
 
 fn routes(raw: Vec<RawRoute>) -> Result<Vec<PrivateRoute>, Invalid> {
-    if raw.is_empty() {
-        return Err(Invalid::at("private-routes", "there is none: give at least one"));
-    }
     let mut seen = BTreeSet::new();
     let mut routes = Vec::new();
     for (index, raw) in raw.into_iter().enumerate() {
@@ -232,6 +260,22 @@ fn routes(raw: Vec<RawRoute>) -> Result<Vec<PrivateRoute>, Invalid> {
         routes.push(route);
     }
     Ok(routes)
+}
+
+fn settings(raw: RawInject, routes: &[PrivateRoute], taken: &[Option<&PathBuf>]) -> Result<inject::Settings, Invalid> {
+    let api_socket = raw.api_socket.unwrap_or_else(|| config::default_socket("bgp-speaker-api"));
+    if taken.contains(&Some(&api_socket)) {
+        return Err(Invalid::at("inject.api-socket", "another socket has this path: give it one of its own"));
+    }
+    if raw.allow.is_empty() {
+        return Err(Invalid::at("inject.allow", "nothing could be injected: give the prefixes that may be"));
+    }
+    if let Some(at) = raw.allow.iter().position(|prefix| *prefix != prefix.trunc()) {
+        return Err(Invalid::at(format!("inject.allow[{at}]"), "the prefix has host bits set"));
+    }
+    let private: Vec<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
+    let policy = Arc::new(Policy::new(&raw.allow, &private));
+    Ok(inject::Settings { api_socket, journal: raw.journal, policy, max_routes: raw.max_routes })
 }
 
 fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {

@@ -11,6 +11,7 @@
 
 pub mod config;
 mod health;
+pub mod inject;
 mod listener;
 mod peer;
 pub mod role;

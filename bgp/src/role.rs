@@ -1,11 +1,14 @@
 //! The command line.
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use bgp_core::{Export, PrivateRoute};
+use clap::{ArgMatches, Command};
 use cloakway_runtime::{Context, Outcome, Role, Topic};
 
 use crate::config::Config;
+use crate::inject::cli;
 use crate::{show, speaker};
 
 /// The speaker as a server binary.
@@ -20,7 +23,9 @@ impl Role for BgpSpeaker {
                                     bgp-speaker run --config /etc/cloakway/bgp-speaker.toml\n  \
                                     bgp-speaker show sessions\n  \
                                     bgp-speaker show routes --json\n  \
-                                    bgp-speaker show health\n";
+                                    bgp-speaker show health\n  \
+                                    bgp-speaker route add 10.0.0.0/24 --next-hop 192.0.2.1 --community 64500:1\n  \
+                                    bgp-speaker route wait --prefix 10.0.0.0/24\n";
     const TOPICS: &'static [Topic] = show::TOPICS;
     type Config = Config;
 
@@ -47,6 +52,14 @@ impl Role for BgpSpeaker {
             }
         }
         lines
+    }
+
+    fn commands() -> Vec<Command> {
+        vec![cli::command()]
+    }
+
+    fn command(_: &str, matches: &ArgMatches) -> ExitCode {
+        cli::run(matches)
     }
 
     fn run(config: Config, context: Context) -> impl Future<Output = Outcome> + Send {

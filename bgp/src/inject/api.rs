@@ -77,7 +77,8 @@ impl Client {
     async fn run(mut self) -> Result<(), String> {
         while let Some(line) = self.line().await? {
             let line = self.buffer.get(line).unwrap_or_default();
-            let request = serde_json::from_slice(line).map_err(|error| format!("the request is not understood: {error}"));
+            let request =
+                serde_json::from_slice(line).map_err(|error| format!("the request is not understood: {error}"));
             let answer = match request {
                 Ok(request) => self.answer(request).await,
                 Err(error) => Err(error),

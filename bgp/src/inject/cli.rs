@@ -24,9 +24,7 @@ pub fn command() -> Command {
     let option = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value).help(help)
     };
-    let number = |name: &'static str, help: &'static str| {
-        option(name, "NUMBER", help).value_parser(value_parser!(u32))
-    };
+    let number = |name: &'static str, help: &'static str| option(name, "NUMBER", help).value_parser(value_parser!(u32));
     let attributes = move |command: Command| {
         command
             .arg(option("next-hop", "ADDRESS", "Where to send").required(true))
@@ -149,7 +147,8 @@ fn ask(socket: &Path, verb: &str, matches: &ArgMatches) -> Result<(), String> {
     write.flush().map_err(named)?;
     for line in BufReader::new(&stream).lines() {
         let line = line.map_err(named)?;
-        let answer: Value = serde_json::from_str(&line).map_err(|error| format!("the answer is not understood: {error}"))?;
+        let answer: Value =
+            serde_json::from_str(&line).map_err(|error| format!("the answer is not understood: {error}"))?;
         if let Some(error) = answer.get("error").and_then(Value::as_str) {
             return Err(error.to_owned());
         }

@@ -41,7 +41,8 @@ impl Journal {
     /// Names the file and what is wrong with it.
     pub(crate) fn open(path: &Path, mut replay: impl FnMut(Record)) -> Result<Self, String> {
         let named = |error: io::Error| format!("{}: {error}", path.display());
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(named)?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(named)?;
         file.try_lock().map_err(|_| format!("{}: another process has this journal open", path.display()))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(named)?;
@@ -102,13 +103,13 @@ fn frame(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let start = at + header.len() + CHECKSUM;
     let end = start.checked_add(length)?;
     let (checksum, body) = (bytes.get(at + header.len()..start)?, bytes.get(start..end)?);
-    sha256(body).starts_with(checksum).then_some((body, end))
+    sha256(&[body]).starts_with(checksum).then_some((body, end))
 }
 
 fn framed(body: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     let length = u32::try_from(body.len()).map_err(|_| io::Error::other("a record exceeds 4 GiB"))?;
     out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(sha256(body).get(..CHECKSUM).unwrap_or_default());
+    out.extend_from_slice(sha256(&[body]).get(..CHECKSUM).unwrap_or_default());
     out.extend_from_slice(body);
     Ok(())
 }
@@ -205,8 +206,8 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bgp_core::record::encode_known;
     use bgp_core::Outcome;
+    use bgp_core::record::encode_known;
 
     fn body(n: u8) -> Vec<u8> {
         encode_known(&n.to_string(), &[n; 32], &Outcome::default())

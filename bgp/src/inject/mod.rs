@@ -1,10 +1,10 @@
 //! The desired state: accepted when journaled, then applied, then told to the peers.
 
+mod acknowledged;
 pub(crate) mod api;
 pub mod cli;
 mod journal;
 mod request;
-mod tcp;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -18,17 +18,22 @@ use bgp_core::{
     RouteAttributes, Session, SetChange, Walk, apply, check_name,
 };
 use cloakway_crypto::hash::sha256;
+use cloakway_runtime::Stop;
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use acknowledged::acknowledged;
 use journal::Journal;
-pub(crate) use tcp::acknowledged;
 
 /// Routes that are applied while the table is held: what an urgent change may have to wait for.
 const SLICE: usize = 1024;
+/// Slices of a bulk between two words to the peers: each costs them one message that is not full.
+const SLICES_A_WAKE: usize = 64;
 /// Octets of UPDATEs made while the table is held, and put before the socket at a time.
 const PULL: usize = 64 * 1024;
 /// Routes shown while the table is held.
 const LISTING: u32 = 4096;
+/// How often the journal's length is looked at.
+const LOOK_AT_JOURNAL: Duration = Duration::from_secs(10);
 /// The journal is written anew when it is this much longer than the last time.
 const GROWTH: u64 = 64 << 20;
 
@@ -93,7 +98,7 @@ impl Engine {
             Record::Change { id, change } => {
                 let outcome = apply(&change, &mut rib);
                 if let Some(id) = id {
-                    requests.remember(&id, sha256(&record::body(&change)), outcome);
+                    requests.remember(&id, sha256(&[&record::body(&change)]), outcome);
                 }
             }
             Record::Known { id, digest, outcome } => requests.remember(&id, digest, outcome),
@@ -138,7 +143,7 @@ impl Engine {
         let checked = tokio::task::spawn_blocking(move || {
             let change = change.check(&policy)?;
             let body = record::encode_change(id.as_deref(), &change);
-            let digest = sha256(&record::body(&change));
+            let digest = sha256(&[&record::body(&change)]);
             Ok::<_, ChangeError>((id, change, body, digest))
         });
         let checked = checked.await.map_err(|error| error.to_string())?;
@@ -159,14 +164,18 @@ impl Engine {
         self.check_room(&change).map_err(|error| error.to_string())?;
         self.journal.append(body).await?;
         let mut applying = Applying::new(&change, &mut lock(&self.table).rib);
+        let mut slices = 0;
         let outcome = loop {
-            let flow = applying.step(&mut lock(&self.table).rib, SLICE);
-            self.wake();
-            if let ControlFlow::Break(outcome) = flow {
+            if let ControlFlow::Break(outcome) = applying.step(&mut lock(&self.table).rib, SLICE) {
                 break outcome;
+            }
+            slices += 1;
+            if slices % SLICES_A_WAKE == 0 {
+                self.wake();
             }
             tokio::task::yield_now().await;
         };
+        self.wake();
         if let Some(id) = &id {
             lock(&self.requests).remember(id, digest, outcome);
         }
@@ -282,6 +291,19 @@ impl Engine {
         }
         for waiting in table.waiting.extract_if(.., |waiting| waiting.peers.is_empty() || waiting.done.is_closed()) {
             let _ = waiting.done.send(Ok(()));
+        }
+    }
+}
+
+/// Keeps the journal from growing for ever, until the stop.
+pub(crate) async fn keep(engine: Arc<Engine>, stop: Stop) {
+    loop {
+        tokio::select! {
+            () = stop.told() => return,
+            () = tokio::time::sleep(LOOK_AT_JOURNAL) => {}
+        }
+        if let Err(error) = engine.compact().await {
+            tracing::error!(%error, "cannot write the journal anew");
         }
     }
 }

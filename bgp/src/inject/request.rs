@@ -214,7 +214,10 @@ impl Lines {
         }
         let prefix = parse(line)?;
         let group = self.change.add.last_mut();
-        group.ok_or("a prefix before any attributes: give a line such as {\"next-hop\":\"192.0.2.1\"}")?.prefixes.push(prefix);
+        group
+            .ok_or("a prefix before any attributes: give a line such as {\"next-hop\":\"192.0.2.1\"}")?
+            .prefixes
+            .push(prefix);
         Ok(())
     }
 
@@ -272,7 +275,8 @@ mod tests {
         for text in lines {
             assert_eq!(parse(text.as_bytes()), Ok(text.parse().unwrap()), "{text}");
         }
-        let wrong = ["", "10.0.0.0", "10.0.0/8", "10.0.0.0.0/8", "256.0.0.0/8", "10.0.0.0/33", "10.0.0.0/", "010.0.0.0/8", "x"];
+        let wrong =
+            ["", "10.0.0.0", "10.0.0/8", "10.0.0.0.0/8", "256.0.0.0/8", "10.0.0.0/33", "10.0.0.0/", "010.0.0.0/8", "x"];
         for text in wrong {
             assert!(parse(text.as_bytes()).is_err(), "{text}");
             assert!(text.parse::<IpNet>().is_err(), "{text}");
@@ -284,7 +288,13 @@ mod tests {
         let stream = Stream { set: "s".to_owned(), replace: false };
         let mut lines = Lines::new(stream, 10);
         assert!(lines.line(b"10.0.0.0/8").unwrap_err().contains("line 1: a prefix before any attributes"));
-        for line in ["{\"next-hop\":\"192.0.2.1\"}", "10.0.0.0/24", "-10.9.0.0/24", "{\"next-hop\":\"2001:db8::1\",\"med\":5}", "2001:db8:1::/48"] {
+        for line in [
+            "{\"next-hop\":\"192.0.2.1\"}",
+            "10.0.0.0/24",
+            "-10.9.0.0/24",
+            "{\"next-hop\":\"2001:db8::1\",\"med\":5}",
+            "2001:db8:1::/48",
+        ] {
             lines.line(line.as_bytes()).unwrap();
         }
         let change = lines.change();
