@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use bgp_core::{Down, Injector};
+use bgp_core::{Down, Injector, Negotiated};
+use bgp_wire::Families;
 use cloakway_runtime::admin::Request;
 use cloakway_runtime::{Topic, clock};
 use serde::Serialize;
@@ -58,6 +59,7 @@ struct SessionRow {
     router_id: Option<String>,
     hold_time_s: Option<u16>,
     families: Vec<String>,
+    capabilities: Vec<&'static str>,
     messages_received: u64,
     messages_sent: u64,
     prefixes_received: u64,
@@ -124,6 +126,7 @@ async fn sessions(shared: &Shared) -> Result<Vec<SessionRow>, String> {
             router_id: agreed.map(|agreed| agreed.router_id.to_string()),
             hold_time_s: agreed.map(|agreed| agreed.hold_time.as_secs()),
             families: agreed.map(|a| a.families.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            capabilities: agreed.map(capabilities).unwrap_or_default(),
             messages_received: counters.received.total(),
             messages_sent: counters.sent.total(),
             prefixes_received: counters.prefixes_announced,
@@ -134,6 +137,21 @@ async fn sessions(shared: &Shared) -> Result<Vec<SessionRow>, String> {
         });
     }
     Ok(rows)
+}
+
+/// What the session uses beyond RFC 4271, by the names of `docs/bgp.md`.
+fn capabilities(agreed: &Negotiated) -> Vec<&'static str> {
+    let (sent, read) = (&agreed.context, &agreed.incoming);
+    let all = [
+        ("four-octet-as", sent.four_octet_as),
+        ("route-refresh", agreed.route_refresh),
+        ("enhanced-refresh", sent.enhanced_refresh),
+        ("extended-messages", sent.extended_messages),
+        ("ipv4-by-ipv6", sent.ipv4_by_ipv6),
+        ("add-path-send", sent.path_ids != Families::NONE),
+        ("add-path-receive", read.path_ids != Families::NONE),
+    ];
+    all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
 }
 
 async fn routes(shared: &Shared) -> Result<Vec<RouteRow>, String> {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bgp_wire::{
-    AsPath, Asn, Attributes, Context, Family, Message, Origin, Role, Update, announce_v4, announce_v6, withdraw_v4,
-    withdraw_v6,
+    AsPath, Asn, Attributes, Context, Family, Message, Origin, Role, Update, announce_v4, announce_v4_by_v6,
+    announce_v6, withdraw_v4, withdraw_v6,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -58,7 +58,10 @@ impl Exporter {
 
     /// The part of `routes` that the peer takes.
     pub(crate) fn taken(&self, routes: &Routes) -> Routes {
-        let taken = routes.iter().filter(|(prefix, _)| self.families.contains(&Family::of(prefix)));
+        let taken = routes.iter().filter(|(prefix, route)| {
+            let next_hop_fits = self.context.ipv4_by_ipv6 || !matches!(route.reach, Reach::V4ByV6(..));
+            self.families.contains(&Family::of(prefix)) && next_hop_fits
+        });
         taken.map(|(prefix, route)| (*prefix, route.clone())).collect()
     }
 
@@ -74,11 +77,13 @@ impl Exporter {
 
     fn announce<'a>(&self, routes: impl Iterator<Item = &'a PrivateRoute>) -> Vec<Update> {
         let mut v4: BTreeMap<(Guarded, Ipv4Addr), Vec<Ipv4Net>> = BTreeMap::new();
+        let mut v4_by_v6: BTreeMap<(Guarded, Ipv6Addr), Vec<Ipv4Net>> = BTreeMap::new();
         let mut v6: BTreeMap<(Guarded, Ipv6Addr), Vec<Ipv6Net>> = BTreeMap::new();
         for route in routes {
             let guarded = self.attributes(route);
             match route.reach {
                 Reach::V4(prefix, next_hop) => v4.entry((guarded, next_hop)).or_default().push(prefix),
+                Reach::V4ByV6(prefix, next_hop) => v4_by_v6.entry((guarded, next_hop)).or_default().push(prefix),
                 Reach::V6(prefix, next_hop) => v6.entry((guarded, next_hop)).or_default().push(prefix),
             }
         }
@@ -88,7 +93,10 @@ impl Exporter {
         let v6 = v6
             .into_iter()
             .map(|((guarded, next_hop), prefixes)| announce_v6(guarded.attributes(), next_hop, prefixes, self.context));
-        let updates: Result<Vec<_>, _> = v4.chain(v6).collect();
+        let v4_by_v6 = v4_by_v6.into_iter().map(|((guarded, next_hop), prefixes)| {
+            announce_v4_by_v6(guarded.attributes(), next_hop, prefixes, self.context)
+        });
+        let updates: Result<Vec<_>, _> = v4.chain(v4_by_v6).chain(v6).collect();
         updates.expect("MAX_COMMUNITIES leaves room for prefixes").into_iter().flatten().collect()
     }
 
@@ -163,6 +171,21 @@ mod tests {
         assert!(
             matches!(&update.mp_reach, Some(MpReach::Ipv6 { next_hop, .. }) if next_hop.to_string() == "2001:db8:5100:1::2")
         );
+    }
+
+    #[test]
+    fn ipv4_by_ipv6_goes_to_who_has_the_capability() {
+        let prefix: IpNet = "203.0.113.200/32".parse().unwrap();
+        let route = PrivateRoute::new(prefix, "2001:db8::1".parse().unwrap(), Guard::NoExport, Vec::new()).unwrap();
+        let routes = Routes::from([(prefix, route)]);
+        assert!(exporter(false).taken(&routes).is_empty());
+        let context = Context { ipv4_by_ipv6: true, ..Context::default() };
+        let exporter = Exporter { context, ..exporter(false) };
+        let messages = exporter.difference(&Routes::new(), &exporter.taken(&routes));
+        let [update] = &updates(&messages, context)[..] else { panic!() };
+        assert!(matches!(&update.mp_reach, Some(MpReach::Ipv4ByIpv6 { .. })));
+        assert_eq!(update.reachable().collect::<Vec<_>>(), [prefix]);
+        assert_eq!(update.attributes.communities, [Community::NO_EXPORT]);
     }
 
     #[test]
