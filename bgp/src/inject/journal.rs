@@ -241,7 +241,7 @@ mod tests {
             tokio::task::yield_now().await;
         };
         for cut in 1..body(0).len() {
-            let torn = folder.path().join("torn");
+            let torn = folder.path().join(format!("torn {cut}"));
             std::fs::write(&torn, &whole[..whole.len() - cut]).unwrap();
             assert_eq!(ids(&torn).unwrap(), ["0", "1"]);
         }

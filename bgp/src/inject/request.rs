@@ -230,13 +230,14 @@ impl Lines {
     }
 }
 
-/// A prefix as text; the common form of IPv4 without detours.
+/// A prefix as text.
 fn parse(text: &[u8]) -> Result<IpNet, String> {
     if let Some(prefix) = parse_v4(text) {
         return Ok(prefix);
     }
     let text = String::from_utf8_lossy(text);
-    text.parse().map_err(|_| format!("{text:?} is no prefix: write it as 192.0.2.0/24 or 2001:db8::/32"))
+    let parsed = text.parse().map(IpNet::V6);
+    parsed.map_err(|_| format!("{text:?} is no prefix: write it as 192.0.2.0/24 or 2001:db8::/32"))
 }
 
 fn parse_v4(text: &[u8]) -> Option<IpNet> {
@@ -279,7 +280,6 @@ mod tests {
             ["", "10.0.0.0", "10.0.0/8", "10.0.0.0.0/8", "256.0.0.0/8", "10.0.0.0/33", "10.0.0.0/", "010.0.0.0/8", "x"];
         for text in wrong {
             assert!(parse(text.as_bytes()).is_err(), "{text}");
-            assert!(text.parse::<IpNet>().is_err(), "{text}");
         }
     }
 
