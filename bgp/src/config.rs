@@ -139,6 +139,15 @@ struct RawInject {
     allow: Vec<IpNet>,
     #[serde(default = "two_million")]
     max_routes: usize,
+    #[serde(default)]
+    processes: Vec<RawProcess>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawProcess {
+    name: String,
+    run: Vec<String>,
 }
 
 const fn two_million() -> usize {
@@ -275,7 +284,19 @@ fn settings(raw: RawInject, routes: &[PrivateRoute], taken: &[Option<&PathBuf>])
     }
     let private: Vec<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
     let policy = Arc::new(Policy::new(&raw.allow, &private));
-    Ok(inject::Settings { api_socket, journal: raw.journal, policy, max_routes: raw.max_routes })
+    let (mut names, mut processes) = (BTreeSet::new(), Vec::new());
+    for (index, RawProcess { name, run }) in raw.processes.into_iter().enumerate() {
+        if name.is_empty() || name.len() > 64 || !names.insert(name.clone()) {
+            let reason = format!("{name:?} is empty, taken or longer than 64 octets: each program has its own");
+            return Err(Invalid::at(format!("inject.processes[{index}].name"), reason));
+        }
+        if run.is_empty() {
+            let reason = "no program: give it with its arguments, such as [\"/usr/bin/python3\", \"script.py\"]";
+            return Err(Invalid::at(format!("inject.processes[{index}].run"), reason));
+        }
+        processes.push(inject::process::Process { name, run });
+    }
+    Ok(inject::Settings { api_socket, journal: raw.journal, policy, max_routes: raw.max_routes, processes })
 }
 
 fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {

@@ -313,3 +313,34 @@ fn the_command_line_announces_lists_and_withdraws() {
     assert_eq!(code, Some(1));
     assert!(text.contains("outside inject.allow"), "{text}");
 }
+
+#[test]
+fn a_script_for_exabgp_is_obeyed_and_its_end_withdraws() {
+    let (listener, port) = listener();
+    let mut speaker = Speaker::new(port, "\"10.0.0.0/8\"");
+    speaker.kill();
+    let script = "echo 'announce route 10.0.0.0/24 next-hop 192.0.2.1 community [64500:1]'\n\
+                  echo 'announce attributes next-hop 192.0.2.1 nlri 10.0.1.0/24 10.0.2.0/24'\n\
+                  echo 'announce route 11.0.0.0/24 next-hop 192.0.2.1'\n\
+                  echo 'withdraw route 10.0.1.0/24'\n\
+                  read a; read b; read c; read d; echo $a $b $c $d > \"$1\"\n\
+                  while [ ! -e \"$2\" ]; do sleep 0.01; done\n";
+    std::fs::write(speaker.path("script.sh"), script).unwrap();
+    let run = ["script.sh", "answers", "go"].map(|name| format!("{:?}", speaker.path(name))).join(", ");
+    let mut text = std::fs::read_to_string(speaker.path("speaker.toml")).unwrap();
+    text.push_str(&format!("[[inject.processes]]\nname = \"s\"\nrun = [\"/bin/sh\", {run}]\n"));
+    std::fs::write(speaker.path("speaker.toml"), text).unwrap();
+    speaker.start();
+    let mut router = Router::accept(&listener);
+    router.synchronised();
+    until("the script's routes", || {
+        router.read();
+        let wanted: BTreeSet<String> = ["10.0.0.0/24", "10.0.2.0/24"].map(str::to_owned).into();
+        (router.held == wanted).then_some(())
+    });
+    let answers =
+        until("answers", || std::fs::read_to_string(speaker.path("answers")).ok().filter(|text| text.ends_with('\n')));
+    assert_eq!(answers, "done done error done\n");
+    std::fs::write(speaker.path("go"), "").unwrap();
+    router.holds(0);
+}

@@ -4,7 +4,9 @@ mod acknowledged;
 pub(crate) mod api;
 pub mod cli;
 mod journal;
+pub mod process;
 mod request;
+mod text;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -48,6 +50,8 @@ pub struct Settings {
     pub policy: Arc<Policy>,
     /// The most routes in all sets.
     pub max_routes: usize,
+    /// Programs that say what to announce.
+    pub processes: Vec<process::Process>,
 }
 
 /// The table, and who waits for what in it.
@@ -293,6 +297,11 @@ impl Engine {
             let _ = waiting.done.send(Ok(()));
         }
     }
+}
+
+/// The programs to run.
+pub(crate) fn processes(engine: &Engine) -> Vec<process::Process> {
+    engine.settings.processes.clone()
 }
 
 /// Keeps the journal from growing for ever, until the stop.
