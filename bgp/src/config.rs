@@ -437,6 +437,31 @@ mod tests {
     }
 
     #[test]
+    fn the_inject_table_in_the_example_is_valid_and_strict() {
+        let text = ["[inject]", "journal = ", "allow = [", "[[inject.processes]]", "name = \"anycast", "run = ["]
+            .iter()
+            .fold(EXAMPLE.to_owned(), |text, start| text.replace(&format!("# {start}"), start));
+        let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+        let inject = config.inject.unwrap();
+        assert_eq!((inject.max_routes, inject.processes.len()), (2_000_000, 1));
+        let private = "203.0.113.200/32".parse().unwrap();
+        assert!(inject.policy.check(private, Some(Guard::NoExport)).is_err(), "the allow-list holds for all");
+        for (from, to, expected) in [
+            ("allow = [", "stray = 1\nallow = [", "unknown field `stray`"),
+            (
+                "allow = [\"198.51.100.0/24\"",
+                "allow = [\"198.51.100.1/24\"",
+                "inject.allow[0]: the prefix has host bits",
+            ),
+            ("allow = [\"198.51.100.0/24\", \"2001:db8:5100::/48\"]", "allow = []", "inject.allow: nothing could be"),
+            ("name = \"anycast\"", "name = \"\"", "inject.processes[0].name"),
+        ] {
+            let message = error(&text.replacen(from, to, 1));
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
     fn an_external_peer_is_told_nothing_unless_the_file_says_so() {
         let external = EXAMPLE.replace("remote-as = 64500", "remote-as = 64501");
         let export = |text: &str| {
