@@ -141,6 +141,8 @@ struct RawInject {
     max_routes: usize,
     #[serde(default)]
     processes: Vec<RawProcess>,
+    #[serde(default)]
+    checks: Vec<inject::settings::RawCheck>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -296,7 +298,8 @@ fn settings(raw: RawInject, routes: &[PrivateRoute], taken: &[Option<&PathBuf>])
         }
         processes.push(inject::process::Process { name, run });
     }
-    Ok(inject::Settings { api_socket, journal: raw.journal, policy, max_routes: raw.max_routes, processes })
+    let checks = inject::settings::checks(raw.checks)?;
+    Ok(inject::Settings { api_socket, journal: raw.journal, policy, max_routes: raw.max_routes, processes, checks })
 }
 
 fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
@@ -438,12 +441,22 @@ mod tests {
 
     #[test]
     fn the_inject_table_in_the_example_is_valid_and_strict() {
-        let text = ["[inject]", "journal = ", "allow = [", "[[inject.processes]]", "name = \"anycast", "run = ["]
-            .iter()
-            .fold(EXAMPLE.to_owned(), |text, start| text.replace(&format!("# {start}"), start));
+        let text = [
+            "[inject]",
+            "journal = ",
+            "allow = [",
+            "[[inject.processes]]",
+            "name = \"anycast",
+            "run = [",
+            "[[inject.checks]]",
+            "set = \"anycast",
+            "tcp = \"198",
+        ]
+        .iter()
+        .fold(EXAMPLE.to_owned(), |text, start| text.replace(&format!("# {start}"), start));
         let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
         let inject = config.inject.unwrap();
-        assert_eq!((inject.max_routes, inject.processes.len()), (2_000_000, 1));
+        assert_eq!((inject.max_routes, inject.processes.len(), inject.checks.len()), (2_000_000, 1, 1));
         let private = "203.0.113.200/32".parse().unwrap();
         assert!(inject.policy.check(private, Some(Guard::NoExport)).is_err(), "the allow-list holds for all");
         for (from, to, expected) in [
@@ -455,6 +468,8 @@ mod tests {
             ),
             ("allow = [\"198.51.100.0/24\", \"2001:db8:5100::/48\"]", "allow = []", "inject.allow: nothing could be"),
             ("name = \"anycast\"", "name = \"\"", "inject.processes[0].name"),
+            ("tcp = \"198.51.100.10:53\"", "http = \"https://x\"", "inject.checks[0].http: \"https://x\" is not"),
+            ("tcp = \"198.51.100.10:53\"", "rise = 0", "inject.checks[0].rise: 0 is not allowed"),
         ] {
             let message = error(&text.replacen(from, to, 1));
             assert!(message.contains(expected), "{message}");

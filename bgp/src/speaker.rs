@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::health::{self, Announced};
-use crate::inject::{self, Engine, api, process};
+use crate::inject::{self, Engine, api};
 use crate::listener::{self, Door};
 use crate::peer;
 use crate::show::{self, Asked, Shared};
@@ -41,10 +41,7 @@ pub async fn run(config: Config, stop: Stop) -> Outcome {
     }
     if let Some(engine) = engine {
         api::serve(engine.clone(), stop.clone())?;
-        for process in inject::processes(&engine) {
-            tasks.spawn(process::run(process, engine.clone(), stop.clone()));
-        }
-        tasks.spawn(inject::keep(engine, stop.clone()));
+        inject::start(&engine, &mut tasks, &stop);
     }
     let shared = Arc::new(Shared {
         peers: asked,

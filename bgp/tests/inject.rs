@@ -344,3 +344,26 @@ fn a_script_for_exabgp_is_obeyed_and_its_end_withdraws() {
     std::fs::write(speaker.path("go"), "").unwrap();
     router.holds(0);
 }
+
+#[test]
+fn a_checked_set_is_announced_while_its_port_answers() {
+    let (listener, port) = listener();
+    let mut speaker = Speaker::new(port, "\"10.0.0.0/8\"");
+    speaker.kill();
+    let (service, service_port) = self::listener();
+    let mut text = std::fs::read_to_string(speaker.path("speaker.toml")).unwrap();
+    text.push_str(&format!("[[inject.checks]]\nset = \"a\"\ntcp = \"127.0.0.1:{service_port}\"\nevery-ms = 20\n"));
+    std::fs::write(speaker.path("speaker.toml"), text).unwrap();
+    speaker.start();
+    let mut router = Router::accept(&listener);
+    router.synchronised();
+    let mut api = speaker.api();
+    let put = json!({"put": {"set": "a", "routes": [{"next-hop": "192.0.2.1", "prefixes": ["10.0.0.0/24"]}]}});
+    assert_eq!(api.ask(&put)["ok"]["added"], 1);
+    router.holds(1);
+    drop(service);
+    router.holds(0);
+    assert_eq!(api.ask(&json!({"look-up": {"prefix": "10.0.0.0/24"}}))["ok"]["announced"], false);
+    let _service = TcpListener::bind(("127.0.0.1", service_port)).unwrap();
+    router.holds(1);
+}

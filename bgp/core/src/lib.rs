@@ -16,6 +16,7 @@ mod health;
 mod injector;
 mod jitter;
 mod policy;
+mod probe;
 pub mod record;
 mod rib;
 mod route;
@@ -28,6 +29,7 @@ pub use guard::{Guard, Guarded, MAX_COMMUNITIES, PrivateRoute, RouteError};
 pub use health::{Health, HealthInput, HealthTable};
 pub use injector::{Injector, Notice, Routes};
 pub use policy::{Policy, Refusal};
+pub use probe::{Patience, Probe};
 pub use rib::{Batch, Change, Encode, FenceId, ReaderId, Rib, SetId, Walk, Wanted};
 pub use route::{AttributesError, MAX_PATH, Prefixes, RouteAttributes};
 pub use session::{

@@ -2,10 +2,12 @@
 
 mod acknowledged;
 pub(crate) mod api;
+pub mod check;
 pub mod cli;
 mod journal;
 pub mod process;
 mod request;
+pub(crate) mod settings;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,6 +24,7 @@ use bgp_core::{
 use cloakway_crypto::hash::sha256;
 use cloakway_runtime::Stop;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 
 pub(crate) use acknowledged::acknowledged;
 use journal::Journal;
@@ -52,6 +55,8 @@ pub struct Settings {
     pub max_routes: usize,
     /// Programs that say what to announce.
     pub processes: Vec<process::Process>,
+    /// What hides sets while it fails.
+    pub checks: Vec<check::Check>,
 }
 
 /// The table, and who waits for what in it.
@@ -107,6 +112,12 @@ impl Engine {
             }
             Record::Known { id, digest, outcome } => requests.remember(&id, digest, outcome),
         })?;
+        // Whatever was accepted: a set that is checked waits for its first good looks.
+        for check in &settings.checks {
+            let set = rib.set(&check.set);
+            rib.show(set, false);
+            while rib.settle_set(set, &mut Walk::default(), u32::MAX).is_continue() {}
+        }
         tracing::info!(routes = rib.routes(), journal = %settings.journal.display(), "restored the accepted routes");
         let table = Table { rib, reading: BTreeSet::new(), waiting: Vec::new() };
         Ok(Arc::new(Self {
@@ -299,13 +310,19 @@ impl Engine {
     }
 }
 
-/// The programs to run.
-pub(crate) fn processes(engine: &Engine) -> Vec<process::Process> {
-    engine.settings.processes.clone()
+/// What runs beside the API, until the stop.
+pub(crate) fn start(engine: &Arc<Engine>, tasks: &mut JoinSet<()>, stop: &Stop) {
+    for process in engine.settings.processes.clone() {
+        tasks.spawn(process::run(process, engine.clone(), stop.clone()));
+    }
+    for check in engine.settings.checks.clone() {
+        tasks.spawn(check::run(check, engine.clone(), stop.clone()));
+    }
+    tasks.spawn(keep(engine.clone(), stop.clone()));
 }
 
 /// Keeps the journal from growing for ever, until the stop.
-pub(crate) async fn keep(engine: Arc<Engine>, stop: Stop) {
+async fn keep(engine: Arc<Engine>, stop: Stop) {
     loop {
         tokio::select! {
             () = stop.told() => return,
