@@ -2,13 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::num::NonZeroU8;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use bgp_core::{Guard, PrivateRoute, RouteError, Settings};
-use bgp_wire::{AS_TRANS, Asn, Community, HoldTime, RouterId};
+use bgp_core::{Export, Guard, Options, Policy, PrivateRoute, RoleSetting, RouteError, Settings};
+use bgp_wire::{AS_TRANS, Asn, Community, HoldTime, LONGEST_COMMUNICATION, Role, RouterId};
+use cloakway_crypto::Secret;
 use cloakway_runtime::config::{self, Invalid};
 use ipnet::IpNet;
 use serde::Deserialize;
+
+use crate::inject;
+
+use crate::tcp::{LONGEST_PASSWORD, Protection};
 
 const BGP_PORT: u16 = 179;
 
@@ -25,8 +33,10 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// What they hear.
     pub routes: Vec<PrivateRoute>,
-    /// Where the forwarder's health is read.
-    pub health_socket: PathBuf,
+    /// Where the forwarder's health is read; there is none without private routes.
+    pub health_socket: Option<PathBuf>,
+    /// Routes beside the private ones, by request.
+    pub inject: Option<inject::Settings>,
 }
 
 /// A router that hears the routes.
@@ -38,6 +48,10 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Where we connect from.
     pub local_address: Option<IpAddr>,
+    /// What its operator is told when we stop (RFC 9003); may be empty.
+    pub shutdown_communication: String,
+    /// What protects its TCP.
+    pub protection: Protection,
     /// What its session is like.
     pub settings: Settings,
 }
@@ -46,7 +60,7 @@ impl Peer {
     /// Whether it is in our own AS.
     #[must_use]
     pub fn is_internal(&self) -> bool {
-        self.settings.local_as == self.settings.remote_as
+        self.settings.is_internal()
     }
 }
 
@@ -58,8 +72,10 @@ pub struct Raw {
     metrics_listen: Option<SocketAddr>,
     speaker: RawSpeaker,
     peers: Vec<RawPeer>,
+    #[serde(default)]
     private_routes: Vec<RawRoute>,
-    health: RawHealth,
+    health: Option<RawHealth>,
+    inject: Option<RawInject>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,6 +85,8 @@ struct RawSpeaker {
     router_id: Ipv4Addr,
     #[serde(default)]
     listen: Vec<SocketAddr>,
+    #[serde(default)]
+    shutdown_communication: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,6 +102,58 @@ struct RawPeer {
     hold_time_s: u16,
     #[serde(default)]
     passive: bool,
+    export: Option<RawExport>,
+    delay_open_s: Option<u16>,
+    #[serde(default)]
+    add_path: bool,
+    role: Option<RawRole>,
+    #[serde(default)]
+    strict_role: bool,
+    md5_password_file: Option<PathBuf>,
+    ttl_security_hops: Option<NonZeroU8>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawExport {
+    All,
+    Private,
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawRole {
+    Provider,
+    RouteServer,
+    RouteServerClient,
+    Customer,
+    Peer,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawInject {
+    api_socket: Option<PathBuf>,
+    journal: PathBuf,
+    allow: Vec<IpNet>,
+    #[serde(default = "two_million")]
+    max_routes: usize,
+    #[serde(default)]
+    processes: Vec<RawProcess>,
+    #[serde(default)]
+    checks: Vec<inject::settings::RawCheck>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawProcess {
+    name: String,
+    run: Vec<String>,
+}
+
+const fn two_million() -> usize {
+    2_000_000
 }
 
 const fn bgp_port() -> u16 {
@@ -126,22 +196,37 @@ impl config::Config for Config {
         let local_as = asn(raw.speaker.local_as).map_err(|reason| Invalid::at("speaker.local-as", reason))?;
         let router_id =
             RouterId::new(raw.speaker.router_id).map_err(|error| Invalid::at("speaker.router-id", error))?;
+        if raw.private_routes.is_empty() && raw.inject.is_none() {
+            return Err(Invalid::at("private-routes", "there is none: give at least one, or an [inject] table"));
+        }
         let routes = routes(raw.private_routes)?;
         let private: BTreeSet<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
-        let own = Own { local_as, router_id, private, listens: !raw.speaker.listen.is_empty() };
+        let shutdown_communication = raw.speaker.shutdown_communication;
+        if shutdown_communication.len() > LONGEST_COMMUNICATION {
+            let reason = format!("longer than {LONGEST_COMMUNICATION} octets: RFC 9003 §2 takes no more");
+            return Err(Invalid::at("speaker.shutdown-communication", reason));
+        }
+        let own = Own { local_as, router_id, private, listens: !raw.speaker.listen.is_empty(), shutdown_communication };
         let peers = peers(raw.peers, &own)?;
         let admin_socket = raw.admin_socket.unwrap_or_else(|| config::default_socket("bgp-speaker"));
-        if admin_socket == raw.health.socket {
+        let health_socket = raw.health.map(|health| health.socket);
+        if health_socket.is_none() && !routes.is_empty() {
+            return Err(Invalid::at("health", "private routes follow the forwarder's health: give its socket"));
+        }
+        if health_socket.as_ref() == Some(&admin_socket) {
             let reason = "the same path as admin-socket: give the forwarder's health-socket";
             return Err(Invalid::at("health.socket", reason));
         }
+        let taken = [Some(&admin_socket), health_socket.as_ref()];
+        let inject = raw.inject.map(|raw| settings(raw, &routes, &taken)).transpose()?;
         Ok(Self {
             admin_socket,
             metrics_listen: raw.metrics_listen,
             listen: raw.speaker.listen,
             peers,
             routes,
-            health_socket: raw.health.socket,
+            health_socket,
+            inject,
         })
     }
 }
@@ -151,6 +236,7 @@ struct Own {
     router_id: RouterId,
     private: BTreeSet<IpNet>,
     listens: bool,
+    shutdown_communication: String,
 }
 
 fn asn(number: u32) -> Result<Asn, String> {
@@ -161,9 +247,6 @@ fn asn(number: u32) -> Result<Asn, String> {
 }
 
 fn routes(raw: Vec<RawRoute>) -> Result<Vec<PrivateRoute>, Invalid> {
-    if raw.is_empty() {
-        return Err(Invalid::at("private-routes", "there is none: give at least one"));
-    }
     let mut seen = BTreeSet::new();
     let mut routes = Vec::new();
     for (index, raw) in raw.into_iter().enumerate() {
@@ -188,6 +271,35 @@ fn routes(raw: Vec<RawRoute>) -> Result<Vec<PrivateRoute>, Invalid> {
         routes.push(route);
     }
     Ok(routes)
+}
+
+fn settings(raw: RawInject, routes: &[PrivateRoute], taken: &[Option<&PathBuf>]) -> Result<inject::Settings, Invalid> {
+    let api_socket = raw.api_socket.unwrap_or_else(|| config::default_socket("bgp-speaker-api"));
+    if taken.contains(&Some(&api_socket)) {
+        return Err(Invalid::at("inject.api-socket", "another socket has this path: give it one of its own"));
+    }
+    if raw.allow.is_empty() {
+        return Err(Invalid::at("inject.allow", "nothing could be injected: give the prefixes that may be"));
+    }
+    if let Some(at) = raw.allow.iter().position(|prefix| *prefix != prefix.trunc()) {
+        return Err(Invalid::at(format!("inject.allow[{at}]"), "the prefix has host bits set"));
+    }
+    let private: Vec<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
+    let policy = Arc::new(Policy::new(&raw.allow, &private));
+    let (mut names, mut processes) = (BTreeSet::new(), Vec::new());
+    for (index, RawProcess { name, run }) in raw.processes.into_iter().enumerate() {
+        if name.is_empty() || name.len() > 64 || !names.insert(name.clone()) {
+            let reason = format!("{name:?} is empty, taken or longer than 64 octets: each program has its own");
+            return Err(Invalid::at(format!("inject.processes[{index}].name"), reason));
+        }
+        if run.is_empty() {
+            let reason = "no program: give it with its arguments, such as [\"/usr/bin/python3\", \"script.py\"]";
+            return Err(Invalid::at(format!("inject.processes[{index}].run"), reason));
+        }
+        processes.push(inject::process::Process { name, run });
+    }
+    let checks = inject::settings::checks(raw.checks)?;
+    Ok(inject::Settings { api_socket, journal: raw.journal, policy, max_routes: raw.max_routes, processes, checks })
 }
 
 fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
@@ -230,10 +342,25 @@ fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
             let reason = "true takes an address to listen on: give speaker.listen, or leave passive out";
             return Err(Invalid::at(at("passive"), reason));
         }
+        let internal = remote_as == own.local_as;
+        let export = match raw.export {
+            Some(RawExport::All) => Export::All,
+            Some(RawExport::Private) => Export::Private,
+            Some(RawExport::Nothing) => Export::Nothing,
+            None if internal => Export::All,
+            None => Export::Nothing,
+        };
+        let md5_password = raw.md5_password_file.as_deref().map(md5_password).transpose();
+        let md5_password = md5_password.map_err(|reason| Invalid::at(at("md5-password-file"), reason))?;
+        let protection = Protection { md5_password, ttl_security_hops: raw.ttl_security_hops };
+        let role =
+            role(raw.role, raw.strict_role, internal).map_err(|(field, reason)| Invalid::at(at(field), reason))?;
         peers.push(Peer {
             name: raw.name,
             address: SocketAddr::new(address, raw.port),
             local_address: raw.local_address.map(|local| local.to_canonical()),
+            shutdown_communication: own.shutdown_communication.clone(),
+            protection,
             settings: Settings {
                 local_as: own.local_as,
                 router_id: own.router_id,
@@ -241,10 +368,46 @@ fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
                 hold_time,
                 passive: raw.passive,
                 private: own.private.clone(),
+                export,
+                options: Options {
+                    delay_open: raw.delay_open_s.filter(|s| *s > 0).map(|s| Duration::from_secs(u64::from(s))),
+                    add_path: raw.add_path,
+                    role,
+                },
             },
         });
     }
     Ok(peers)
+}
+
+fn md5_password(path: &Path) -> Result<Secret<String>, String> {
+    let password = config::read_secret(path)?;
+    match password.expose().len() {
+        0..=LONGEST_PASSWORD => Ok(password),
+        length => Err(format!("{length} octets: TCP-MD5 takes up to {LONGEST_PASSWORD}")),
+    }
+}
+
+/// RFC 9234 §4: roles are for external sessions.
+fn role(
+    raw: Option<RawRole>,
+    strict: bool,
+    internal: bool,
+) -> Result<Option<RoleSetting>, (&'static str, &'static str)> {
+    let Some(raw) = raw else {
+        return if strict { Err(("strict-role", "true takes a role: give one")) } else { Ok(None) };
+    };
+    if internal {
+        return Err(("role", "roles are for external peers, and this one is in our own AS: leave it out"));
+    }
+    let role = match raw {
+        RawRole::Provider => Role::Provider,
+        RawRole::RouteServer => Role::RouteServer,
+        RawRole::RouteServerClient => Role::RouteServerClient,
+        RawRole::Customer => Role::Customer,
+        RawRole::Peer => Role::Peer,
+    };
+    Ok(Some(RoleSetting { role, strict }))
 }
 
 #[cfg(test)]
@@ -270,9 +433,89 @@ mod tests {
 
     #[test]
     fn what_is_commented_out_in_the_example_is_valid_too() {
-        let text = EXAMPLE.replace("# listen = ", "listen = ").replace("# metrics-listen = ", "metrics-listen = ");
+        let text = EXAMPLE.replace("# shutdown-communication", "shutdown-communication");
+        let text = text.replace("# listen = ", "listen = ").replace("# metrics-listen = ", "metrics-listen = ");
         let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
         assert_eq!((config.listen.len(), config.metrics_listen.is_some()), (2, true));
+    }
+
+    #[test]
+    fn the_inject_table_in_the_example_is_valid_and_strict() {
+        let text = [
+            "[inject]",
+            "journal = ",
+            "allow = [",
+            "[[inject.processes]]",
+            "name = \"anycast",
+            "run = [",
+            "[[inject.checks]]",
+            "set = \"anycast",
+            "tcp = \"198",
+        ]
+        .iter()
+        .fold(EXAMPLE.to_owned(), |text, start| text.replace(&format!("# {start}"), start));
+        let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+        let inject = config.inject.unwrap();
+        assert_eq!((inject.max_routes, inject.processes.len(), inject.checks.len()), (2_000_000, 1, 1));
+        let private = "203.0.113.200/32".parse().unwrap();
+        assert!(inject.policy.check(private, Some(Guard::NoExport)).is_err(), "the allow-list holds for all");
+        for (from, to, expected) in [
+            ("allow = [", "stray = 1\nallow = [", "unknown field `stray`"),
+            (
+                "allow = [\"198.51.100.0/24\"",
+                "allow = [\"198.51.100.1/24\"",
+                "inject.allow[0]: the prefix has host bits",
+            ),
+            ("allow = [\"198.51.100.0/24\", \"2001:db8:5100::/48\"]", "allow = []", "inject.allow: nothing could be"),
+            ("name = \"anycast\"", "name = \"\"", "inject.processes[0].name"),
+            ("tcp = \"198.51.100.10:53\"", "http = \"https://x\"", "inject.checks[0].http: \"https://x\" is not"),
+            ("tcp = \"198.51.100.10:53\"", "rise = 0", "inject.checks[0].rise: 0 is not allowed"),
+        ] {
+            let message = error(&text.replacen(from, to, 1));
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_external_peer_is_told_nothing_unless_the_file_says_so() {
+        let external = EXAMPLE.replace("remote-as = 64500", "remote-as = 64501");
+        let export = |text: &str| {
+            let config: Config = config::parse("bgp-speaker.toml", text).unwrap();
+            config.peers[0].settings.export
+        };
+        assert_eq!(export(EXAMPLE), Export::All);
+        assert_eq!(export(&external), Export::Nothing);
+        let private = "hold-time-s = 9\nexport = \"private\"\n";
+        assert_eq!(export(&external.replace("hold-time-s = 9\n", private)), Export::Private);
+        assert_eq!(export(&EXAMPLE.replace("hold-time-s = 9\n", "export = \"nothing\"\n")), Export::Nothing);
+    }
+
+    #[test]
+    fn a_password_is_read_from_its_file_and_not_printed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        let text = EXAMPLE.replace(
+            "hold-time-s = 9\n",
+            &format!("md5-password-file = {:?}\nttl-security-hops = 1\n", file.display().to_string()),
+        );
+        assert!(error(&text).contains("peers[0].md5-password-file: "), "{}", error(&text));
+        std::fs::write(&file, "x".repeat(81)).unwrap();
+        assert!(error(&text).contains("81 octets: TCP-MD5 takes up to 80"), "{}", error(&text));
+        std::fs::write(&file, "x".repeat(80) + "\n").unwrap();
+        let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+        assert!(!format!("{config:?}").contains("xxx"));
+        assert_eq!(config.peers[0].protection.ttl_security_hops, NonZeroU8::new(1));
+        assert!(error(&text.replace("hops = 1", "hops = 0")).contains("ttl-security-hops"));
+    }
+
+    #[test]
+    fn options_of_a_session_arrive() {
+        let options = "delay-open-s = 5\nadd-path = true\nrole = \"provider\"\nstrict-role = true\n";
+        let text = EXAMPLE.replace("remote-as = 64500", "remote-as = 64501").replace("hold-time-s = 9\n", options);
+        let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+        let options = &config.peers[0].settings.options;
+        assert_eq!((options.delay_open, options.add_path), (Some(Duration::from_secs(5)), true));
+        assert_eq!(options.role, Some(RoleSetting { role: Role::Provider, strict: true }));
     }
 
     #[test]
@@ -308,6 +551,8 @@ mod tests {
             ("hold-time-s = 9", "hold-time-s = 2", "peers[0].hold-time-s: 2 s is not allowed: 3 to 65535"),
             ("hold-time-s = 9", "hold-time-s = 0", "peers[0].hold-time-s: 0 s is not allowed: 3 to 65535"),
             ("hold-time-s = 9", "passive = true", "peers[0].passive: true takes an address to listen on"),
+            ("hold-time-s = 9", "role = \"peer\"", "peers[0].role: roles are for external peers"),
+            ("hold-time-s = 9", "strict-role = true", "peers[0].strict-role: true takes a role"),
             ("hold-time-s = 9", "port = 0", "peers[0].port: 0 is no port"),
             ("remote-as = 64500", "remote-as = 23456", "peers[0].remote-as: AS 23456 is reserved"),
             ("address = \"198.51.100.1\"", "address = \"0.0.0.0\"", "peers[0].address: 0.0.0.0 is no router"),

@@ -11,9 +11,11 @@
 
 pub mod config;
 mod health;
+pub mod inject;
 mod listener;
 mod peer;
 pub mod role;
 mod show;
 pub mod speaker;
+pub mod tcp;
 mod telemetry;

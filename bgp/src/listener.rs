@@ -6,13 +6,26 @@ use cloakway_runtime::Stop;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-/// Opens `address` for peers.
+use crate::tcp::Protection;
+
+/// Where the connections of a peer go.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub(crate) peer: IpAddr,
+    pub(crate) protection: Protection,
+    pub(crate) door: mpsc::Sender<TcpStream>,
+}
+
+/// Opens `address` for the peers behind `doors`.
 ///
 /// # Errors
 /// Names the address.
-pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+pub(crate) fn bind(address: SocketAddr, doors: &[Door]) -> Result<TcpListener, String> {
     let listen = || {
         let listener = std::net::TcpListener::bind(address)?;
+        for door in doors {
+            door.protection.on_listener(&listener, door.peer, address.is_ipv6())?;
+        }
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
     };
@@ -20,7 +33,7 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, String> {
 }
 
 /// Hands connections to the tasks of their peers until the stop.
-pub(crate) async fn run(listener: TcpListener, doors: Vec<(IpAddr, mpsc::Sender<TcpStream>)>, stop: Stop) {
+pub(crate) async fn run(listener: TcpListener, doors: Vec<Door>, stop: Stop) {
     loop {
         let accepted = tokio::select! {
             () = stop.told() => return,
@@ -29,9 +42,9 @@ pub(crate) async fn run(listener: TcpListener, doors: Vec<(IpAddr, mpsc::Sender<
         match accepted {
             Ok((stream, from)) => {
                 let address = from.ip().to_canonical();
-                let door = doors.iter().find(|(peer, _)| *peer == address);
+                let door = doors.iter().find(|door| door.peer == address);
                 // Who is no peer, or knocks faster than we open, is shut out without a word.
-                if door.is_none_or(|(_, door)| door.try_send(stream).is_err()) {
+                if door.is_none_or(|door| door.door.try_send(stream).is_err()) {
                     metrics::counter!("bgp_speaker_connections_refused_total").increment(1);
                     tracing::debug!(%from, "connection refused");
                 }

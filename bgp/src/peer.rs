@@ -1,14 +1,15 @@
 //! One task for each peer: its session, its connections, its timers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bgp_core::{Event, Input, LinkId, Output, Session, Status};
+use bgp_core::{Event, FenceId, Input, LinkId, Output, Session, Status};
 use cloakway_runtime::{Stop, clock};
 use cloakway_types::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,12 +19,17 @@ use tokio::task::JoinSet;
 
 use crate::config::Peer;
 use crate::health::Announced;
+use crate::inject::{self, Engine};
 use crate::telemetry::PeerMetrics;
 
 /// What one read takes at most, so that timers and routes get their turn.
 const READ: usize = 64 * 1024;
 /// A peer that leaves this much unread is given up.
 const BACKLOG_LIMIT: usize = 1 << 20;
+/// Pulls from the table in a row.
+const TURN: usize = 8;
+/// How often the peer's acknowledgements are looked at while somebody waits for them.
+const ACKNOWLEDGED: Duration = Duration::from_millis(1);
 /// How long a closing connection may take to hear our last words.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Closing connections at a time; any further one is dropped.
@@ -44,10 +50,17 @@ pub(crate) async fn run(
     mut routes: watch::Receiver<Announced>,
     mut incoming: mpsc::Receiver<TcpStream>,
     mut questions: mpsc::Receiver<oneshot::Sender<Report>>,
+    engine: Option<Arc<Engine>>,
     stop: Stop,
 ) {
     let seed = RandomState::new().build_hasher().finish();
     let session = Session::new(peer.settings.clone(), seed, clock::now());
+    let session = if engine.is_some() { session.with_table() } else { session };
+    let mut changes = match &engine {
+        Some(engine) => engine.changes(),
+        // Nothing is ever sent here: there is no table.
+        None => watch::channel(0).1,
+    };
     let metrics = PeerMetrics::new(&peer.name);
     let mut task = Task {
         peer,
@@ -58,11 +71,13 @@ pub(crate) async fn run(
         farewells: JoinSet::new(),
         withdrawing: None,
         last_withdraw: None,
+        outlet: engine.map(Outlet::new),
         metrics,
     };
     routes.mark_changed();
     task.handle(Input::Start);
     loop {
+        let hungry = task.is_hungry();
         // Withdrawals before all else; the keepalive timer before the peer's bytes.
         tokio::select! {
             biased;
@@ -72,24 +87,53 @@ pub(crate) async fn run(
                 task.announce(announced);
             }
             () = clock::until(task.session.poll_timeout()) => task.handle(Input::Tick),
+            Ok(()) = changes.changed() => task.feed(true),
+            () = Outlet::look(task.outlet.as_ref()) => task.acknowledged(),
             Some(stream) = incoming.recv() => task.accept(stream),
             Some(Ok((id, connected))) = task.connecting.join_next() => task.connected(id, connected),
             Some(question) = questions.recv() => {
                 // An asker that has gone away wants no answer.
                 let _ = question.send(Report { status: task.session.status(), last_withdraw: task.last_withdraw });
             }
-            (id, readiness) = ready(&task.links) => task.transfer(id, readiness),
+            (id, readiness) = ready(&task.links, hungry) => task.transfer(id, readiness),
             Some(_) = task.farewells.join_next() => {}
         }
     }
-    task.handle(Input::Stop);
+    task.farewell();
     while task.farewells.join_next().await.is_some() {}
+}
+
+/// The session's way to the table.
+struct Outlet {
+    engine: Arc<Engine>,
+    /// There may be something to send.
+    hungry: bool,
+    /// Who waits for an acknowledgement, and of how many octets of which connection.
+    fences: VecDeque<(LinkId, FenceId, u64)>,
+}
+
+impl Outlet {
+    fn new(engine: Arc<Engine>) -> Self {
+        Self { engine, hungry: true, fences: VecDeque::new() }
+    }
+
+    /// Returns when it is time to look whether the peer has acknowledged.
+    async fn look(outlet: Option<&Self>) {
+        match outlet {
+            Some(outlet) if !outlet.fences.is_empty() => tokio::time::sleep(ACKNOWLEDGED).await,
+            _ => std::future::pending().await,
+        }
+    }
 }
 
 struct Link {
     stream: TcpStream,
     /// Sent by the session and not yet taken by the socket.
     backlog: Vec<u8>,
+    /// Octets that the socket has taken.
+    taken: u64,
+    /// What the peer had acknowledged before any of them.
+    base: u64,
 }
 
 enum Readiness {
@@ -108,6 +152,8 @@ struct Task {
     /// When the word came whose withdrawal is on its way into the socket.
     withdrawing: Option<Instant>,
     last_withdraw: Option<Duration>,
+    /// Where injected routes come from, if there are any.
+    outlet: Option<Outlet>,
     metrics: PeerMetrics,
 }
 
@@ -118,9 +164,8 @@ impl Task {
             match output {
                 Output::Connect(id) => {
                     self.attempt = Some(id);
-                    let (to, from) = (self.peer.address, self.peer.local_address);
-                    self.connecting
-                        .spawn(async move { (id, connect(to, from.map(|ip| SocketAddr::new(ip, 0))).await) });
+                    let peer = self.peer.clone();
+                    self.connecting.spawn(async move { (id, connect(&peer).await) });
                 }
                 Output::Send(id, bytes) => {
                     if let Some(link) = self.links.get_mut(&id) {
@@ -142,7 +187,57 @@ impl Task {
             }
         }
         self.flush();
+        self.feed(self.session.wants_pull());
         self.metrics.set(&self.session.status());
+    }
+
+    fn is_hungry(&self) -> bool {
+        self.outlet.as_ref().is_some_and(|outlet| outlet.hungry)
+    }
+
+    /// Sends of the table what the socket takes, up to a bound, so that timers and other peers get their turn.
+    /// `fresh`: there may be something new.
+    fn feed(&mut self, fresh: bool) {
+        for _ in 0..TURN {
+            let Some(outlet) = &mut self.outlet else { return };
+            outlet.hungry |= fresh;
+            // What is unsent goes first, and a peer that does not read is asked to before anything is made for it.
+            if !outlet.hungry || self.links.values().any(|link| !link.backlog.is_empty()) {
+                return;
+            }
+            let Some((id, batch)) = outlet.engine.pull(&self.peer.name, &mut self.session) else {
+                outlet.hungry = false;
+                outlet.fences.clear();
+                return;
+            };
+            outlet.hungry = batch.more;
+            let Some(link) = self.links.get_mut(&id) else { return };
+            link.backlog.extend_from_slice(&batch.bytes);
+            let until = link.taken + link.backlog.len() as u64;
+            outlet.fences.extend(batch.fences.into_iter().map(|fence| (id, fence, until)));
+            self.flush();
+        }
+    }
+
+    /// Tells who waits for it what the peer's TCP has acknowledged.
+    fn acknowledged(&mut self) {
+        let Some(outlet) = &mut self.outlet else { return };
+        while let Some((id, fence, until)) = outlet.fences.front().copied() {
+            // When the connection is gone, whoever waits is told as the session leaves the table.
+            if let Some(link) = self.links.get(&id) {
+                let acknowledged = inject::acknowledged(&link.stream).map(|octets| octets.saturating_sub(link.base));
+                if acknowledged.is_ok_and(|octets| octets < until) {
+                    return;
+                }
+                outlet.engine.passed(&self.peer.name, fence);
+            }
+            outlet.fences.pop_front();
+        }
+    }
+
+    fn farewell(&mut self) {
+        let word = self.peer.shutdown_communication.clone();
+        self.handle(Input::Stop(&word));
     }
 
     fn announce(&mut self, announced: Announced) {
@@ -154,6 +249,11 @@ impl Task {
     }
 
     fn accept(&mut self, stream: TcpStream) {
+        let on_ipv6 = stream.local_addr().is_ok_and(|address| address.is_ipv6());
+        if let Err(error) = self.peer.protection.on_accepted(&stream, on_ipv6) {
+            tracing::warn!(%error, "cannot protect a connection: it is dropped");
+            return;
+        }
         let id = self.session.new_link();
         self.add(id, stream);
         self.handle(Input::Accepted(id));
@@ -179,12 +279,16 @@ impl Task {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        self.links.insert(id, Link { stream, backlog: Vec::new() });
+        let base = inject::acknowledged(&stream).unwrap_or_default();
+        self.links.insert(id, Link { stream, backlog: Vec::new(), taken: 0, base });
     }
 
     fn transfer(&mut self, id: LinkId, readiness: Readiness) {
         match readiness {
-            Readiness::Write => self.flush(),
+            Readiness::Write => {
+                self.flush();
+                self.feed(false);
+            }
             Readiness::Read => {
                 let Some(link) = self.links.get(&id) else { return };
                 let mut buffer = Vec::with_capacity(READ);
@@ -210,10 +314,18 @@ impl Task {
     /// Gives the sockets what they take.
     fn flush(&mut self) {
         let mut lost = Vec::new();
+        let now = clock::now();
         for (id, link) in &mut self.links {
+            let before = link.backlog.len();
             if let Err(error) = link.flush() {
                 tracing::debug!(%error, "cannot write");
                 lost.push(*id);
+            }
+            let left = link.backlog.len();
+            if left < before {
+                self.session.handle(Input::Took { link: *id, all: left == 0 }, now);
+            } else if left > 0 {
+                self.session.handle(Input::Stalled(*id), now);
             }
         }
         if self.links.values().all(|link| link.backlog.is_empty())
@@ -233,7 +345,10 @@ impl Link {
     fn flush(&mut self) -> std::io::Result<()> {
         while !self.backlog.is_empty() {
             match self.stream.try_write(&self.backlog) {
-                Ok(written) => drop(self.backlog.drain(..written)),
+                Ok(written) => {
+                    self.backlog.drain(..written);
+                    self.taken += written as u64;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
@@ -246,10 +361,10 @@ impl Link {
 }
 
 /// Waits until a connection has something to read, or takes what waits to be written.
-async fn ready(links: &BTreeMap<LinkId, Link>) -> (LinkId, Readiness) {
+async fn ready(links: &BTreeMap<LinkId, Link>, hungry: bool) -> (LinkId, Readiness) {
     poll_fn(|cx| {
         for (id, link) in links {
-            if !link.backlog.is_empty() && link.stream.poll_write_ready(cx).is_ready() {
+            if (hungry || !link.backlog.is_empty()) && link.stream.poll_write_ready(cx).is_ready() {
                 return Poll::Ready((*id, Readiness::Write));
             }
             if link.stream.poll_read_ready(cx).is_ready() {
@@ -261,11 +376,13 @@ async fn ready(links: &BTreeMap<LinkId, Link>) -> (LinkId, Readiness) {
     .await
 }
 
-async fn connect(to: SocketAddr, from: Option<SocketAddr>) -> std::io::Result<TcpStream> {
+async fn connect(peer: &Peer) -> std::io::Result<TcpStream> {
+    let to = peer.address;
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(from) = from {
-        socket.bind(from)?;
+    if let Some(from) = peer.local_address {
+        socket.bind(SocketAddr::new(from, 0))?;
     }
+    peer.protection.before_connecting(&socket, to.ip())?;
     socket.connect(to).await
 }
 
@@ -298,6 +415,12 @@ fn log(event: &Event) {
         Event::Failed(reason) => tracing::info!(%reason, "connection ended before the session was established"),
         Event::Flaw(flaw) => {
             tracing::warn!(%flaw, "damaged UPDATE: its routes count as withdrawn or it loses an attribute")
+        }
+        Event::FamilyDisabled(family) => {
+            tracing::warn!(%family, "damaged UPDATE: the family is no longer listened to in this session (RFC 7606)");
+        }
+        Event::RouteLeak(prefix) => {
+            tracing::warn!(%prefix, "the peer passes on a route that it must keep (RFC 9234)");
         }
         Event::PrivatePrefixReceived { received, ours } => {
             tracing::warn!(%received, %ours, "the peer announces a private prefix of ours");

@@ -1,11 +1,14 @@
 //! The command line.
 
 use std::path::Path;
+use std::process::ExitCode;
 
-use bgp_core::PrivateRoute;
+use bgp_core::{Export, PrivateRoute};
+use clap::{ArgMatches, Command};
 use cloakway_runtime::{Context, Outcome, Role, Topic};
 
 use crate::config::Config;
+use crate::inject::cli;
 use crate::{show, speaker};
 
 /// The speaker as a server binary.
@@ -20,7 +23,9 @@ impl Role for BgpSpeaker {
                                     bgp-speaker run --config /etc/cloakway/bgp-speaker.toml\n  \
                                     bgp-speaker show sessions\n  \
                                     bgp-speaker show routes --json\n  \
-                                    bgp-speaker show health\n";
+                                    bgp-speaker show health\n  \
+                                    bgp-speaker route add 10.0.0.0/24 --next-hop 192.0.2.1 --community 64500:1\n  \
+                                    bgp-speaker route wait --prefix 10.0.0.0/24\n";
     const TOPICS: &'static [Topic] = show::TOPICS;
     type Config = Config;
 
@@ -36,13 +41,25 @@ impl Role for BgpSpeaker {
             let (name, address, remote_as) = (&peer.name, peer.address, peer.settings.remote_as);
             let kind = if peer.is_internal() { "internal" } else { "external" };
             lines.push(format!("to {name} at {address}, AS {remote_as}, {kind}"));
-            if !peer.is_internal() {
-                lines.push(format!(
+            match (peer.is_internal(), peer.settings.export) {
+                (_, Export::Nothing) => lines.push(format!(
+                    "warning: {name} is told nothing: an external peer takes export = \"private\" (RFC 8212)"
+                )),
+                (false, Export::Private | Export::All) => lines.push(format!(
                     "warning: {name} is external: make sure that AS {remote_as} obeys the guard communities"
-                ));
+                )),
+                (true, Export::Private | Export::All) => {}
             }
         }
         lines
+    }
+
+    fn commands() -> Vec<Command> {
+        vec![cli::command()]
+    }
+
+    fn command(_: &str, matches: &ArgMatches) -> ExitCode {
+        cli::run(matches)
     }
 
     fn run(config: Config, context: Context) -> impl Future<Output = Outcome> + Send {

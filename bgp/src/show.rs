@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use bgp_core::{Down, Injector};
+use bgp_core::{Down, Injector, Negotiated};
+use bgp_wire::Families;
 use cloakway_runtime::admin::Request;
 use cloakway_runtime::{Topic, clock};
 use serde::Serialize;
@@ -58,10 +59,12 @@ struct SessionRow {
     router_id: Option<String>,
     hold_time_s: Option<u16>,
     families: Vec<String>,
+    capabilities: Vec<&'static str>,
     messages_received: u64,
     messages_sent: u64,
     prefixes_received: u64,
     private_received: u64,
+    refreshes_received: u64,
     flaps: u64,
     last_withdraw_us: Option<u64>,
     last_down: Option<String>,
@@ -124,16 +127,33 @@ async fn sessions(shared: &Shared) -> Result<Vec<SessionRow>, String> {
             router_id: agreed.map(|agreed| agreed.router_id.to_string()),
             hold_time_s: agreed.map(|agreed| agreed.hold_time.as_secs()),
             families: agreed.map(|a| a.families.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            capabilities: agreed.map(capabilities).unwrap_or_default(),
             messages_received: counters.received.total(),
             messages_sent: counters.sent.total(),
             prefixes_received: counters.prefixes_announced,
             private_received: counters.private_received,
+            refreshes_received: counters.received.route_refresh,
             flaps: counters.flaps,
             last_withdraw_us: last_withdraw.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
             last_down: status.last_down.as_ref().map(Down::to_string),
         });
     }
     Ok(rows)
+}
+
+/// What the session uses beyond RFC 4271, by the names of `docs/bgp.md`.
+fn capabilities(agreed: &Negotiated) -> Vec<&'static str> {
+    let (sent, read) = (&agreed.context, &agreed.incoming);
+    let all = [
+        ("four-octet-as", sent.four_octet_as),
+        ("route-refresh", agreed.route_refresh),
+        ("enhanced-refresh", sent.enhanced_refresh),
+        ("extended-messages", sent.extended_messages),
+        ("ipv4-by-ipv6", sent.ipv4_by_ipv6),
+        ("add-path-send", sent.path_ids != Families::NONE),
+        ("add-path-receive", read.path_ids != Families::NONE),
+    ];
+    all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
 }
 
 async fn routes(shared: &Shared) -> Result<Vec<RouteRow>, String> {

@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::health::{self, Announced};
-use crate::listener;
+use crate::inject::{self, Engine, api};
+use crate::listener::{self, Door};
 use crate::peer;
 use crate::show::{self, Asked, Shared};
 
@@ -25,25 +26,35 @@ const QUESTIONS: usize = 16;
 pub async fn run(config: Config, stop: Stop) -> Outcome {
     let injector = Arc::new(Mutex::new(Injector::new(config.routes)));
     let (announce, announced) = watch::channel(Announced::default());
+    let engine = config.inject.map(Engine::open).transpose()?;
     let mut tasks = JoinSet::new();
     let (mut doors, mut asked) = (Vec::new(), Vec::new());
     for peer in config.peers {
         let (door, incoming) = mpsc::channel(INCOMING);
         let (ask, questions) = mpsc::channel(QUESTIONS);
-        doors.push((peer.address.ip(), door));
+        doors.push(Door { peer: peer.address.ip(), protection: peer.protection.clone(), door });
         asked.push(Asked { peer: peer.clone(), ask });
-        tasks.spawn(peer::run(peer, announced.clone(), incoming, questions, stop.clone()));
+        tasks.spawn(peer::run(peer, announced.clone(), incoming, questions, engine.clone(), stop.clone()));
     }
     for address in config.listen {
-        tasks.spawn(listener::run(listener::bind(address)?, doors.clone(), stop.clone()));
+        tasks.spawn(listener::run(listener::bind(address, &doors)?, doors.clone(), stop.clone()));
     }
-    let shared =
-        Arc::new(Shared { peers: asked, injector: injector.clone(), health_socket: config.health_socket.clone() });
+    if let Some(engine) = engine {
+        api::serve(engine.clone(), stop.clone())?;
+        inject::start(&engine, &mut tasks, &stop);
+    }
+    let shared = Arc::new(Shared {
+        peers: asked,
+        injector: injector.clone(),
+        health_socket: config.health_socket.clone().unwrap_or_default(),
+    });
     admin::serve(&config.admin_socket, stop.clone(), move |request| show::answer(shared.clone(), request))?;
     if let Some(listen) = config.metrics_listen {
         metrics::serve(listen, stop.clone()).await?;
     }
-    tasks.spawn(health::run(config.health_socket, injector, announce, stop.clone()));
+    if let Some(socket) = config.health_socket {
+        tasks.spawn(health::run(socket, injector, announce, stop.clone()));
+    }
     while let Some(ended) = tasks.join_next().await {
         if !stop.is_told() || ended.is_err() {
             stop.tell();

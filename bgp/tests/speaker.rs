@@ -556,7 +556,7 @@ async fn kill_9_ends_the_session_and_offers_no_graceful_restart() {
     let mut router = Router::accept(&listener).await;
     let Some(Message::Open(theirs)) = router.next().await else { panic!() };
     let codes: Vec<u8> = theirs.capabilities.iter().map(|capability| capability.encode().unwrap()[0]).collect();
-    assert_eq!(codes, [1, 1, 2, 65], "graceful restart (64) would keep the routes of a dead speaker");
+    assert_eq!(codes, [1, 1, 2, 65, 5, 6, 70], "graceful restart (64) would keep the routes of a dead speaker");
     router.send(Message::Open(open())).await;
     router.send(Message::KeepAlive).await;
     assert_eq!(router.next().await, Some(Message::KeepAlive));

@@ -22,6 +22,9 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/lib/frr/zebra", "frr"),
     ("vtysh", "frr"),
     ("bird", "bird2"),
+    ("/usr/bin/gobgpd", "gobgpd"),
+    ("/usr/sbin/bgpctl", "openbgpd"),
+    ("tshark", "tshark"),
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
     ("certutil", "libnss3-tools"),
@@ -29,7 +32,7 @@ const NEEDED: &[(&str, &str)] = &[
 ];
 
 /// Services that these packages would start by themselves, on this machine instead of in a namespace.
-const SERVICES: &[(&str, &str)] = &[("frr", "frr"), ("bird2", "bird")];
+const SERVICES: &[(&str, &str)] = &[("frr", "frr"), ("bird2", "bird"), ("gobgpd", "gobgpd"), ("openbgpd", "openbgpd")];
 
 /// A script that answers "forbidden" to every start that a package asks for while it is being installed.
 const POLICY: &str = "/usr/sbin/policy-rc.d";

@@ -148,6 +148,17 @@ impl Lab {
         Ok(())
     }
 
+    /// Ends the process `name` with SIGTERM and waits until it is gone.
+    ///
+    /// # Errors
+    /// When no such process was started here, or it does not end.
+    pub fn terminate(&self, name: &str) -> Result<()> {
+        let mut child = self.children().remove(name).with_context(|| format!("`{name}` is not running"))?;
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        eventually(BOUND, "the process ends", || child.try_wait()?.context("it runs")).map(drop)
+    }
+
     /// Starts the process `name` of the topology again, after [`Lab::kill9`].
     ///
     /// # Errors

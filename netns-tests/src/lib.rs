@@ -9,6 +9,7 @@ pub mod capture;
 pub mod command;
 pub mod evidence;
 pub mod frames;
+pub mod health;
 pub mod host;
 pub mod lab;
 pub mod netns;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bgp_wire::{
-    AsPath, Asn, Attributes, Context, Family, Message, Origin, Update, announce_v4, announce_v6, withdraw_v4,
-    withdraw_v6,
+    AsPath, Asn, Attributes, Context, Family, Message, Origin, Role, Update, announce_v4, announce_v4_by_v6,
+    announce_v6, withdraw_v4, withdraw_v6,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -13,7 +13,7 @@ use crate::guard::{Guarded, PrivateRoute, Reach};
 use crate::injector::Routes;
 
 /// LOCAL_PREF of our routes on internal sessions: the usual default, so that the operator's policy decides.
-const LOCAL_PREF: u32 = 100;
+pub(crate) const LOCAL_PREF: u32 = 100;
 
 /// How routes look to one peer.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub(crate) struct Exporter {
     pub(crate) local_as: Asn,
     pub(crate) context: Context,
     pub(crate) families: BTreeSet<Family>,
+    /// What we are to the peer.
+    pub(crate) role: Option<Role>,
 }
 
 impl Exporter {
@@ -35,37 +37,53 @@ impl Exporter {
             origin: Some(Origin::Igp),
             as_path: Some(as_path),
             local_pref,
+            only_to_customer: self.only_to_customer(),
             ..Attributes::default()
         })
+    }
+
+    /// RFC 9234 §5: whoever gets it downwards or sideways must not pass it up or sideways.
+    pub(crate) fn only_to_customer(&self) -> Option<Asn> {
+        matches!(self.role, Some(Role::Provider | Role::Peer | Role::RouteServer)).then_some(self.local_as)
     }
 
     /// Messages that turn what the peer holds, `from`, into `to`: withdrawals first.
     pub(crate) fn difference(&self, from: &Routes, to: &Routes) -> Vec<Vec<u8>> {
         let gone = from.keys().filter(|prefix| !to.contains_key(*prefix));
         let new = to.iter().filter(|(prefix, route)| from.get(*prefix) != Some(*route)).map(|(_, route)| route);
-        let mut messages = withdraw(gone);
+        let mut messages = self.withdraw(gone);
         messages.extend(self.announce(new));
         messages.iter().map(|update| self.encode(update)).collect()
     }
 
     /// The part of `routes` that the peer takes.
     pub(crate) fn taken(&self, routes: &Routes) -> Routes {
-        let taken = routes.iter().filter(|(prefix, _)| self.families.contains(&Family::of(prefix)));
+        let taken = routes.iter().filter(|(prefix, route)| {
+            let next_hop_fits = self.context.ipv4_by_ipv6 || !matches!(route.reach, Reach::V4ByV6(..));
+            self.families.contains(&Family::of(prefix)) && next_hop_fits
+        });
         taken.map(|(prefix, route)| (*prefix, route.clone())).collect()
     }
 
     /// The End-of-RIB of each family (RFC 4724 §2).
     pub(crate) fn ends_of_rib(&self) -> Vec<Vec<u8>> {
-        self.families.iter().map(|family| self.encode(&Update::end_of_rib(*family))).collect()
+        self.families.iter().map(|family| self.end_of_rib(*family)).collect()
+    }
+
+    /// The End-of-RIB of `family`.
+    pub(crate) fn end_of_rib(&self, family: Family) -> Vec<u8> {
+        self.encode(&Update::end_of_rib(family))
     }
 
     fn announce<'a>(&self, routes: impl Iterator<Item = &'a PrivateRoute>) -> Vec<Update> {
         let mut v4: BTreeMap<(Guarded, Ipv4Addr), Vec<Ipv4Net>> = BTreeMap::new();
+        let mut v4_by_v6: BTreeMap<(Guarded, Ipv6Addr), Vec<Ipv4Net>> = BTreeMap::new();
         let mut v6: BTreeMap<(Guarded, Ipv6Addr), Vec<Ipv6Net>> = BTreeMap::new();
         for route in routes {
             let guarded = self.attributes(route);
             match route.reach {
                 Reach::V4(prefix, next_hop) => v4.entry((guarded, next_hop)).or_default().push(prefix),
+                Reach::V4ByV6(prefix, next_hop) => v4_by_v6.entry((guarded, next_hop)).or_default().push(prefix),
                 Reach::V6(prefix, next_hop) => v6.entry((guarded, next_hop)).or_default().push(prefix),
             }
         }
@@ -75,24 +93,27 @@ impl Exporter {
         let v6 = v6
             .into_iter()
             .map(|((guarded, next_hop), prefixes)| announce_v6(guarded.attributes(), next_hop, prefixes, self.context));
-        let updates: Result<Vec<_>, _> = v4.chain(v6).collect();
+        let v4_by_v6 = v4_by_v6.into_iter().map(|((guarded, next_hop), prefixes)| {
+            announce_v4_by_v6(guarded.attributes(), next_hop, prefixes, self.context)
+        });
+        let updates: Result<Vec<_>, _> = v4.chain(v4_by_v6).chain(v6).collect();
         updates.expect("MAX_COMMUNITIES leaves room for prefixes").into_iter().flatten().collect()
+    }
+
+    fn withdraw<'a>(&self, prefixes: impl Iterator<Item = &'a IpNet>) -> Vec<Update> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for prefix in prefixes {
+            match prefix {
+                IpNet::V4(prefix) => v4.push(*prefix),
+                IpNet::V6(prefix) => v6.push(*prefix),
+            }
+        }
+        withdraw_v4(v4, self.context).into_iter().chain(withdraw_v6(v6, self.context)).collect()
     }
 
     fn encode(&self, update: &Update) -> Vec<u8> {
         Message::Update(update.clone()).encode(self.context).expect("the packer keeps to the message size")
     }
-}
-
-fn withdraw<'a>(prefixes: impl Iterator<Item = &'a IpNet>) -> Vec<Update> {
-    let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    for prefix in prefixes {
-        match prefix {
-            IpNet::V4(prefix) => v4.push(*prefix),
-            IpNet::V6(prefix) => v6.push(*prefix),
-        }
-    }
-    withdraw_v4(v4).into_iter().chain(withdraw_v6(v6)).collect()
 }
 
 #[cfg(test)]
@@ -105,8 +126,9 @@ mod tests {
     fn exporter(external: bool) -> Exporter {
         Exporter {
             local_as: Asn(64500),
-            context: Context { four_octet_as: true, external },
+            context: Context { external, ..Context::default() },
             families: Family::ALL.into(),
+            role: None,
         }
     }
 
@@ -149,6 +171,21 @@ mod tests {
         assert!(
             matches!(&update.mp_reach, Some(MpReach::Ipv6 { next_hop, .. }) if next_hop.to_string() == "2001:db8:5100:1::2")
         );
+    }
+
+    #[test]
+    fn ipv4_by_ipv6_goes_to_who_has_the_capability() {
+        let prefix: IpNet = "203.0.113.200/32".parse().unwrap();
+        let route = PrivateRoute::new(prefix, "2001:db8::1".parse().unwrap(), Guard::NoExport, Vec::new()).unwrap();
+        let routes = Routes::from([(prefix, route)]);
+        assert!(exporter(false).taken(&routes).is_empty());
+        let context = Context { ipv4_by_ipv6: true, ..Context::default() };
+        let exporter = Exporter { context, ..exporter(false) };
+        let messages = exporter.difference(&Routes::new(), &exporter.taken(&routes));
+        let [update] = &updates(&messages, context)[..] else { panic!() };
+        assert!(matches!(&update.mp_reach, Some(MpReach::Ipv4ByIpv6 { .. })));
+        assert_eq!(update.reachable().collect::<Vec<_>>(), [prefix]);
+        assert_eq!(update.attributes.communities, [Community::NO_EXPORT]);
     }
 
     #[test]

@@ -28,6 +28,15 @@ impl Guard {
             Self::NoAdvertise => Community::NO_ADVERTISE,
         }
     }
+
+    /// `attributes` with the guard community among theirs, each once.
+    pub(crate) fn attach(self, attributes: Attributes) -> Attributes {
+        let mut communities = attributes.communities;
+        communities.push(self.community());
+        communities.sort_unstable();
+        communities.dedup();
+        Attributes { communities, ..attributes }
+    }
 }
 
 impl fmt::Display for Guard {
@@ -36,10 +45,12 @@ impl fmt::Display for Guard {
     }
 }
 
-/// Where a prefix is reached; both of one family.
+/// Where a prefix is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reach {
     V4(Ipv4Net, Ipv4Addr),
+    /// RFC 8950: for peers that have the capability.
+    V4ByV6(Ipv4Net, Ipv6Addr),
     V6(Ipv6Net, Ipv6Addr),
 }
 
@@ -54,8 +65,8 @@ pub struct PrivateRoute {
 /// Why a private route can't be one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// IPv4 by way of IPv6, or the reverse.
-    #[error("next hop {next_hop} is not of the family of {prefix}: give an address of the same family")]
+    /// IPv6 by way of IPv4; the reverse is RFC 8950.
+    #[error("next hop {next_hop} cannot lead to {prefix}: give an IPv6 address")]
     Family {
         /// The prefix.
         prefix: IpNet,
@@ -104,7 +115,8 @@ impl PrivateRoute {
         let reach = match (prefix, next_hop) {
             (IpNet::V4(prefix), IpAddr::V4(next_hop)) => Reach::V4(prefix, next_hop),
             (IpNet::V6(prefix), IpAddr::V6(next_hop)) => Reach::V6(prefix, next_hop),
-            (IpNet::V4(_), IpAddr::V6(_)) | (IpNet::V6(_), IpAddr::V4(_)) => {
+            (IpNet::V4(prefix), IpAddr::V6(next_hop)) => Reach::V4ByV6(prefix, next_hop),
+            (IpNet::V6(_), IpAddr::V4(_)) => {
                 return Err(RouteError::Family { prefix, next_hop });
             }
         };
@@ -115,7 +127,7 @@ impl PrivateRoute {
     #[must_use]
     pub fn prefix(&self) -> IpNet {
         match self.reach {
-            Reach::V4(prefix, _) => prefix.into(),
+            Reach::V4(prefix, _) | Reach::V4ByV6(prefix, _) => prefix.into(),
             Reach::V6(prefix, _) => prefix.into(),
         }
     }
@@ -125,7 +137,7 @@ impl PrivateRoute {
     pub fn next_hop(&self) -> IpAddr {
         match self.reach {
             Reach::V4(_, next_hop) => next_hop.into(),
-            Reach::V6(_, next_hop) => next_hop.into(),
+            Reach::V4ByV6(_, next_hop) | Reach::V6(_, next_hop) => next_hop.into(),
         }
     }
 
@@ -146,10 +158,7 @@ impl PrivateRoute {
     pub fn guarded(&self, attributes: Attributes) -> Guarded {
         let mut communities = attributes.communities;
         communities.extend_from_slice(&self.communities);
-        communities.push(self.guard.community());
-        communities.sort_unstable();
-        communities.dedup();
-        Guarded(Attributes { communities, ..attributes })
+        Guarded(self.guard.attach(Attributes { communities, ..attributes }))
     }
 }
 
@@ -177,7 +186,8 @@ mod tests {
     fn a_private_route_has_a_reachable_next_hop_of_its_family() {
         assert!(route("203.0.113.200/32", "198.51.100.2").is_ok());
         assert!(route("2001:db8:c10a::200/128", "2001:db8:5100:1::2").is_ok());
-        assert!(matches!(route("203.0.113.200/32", "2001:db8::1"), Err(RouteError::Family { .. })));
+        assert!(route("203.0.113.200/32", "2001:db8::1").is_ok(), "RFC 8950");
+        assert!(matches!(route("2001:db8:c10a::200/128", "192.0.2.1"), Err(RouteError::Family { .. })));
         for next_hop in ["0.0.0.0", "224.0.0.1", "127.0.0.1", "255.255.255.255", "203.0.113.200"] {
             assert!(matches!(route("203.0.113.200/32", next_hop), Err(RouteError::NextHop(_))), "{next_hop}");
         }

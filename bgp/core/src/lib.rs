@@ -4,19 +4,35 @@
 //! may be announced now: those whose health was said lately, and said to be good. A [`PrivateRoute`] reaches
 //! the wire only as [`Guarded`], with the community that keeps it inside the AS (A1).
 //!
+//! Other routes are injected in named sets: [`SetChange`] changes one, [`Rib`] holds them for all peers.
+//!
 //! Sockets and clocks are the shell's. No route that a peer sends is kept: received prefixes are counted,
 //! and those of ours reported (A3).
 
+mod desired;
 mod export;
 mod guard;
 mod health;
 mod injector;
 mod jitter;
+mod policy;
+mod probe;
+pub mod record;
+mod rib;
+mod route;
 mod session;
 
+pub use desired::{
+    Applying, ChangeError, Conflict, Digest, Group, MAX_NAME, Others, Outcome, Requests, SetChange, apply, check_name,
+};
 pub use guard::{Guard, Guarded, MAX_COMMUNITIES, PrivateRoute, RouteError};
 pub use health::{Health, HealthInput, HealthTable};
 pub use injector::{Injector, Notice, Routes};
+pub use policy::{Policy, Refusal};
+pub use probe::{Patience, Probe};
+pub use rib::{Batch, Change, Encode, FenceId, ReaderId, Rib, SetId, Walk, Wanted};
+pub use route::{AttributesError, MAX_PATH, Prefixes, RouteAttributes};
 pub use session::{
-    Counters, Down, Event, Input, LinkId, MessageCounts, Negotiated, Output, Session, Settings, State, Status,
+    Counters, Down, Event, Export, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting, Session,
+    Settings, State, Status,
 };

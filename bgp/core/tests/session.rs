@@ -2,174 +2,18 @@
 
 #![cfg(test)]
 
-use std::net::Ipv4Addr;
-use std::sync::Arc;
+mod bench;
+
 use std::time::Duration;
 
-use bgp_core::{Down, Event, Guard, Input, LinkId, Output, PrivateRoute, Routes, Session, Settings, State};
-use bgp_wire::{
-    AsPath, Asn, Attributes, Capability, Context, ErrorCode, Family, HoldTime, Message, Notification, Open, Origin,
-    RouteRefresh, RouterId, announce_v4,
+use bench::{
+    Bench, PRIVATE, PRIVATE_V6, Seen, at, encode, hold, peer_open, refused, reset, router_id, routes, settings,
 };
-use cloakway_types::Instant;
-
-const PRIVATE: &str = "203.0.113.200/32";
-const PRIVATE_V6: &str = "2001:db8:c10a::200/128";
-
-fn at(seconds: u64) -> Instant {
-    Instant::after_origin(Duration::from_secs(seconds))
-}
-
-fn router_id(text: &str) -> RouterId {
-    RouterId::new(text.parse::<Ipv4Addr>().unwrap()).unwrap()
-}
-
-fn hold(seconds: u16) -> HoldTime {
-    HoldTime::from_secs(seconds).unwrap()
-}
-
-fn settings() -> Settings {
-    Settings {
-        local_as: Asn(64500),
-        router_id: router_id("10.0.0.5"),
-        remote_as: Asn(64500),
-        hold_time: hold(90),
-        passive: false,
-        private: [PRIVATE.parse().unwrap()].into(),
-    }
-}
-
-fn routes(prefixes: &[&str]) -> Arc<Routes> {
-    let route = |prefix: &&str| {
-        let next_hop = if prefix.contains(':') { "2001:db8:5100:1::2" } else { "198.51.100.2" };
-        PrivateRoute::new(prefix.parse().unwrap(), next_hop.parse().unwrap(), Guard::NoExport, Vec::new()).unwrap()
-    };
-    Arc::new(prefixes.iter().map(route).map(|route| (route.prefix(), route)).collect())
-}
-
-fn peer_open() -> Open {
-    Open::new(Asn(64500), hold(30), router_id("10.0.0.9"), Family::ALL)
-}
-
-fn encode(message: Message) -> Vec<u8> {
-    message.encode(Context::default()).unwrap()
-}
-
-/// What the session puts out, for comparing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Seen {
-    Connect,
-    Open,
-    KeepAlive,
-    Update(String),
-    Notification(ErrorCode, Vec<u8>),
-    Close,
-    Up,
-    Down,
-    Failed,
-    Other(Event),
-}
-
-struct Bench {
-    session: Session,
-    link: Option<LinkId>,
-    now: Instant,
-}
-
-impl Bench {
-    fn new(settings: Settings) -> Self {
-        Self { session: Session::new(settings, 1, at(0)), link: None, now: at(0) }
-    }
-
-    fn drain(&mut self) -> Vec<Seen> {
-        let mut seen = Vec::new();
-        while let Some(output) = self.session.poll_output() {
-            seen.push(match output {
-                Output::Connect(id) => {
-                    self.link = Some(id);
-                    Seen::Connect
-                }
-                Output::Close(_) => Seen::Close,
-                Output::Event(Event::Up(_)) => Seen::Up,
-                Output::Event(Event::Down(_)) => Seen::Down,
-                Output::Event(Event::Failed(_)) => Seen::Failed,
-                Output::Event(event) => Seen::Other(event),
-                Output::Send(_, bytes) => match Message::decode(&bytes, Context::default()).unwrap() {
-                    Message::Open(_) => Seen::Open,
-                    Message::KeepAlive => Seen::KeepAlive,
-                    Message::Notification(Notification { error, data }) => Seen::Notification(error, data),
-                    Message::Update(update) => Seen::Update(match update.ends_rib_of() {
-                        Some(family) => format!("end of {family}"),
-                        None => {
-                            let gone = update.unreachable().map(|prefix| format!("-{prefix}"));
-                            gone.chain(update.reachable().map(|prefix| format!("+{prefix}")))
-                                .collect::<Vec<_>>()
-                                .join(" ")
-                        }
-                    }),
-                    other @ Message::RouteRefresh(_) => panic!("{other:?}"),
-                },
-            });
-        }
-        seen
-    }
-
-    fn handle(&mut self, input: Input<'_>) -> Vec<Seen> {
-        self.session.handle(input, self.now);
-        self.drain()
-    }
-
-    fn tick_at(&mut self, now: Instant) -> Vec<Seen> {
-        self.now = now;
-        self.handle(Input::Tick)
-    }
-
-    fn hear(&mut self, message: Message) -> Vec<Seen> {
-        self.hear_bytes(&encode(message))
-    }
-
-    fn hear_bytes(&mut self, bytes: &[u8]) -> Vec<Seen> {
-        let link = self.link.unwrap();
-        self.handle(Input::Received(link, bytes))
-    }
-
-    fn open_sent(settings: Settings) -> Self {
-        let mut bench = Self::new(settings);
-        assert_eq!(bench.handle(Input::Start), [Seen::Connect]);
-        assert_eq!(bench.state(), State::Connect);
-        let link = bench.link.unwrap();
-        assert_eq!(bench.handle(Input::Connected(link)), [Seen::Open]);
-        assert_eq!(bench.state(), State::OpenSent);
-        bench
-    }
-
-    fn open_confirm() -> Self {
-        let mut bench = Self::open_sent(settings());
-        assert_eq!(bench.hear(Message::Open(peer_open())), [Seen::KeepAlive]);
-        assert_eq!(bench.state(), State::OpenConfirm);
-        bench
-    }
-
-    fn established() -> Self {
-        let mut bench = Self::open_confirm();
-        let ends = ["end of ipv4-unicast", "end of ipv6-unicast"].map(|end| Seen::Update(end.to_owned()));
-        assert_eq!(bench.hear(Message::KeepAlive), [&[Seen::Up], &ends[..]].concat());
-        assert_eq!(bench.state(), State::Established);
-        bench
-    }
-
-    fn state(&self) -> State {
-        self.session.status().state
-    }
-}
-
-fn refused(error: ErrorCode) -> [Seen; 3] {
-    [Seen::Notification(error, vec![]), Seen::Close, Seen::Failed]
-}
-
-fn reset(error: ErrorCode) -> [Seen; 3] {
-    [Seen::Notification(error, vec![]), Seen::Close, Seen::Down]
-}
+use bgp_core::{Down, Event, Input, LinkId, Settings, State};
+use bgp_wire::{
+    AsPath, Asn, Attributes, Capability, Context, ErrorCode, Family, Message, Notification, Open, Origin, RouteRefresh,
+    announce_v4,
+};
 
 #[test]
 fn what_is_healthy_is_announced_on_session_up_and_then_the_end_is_marked() {
@@ -347,11 +191,11 @@ fn a_peer_that_rejects_the_connection_may_still_connect_itself() {
 fn a_stop_tells_the_peer_and_a_start_begins_anew() {
     let mut bench = Bench::established();
     bench.handle(Input::Routes(routes(&[PRIVATE])));
-    assert_eq!(bench.handle(Input::Stop), reset(ErrorCode::ADMINISTRATIVE_SHUTDOWN));
+    assert_eq!(bench.handle(Input::Stop("")), reset(ErrorCode::ADMINISTRATIVE_SHUTDOWN));
     assert!(bench.session.advertised().is_empty());
     assert_eq!(bench.session.poll_timeout(), None);
     assert_eq!(bench.handle(Input::Start), [Seen::Connect]);
-    assert_eq!(bench.handle(Input::Stop), [Seen::Close]);
+    assert_eq!(bench.handle(Input::Stop("")), [Seen::Close]);
 }
 
 #[test]

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bgp_core::{Guard, HealthInput, Injector, Input, LinkId, Output, PrivateRoute, Session, Settings, State};
+use bgp_core::{
+    Export, Guard, HealthInput, Injector, Input, LinkId, Options, Output, PrivateRoute, Session, Settings, State,
+};
 use bgp_wire::{Asn, Context, Framer, HoldTime, Message, RouterId};
 use cloakway_sim::{Faults, Net, NodeId, seeds};
 use cloakway_types::Instant;
@@ -85,6 +87,8 @@ fn new_session(node: NodeId, seed: u64, now: Instant) -> Session {
         hold_time: HoldTime::from_secs(30).unwrap(),
         passive: false,
         private: prefixes(node).iter().map(PrivateRoute::prefix).collect(),
+        export: Export::Private,
+        options: Options::default(),
     };
     Session::new(settings, seed, now)
 }
@@ -324,7 +328,7 @@ impl World {
             1 | 2 => self.set_cut(false),
             3 => self.crash(node),
             4 => {
-                self.session(node, Input::Stop);
+                self.session(node, Input::Stop(""));
                 self.session(node, Input::Start);
             }
             // The forwarder hangs: silence.

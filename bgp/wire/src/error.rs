@@ -1,7 +1,8 @@
 //! What is wrong with a message, and what to do about it.
 
-use crate::attribute::code;
 use crate::notification::{ErrorCode, Notification};
+use crate::rules::{self, code};
+use crate::types::Family;
 
 /// Why a message ends the session. [`DecodeError::notification`] is what to answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +39,9 @@ pub enum DecodeError {
     /// OPEN whose parameters or capabilities do not fit into each other.
     #[error("{0} overruns what holds it")]
     OpenTruncated(&'static str),
+    /// ROUTE-REFRESH of another length than its subtype has; the whole message (RFC 7313 §5).
+    #[error("ROUTE-REFRESH of {} octets", .0.len())]
+    RouteRefreshLength(Vec<u8>),
     /// UPDATE whose lengths contradict each other.
     #[error("{0} overruns the UPDATE")]
     UpdateTruncated(&'static str),
@@ -63,6 +67,7 @@ impl DecodeError {
             Self::HoldTime(_) => ErrorCode::UNACCEPTABLE_HOLD_TIME.into(),
             Self::Parameter(_) => ErrorCode::UNSUPPORTED_PARAMETER.into(),
             Self::OpenTruncated(_) => ErrorCode::OPEN_UNSPECIFIC.into(),
+            Self::RouteRefreshLength(frame) => Notification::new(ErrorCode::REFRESH_LENGTH, frame.clone()),
             Self::UpdateTruncated(_) => ErrorCode::MALFORMED_ATTRIBUTES.into(),
             Self::Network(_) => ErrorCode::INVALID_NETWORK.into(),
             Self::Attribute(error) => error.notification(),
@@ -77,6 +82,8 @@ pub enum Disposition {
     Discard,
     /// The routes of the UPDATE count as withdrawn.
     Withdraw,
+    /// Routes of the family are no longer listened to, until the session starts anew (RFC 7606 §2).
+    DisableFamily,
     /// The session ends.
     Reset,
 }
@@ -102,7 +109,7 @@ pub enum AttributeFault {
 
 /// A flaw in one path attribute (RFC 4271 §6.3, RFC 7606).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("attribute {}: {}", code::name(*.code), match .fault {
+#[error("attribute {}: {}", rules::name(*.code), match .fault {
     AttributeFault::Flags => "flags contradict the type",
     AttributeFault::Length => "length contradicts the type",
     AttributeFault::Value => "value has no meaning",
@@ -123,29 +130,33 @@ pub struct AttributeError {
 impl AttributeError {
     /// What to do about it.
     #[must_use]
-    pub const fn disposition(&self) -> Disposition {
-        match (self.fault, self.code) {
-            // RFC 7606 §3 (g): a second MP_REACH_NLRI or MP_UNREACH_NLRI resets, any other second is left out.
-            (AttributeFault::Repeated, code::MP_REACH | code::MP_UNREACH) => Disposition::Reset,
-            (AttributeFault::Repeated, _) => Disposition::Discard,
-            // §5.3, §7.11, §7.12: with its prefixes unreadable, nobody knows what to withdraw.
-            (AttributeFault::Length, code::MP_REACH | code::MP_UNREACH) => Disposition::Reset,
-            // §7.6, §7.7; AS4_PATH: RFC 6793 §6.
-            (
-                AttributeFault::Length | AttributeFault::Value,
-                code::ATOMIC_AGGREGATE | code::AGGREGATOR | code::AS4_PATH,
-            ) => Disposition::Discard,
-            // RFC 4271 §6.3, which RFC 7606 leaves as it is.
-            (AttributeFault::Unrecognized, _) => Disposition::Reset,
-            // §3 (c), (d), §4, §7.1 to §7.5, §7.8.
-            (
-                AttributeFault::Flags
-                | AttributeFault::Length
-                | AttributeFault::Value
-                | AttributeFault::CutOff
-                | AttributeFault::Missing,
-                _,
-            ) => Disposition::Withdraw,
+    pub fn disposition(&self) -> Disposition {
+        match rules::treatment(self.fault, self.code).0 {
+            // Nobody knows which family it was, or it is none that we could do without.
+            Disposition::DisableFamily if self.family().is_none() => Disposition::Reset,
+            disposition => disposition,
+        }
+    }
+
+    /// The section that says so.
+    #[must_use]
+    pub fn section(&self) -> &'static str {
+        rules::treatment(self.fault, self.code).1
+    }
+
+    /// The family whose prefixes a damaged MP_REACH_NLRI or MP_UNREACH_NLRI holds.
+    #[must_use]
+    pub fn family(&self) -> Option<Family> {
+        let value = match self.received.as_slice() {
+            [flags, _, _, _, value @ ..] if flags & rules::flag::EXTENDED != 0 => value,
+            [_, _, _, value @ ..] => value,
+            _ => return None,
+        };
+        match (self.code, value) {
+            (code::MP_REACH | code::MP_UNREACH, [high, low, safi, ..]) => {
+                Family::from_codes(u16::from_be_bytes([*high, *low]), *safi)
+            }
+            _ => None,
         }
     }
 

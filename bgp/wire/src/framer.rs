@@ -11,9 +11,15 @@ use crate::message::Header;
 pub struct Framer {
     buffer: Vec<u8>,
     taken: usize,
+    extended: bool,
 }
 
 impl Framer {
+    /// From now on takes messages of up to 65535 octets (RFC 8654), because we offered to.
+    pub fn allow_extended_messages(&mut self) {
+        self.extended = true;
+    }
+
     /// Adds what a read brought.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.taken);
@@ -27,7 +33,7 @@ impl Framer {
     /// [`DecodeError`] as soon as a header can't be one, before its body has come.
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, DecodeError> {
         let pending = self.buffer.get(self.taken..).unwrap_or_default();
-        let Some(header) = Header::decode(pending)? else { return Ok(None) };
+        let Some(header) = Header::decode(pending, self.extended)? else { return Ok(None) };
         let Some(frame) = pending.get(..header.length) else { return Ok(None) };
         self.taken += header.length;
         Ok(Some(frame))

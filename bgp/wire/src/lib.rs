@@ -3,28 +3,37 @@
 //! For the live session: what it accepts is bounded, and what it refuses carries the NOTIFICATION that
 //! RFC 4271 §6 asks for, or the milder treatment of RFC 7606. It holds no session state and no routes.
 //!
-//! RFC 4271 (BGP-4), 4760 (multiprotocol), 5492 (capabilities), 6793 (four-octet AS numbers),
-//! 1997 (communities), 2918 (route refresh), 4724 §2 (End-of-RIB), 7606 (revised error handling).
-//! IPv4 and IPv6 unicast; other families pass through unread. Requirement A1.
+//! IPv4 and IPv6 unicast; other families pass through unread. `docs/bgp.md` lists the RFCs. Requirement A1.
 
+mod as_path;
 mod attribute;
+mod bulk;
+mod capability;
+mod community;
 mod error;
 mod framer;
 mod message;
+mod multiprotocol;
 mod nlri;
 mod notification;
 mod open;
 mod pack;
 mod reader;
+mod rules;
 mod types;
 mod update;
 
-pub use attribute::{AsPath, Attributes, Origin, RawAttribute, Segment};
+pub use as_path::{AsPath, Segment};
+pub use attribute::{Aggregator, Attributes, Origin, RawAttribute};
+pub use bulk::Bulk;
+pub use capability::{AddPath, Capability, GracefulRestart, Role};
+pub use community::{Community, CommunityError, ExtendedCommunity, LargeCommunity, LargeCommunityError};
 pub use error::{AttributeError, AttributeFault, DecodeError, Disposition, EncodeError};
 pub use framer::Framer;
-pub use message::{Context, HEADER_LENGTH, MAX_LENGTH, Message, RouteRefresh};
-pub use notification::{ErrorCode, Notification};
-pub use open::{Capability, Open};
-pub use pack::{announce_v4, announce_v6, withdraw_v4, withdraw_v6};
-pub use types::{AS_TRANS, Asn, Community, CommunityError, Family, HoldTime, HoldTimeTooShort, RouterId, ZeroRouterId};
-pub use update::{MpReach, MpUnreach, Update};
+pub use message::{Context, HEADER_LENGTH, MAX_EXTENDED_LENGTH, MAX_LENGTH, Message, RouteRefresh};
+pub use multiprotocol::{MpReach, MpUnreach};
+pub use notification::{ErrorCode, LONGEST_COMMUNICATION, Notification};
+pub use open::Open;
+pub use pack::{announce_v4, announce_v4_by_v6, announce_v6, withdraw_v4, withdraw_v6};
+pub use types::{AS_TRANS, Asn, Families, Family, HoldTime, HoldTimeTooShort, RouterId, ZeroRouterId};
+pub use update::{PathIds, Update};

@@ -4,12 +4,15 @@ use crate::error::{DecodeError, EncodeError};
 use crate::notification::Notification;
 use crate::open::Open;
 use crate::reader::Reader;
+use crate::types::Families;
 use crate::update::Update;
 
 /// Octets of a header.
 pub const HEADER_LENGTH: usize = 19;
 /// Octets of the longest message (RFC 4271 §4.1).
 pub const MAX_LENGTH: usize = 4096;
+/// Octets of the longest message between speakers of RFC 8654.
+pub const MAX_EXTENDED_LENGTH: usize = 65535;
 
 const MARKER: [u8; 16] = [0xff; 16];
 
@@ -21,19 +24,45 @@ mod kind {
     pub(super) const ROUTE_REFRESH: u8 = 5;
 }
 
-/// What the session has settled that changes how bytes read.
+/// What the session has settled that changes how bytes read, in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Context {
     /// Both ends have the four-octet AS capability (RFC 6793).
     pub four_octet_as: bool,
     /// The peer is in another AS: its LOCAL_PREF means nothing (RFC 4271 §5.1.5).
     pub external: bool,
+    /// The receiver takes messages of up to 65535 octets (RFC 8654).
+    pub extended_messages: bool,
+    /// Both ends have the enhanced route refresh capability (RFC 7313).
+    pub enhanced_refresh: bool,
+    /// IPv4 prefixes may have an IPv6 next hop (RFC 8950).
+    pub ipv4_by_ipv6: bool,
+    /// Families whose prefixes carry path identifiers (RFC 7911).
+    pub path_ids: Families,
+}
+
+impl Context {
+    /// An internal session of speakers without capabilities.
+    pub const LEAST: Self = Self {
+        four_octet_as: false,
+        external: false,
+        extended_messages: false,
+        enhanced_refresh: false,
+        ipv4_by_ipv6: false,
+        path_ids: Families::NONE,
+    };
+
+    /// Octets of the longest message, other than OPEN and KEEPALIVE.
+    #[must_use]
+    pub const fn max_length(self) -> usize {
+        if self.extended_messages { MAX_EXTENDED_LENGTH } else { MAX_LENGTH }
+    }
 }
 
 impl Default for Context {
     /// An internal session of four-octet speakers.
     fn default() -> Self {
-        Self { four_octet_as: true, external: false }
+        Self { four_octet_as: true, ..Self::LEAST }
     }
 }
 
@@ -42,10 +71,19 @@ impl Default for Context {
 pub struct RouteRefresh {
     /// Address family.
     pub afi: u16,
-    /// Zero; other values are enhanced route refresh (RFC 7313), which is not offered.
+    /// [`RouteRefresh::REQUEST`], [`RouteRefresh::BEGIN`] or [`RouteRefresh::END`]; others are ignored (RFC 7313 §5).
     pub subtype: u8,
     /// Subsequent address family.
     pub safi: u8,
+}
+
+impl RouteRefresh {
+    /// Send me the family again.
+    pub const REQUEST: u8 = 0;
+    /// What follows is the family again (RFC 7313 §4).
+    pub const BEGIN: u8 = 1;
+    /// That was all of it (RFC 7313 §4).
+    pub const END: u8 = 2;
 }
 
 /// A BGP message.
@@ -72,7 +110,7 @@ pub(crate) struct Header {
 
 impl Header {
     /// Checks marker, type and length; `None` while the header is not whole.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Option<Self>, DecodeError> {
+    pub(crate) fn decode(bytes: &[u8], extended: bool) -> Result<Option<Self>, DecodeError> {
         let mut reader = Reader::new(bytes);
         let (Some(marker), Some(length), Some(kind)) = (reader.array::<16>(), reader.u16(), reader.u8()) else {
             // Garbage is told as soon as it shows, not when a header's worth has come.
@@ -83,7 +121,13 @@ impl Header {
             return Err(DecodeError::Marker);
         }
         let octets = usize::from(length);
-        if !(HEADER_LENGTH..=MAX_LENGTH).contains(&octets) {
+        // RFC 8654 §4: OPEN and KEEPALIVE stay as they were.
+        let longest = match kind {
+            kind::OPEN | kind::KEEPALIVE => MAX_LENGTH,
+            _ if extended => MAX_EXTENDED_LENGTH,
+            _ => MAX_LENGTH,
+        };
+        if !(HEADER_LENGTH..=longest).contains(&octets) {
             return Err(DecodeError::Length { what: "message", length });
         }
         let (what, fits) = match kind {
@@ -91,7 +135,8 @@ impl Header {
             kind::UPDATE => ("UPDATE", octets >= 23),
             kind::NOTIFICATION => ("NOTIFICATION", octets >= 21),
             kind::KEEPALIVE => ("KEEPALIVE", octets == HEADER_LENGTH),
-            kind::ROUTE_REFRESH => ("ROUTE-REFRESH", octets == 23),
+            // The subtype decides what another length than 23 means.
+            kind::ROUTE_REFRESH => ("ROUTE-REFRESH", octets >= 23),
             other => return Err(DecodeError::Type(other)),
         };
         if !fits {
@@ -108,7 +153,7 @@ impl Message {
     /// [`DecodeError`], which knows the NOTIFICATION to answer with. What RFC 7606 bears is no error:
     /// it is in [`Update::flaws`].
     pub fn decode(frame: &[u8], context: Context) -> Result<Self, DecodeError> {
-        let header = Header::decode(frame)?;
+        let header = Header::decode(frame, context.extended_messages)?;
         let body = header.as_ref().filter(|header| header.length == frame.len()).and(frame.get(HEADER_LENGTH..));
         let (Some(header), Some(body)) = (header, body) else {
             let length = u16::try_from(frame.len()).unwrap_or(u16::MAX);
@@ -125,7 +170,13 @@ impl Message {
                 let (Some(afi), Some(subtype), Some(safi)) = (reader.u16(), reader.u8(), reader.u8()) else {
                     return Err(cut());
                 };
-                Ok(Self::RouteRefresh(RouteRefresh { afi, subtype, safi }))
+                match (reader.is_empty(), subtype) {
+                    (true, _) => Ok(Self::RouteRefresh(RouteRefresh { afi, subtype, safi })),
+                    (false, RouteRefresh::BEGIN | RouteRefresh::END) if context.enhanced_refresh => {
+                        Err(DecodeError::RouteRefreshLength(frame.into()))
+                    }
+                    (false, _) => Err(cut()),
+                }
             }
             other => Err(DecodeError::Type(other)),
         }
@@ -134,7 +185,7 @@ impl Message {
     /// Writes it, header and all. [`Update::flaws`] are left out.
     ///
     /// # Errors
-    /// [`EncodeError`] when something does not fit its length field or the whole exceeds [`MAX_LENGTH`].
+    /// [`EncodeError`] when something does not fit its length field or the whole exceeds [`Context::max_length`].
     pub fn encode(&self, context: Context) -> Result<Vec<u8>, EncodeError> {
         let mut out = Vec::with_capacity(64);
         out.extend_from_slice(&MARKER);
@@ -157,8 +208,12 @@ impl Message {
             }
         }
         let length = out.len();
-        let too_long = EncodeError { what: "message", length, limit: MAX_LENGTH };
-        let length = u16::try_from(length).ok().filter(|_| length <= MAX_LENGTH).ok_or(too_long)?;
+        let limit = match self {
+            Self::Open(_) | Self::KeepAlive => MAX_LENGTH,
+            Self::Update(_) | Self::Notification(_) | Self::RouteRefresh(_) => context.max_length(),
+        };
+        let too_long = EncodeError { what: "message", length, limit };
+        let length = u16::try_from(length).ok().filter(|_| length <= limit).ok_or(too_long)?;
         for (to, from) in out.iter_mut().skip(MARKER.len()).zip(length.to_be_bytes()) {
             *to = from;
         }

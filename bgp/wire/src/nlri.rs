@@ -3,9 +3,11 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::reader::Reader;
+use crate::types::Family;
 
 /// A prefix of one family.
 pub(crate) trait Prefix: Sized + Into<IpNet> {
+    const FAMILY: Family;
     fn read(reader: &mut Reader<'_>) -> Option<Self>;
     fn write(&self, out: &mut Vec<u8>);
 }
@@ -29,6 +31,8 @@ fn write_address<const N: usize>(bits: u8, address: [u8; N], out: &mut Vec<u8>) 
 }
 
 impl Prefix for Ipv4Net {
+    const FAMILY: Family = Family::Ipv4;
+
     /// Bits behind the length are of no consequence (RFC 4271 §4.3) and are cleared.
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let (bits, address) = read_address::<4>(reader)?;
@@ -41,6 +45,8 @@ impl Prefix for Ipv4Net {
 }
 
 impl Prefix for Ipv6Net {
+    const FAMILY: Family = Family::Ipv6;
+
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let (bits, address) = read_address::<16>(reader)?;
         Some(Self::new(address.into(), bits).ok()?.trunc())
@@ -51,18 +57,33 @@ impl Prefix for Ipv6Net {
     }
 }
 
-/// All prefixes of `bytes`; `None` when one is too long or cut off.
-pub(crate) fn read_all<P: Prefix>(bytes: &[u8]) -> Option<Vec<P>> {
+/// The path identifier of a route that is the only one of its prefix (RFC 7911 §3: any number serves).
+const ONLY_PATH: u32 = 1;
+
+/// Octets of a path identifier.
+pub(crate) const PATH_ID_LENGTH: usize = 4;
+
+/// All prefixes of `bytes`, and their path identifiers where the session has them; `None` when one is too long or cut
+/// off.
+pub(crate) fn read_all<P: Prefix>(bytes: &[u8], with_ids: bool) -> Option<(Vec<P>, Vec<u32>)> {
     let mut reader = Reader::new(bytes);
-    let mut prefixes = Vec::new();
+    let (mut prefixes, mut ids) = (Vec::new(), Vec::new());
     while !reader.is_empty() {
+        if with_ids {
+            ids.push(reader.u32()?);
+        }
         prefixes.push(P::read(&mut reader)?);
     }
-    Some(prefixes)
+    Some((prefixes, ids))
 }
 
-pub(crate) fn write_all<P: Prefix>(prefixes: &[P], out: &mut Vec<u8>) {
+/// Writes `prefixes`, with their path identifiers where the session has them; one that has none is its prefix's only.
+pub(crate) fn write_all<P: Prefix>(prefixes: &[P], ids: &[u32], with_ids: bool, out: &mut Vec<u8>) {
+    let mut ids = ids.iter().copied();
     for prefix in prefixes {
+        if with_ids {
+            out.extend_from_slice(&ids.next().unwrap_or(ONLY_PATH).to_be_bytes());
+        }
         prefix.write(out);
     }
 }

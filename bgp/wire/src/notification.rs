@@ -1,4 +1,4 @@
-//! NOTIFICATION: why a session ends (RFC 4271 §4.5, RFC 4486, RFC 6608).
+//! NOTIFICATION: why a session ends (RFC 4271 §4.5, RFC 4486, RFC 6608, RFC 8538, RFC 9003).
 
 use std::fmt;
 
@@ -25,6 +25,7 @@ macro_rules! error_codes {
                     Self(5, _) => "Finite State Machine Error",
                     Self(6, _) => "Cease",
                     Self(7, _) => "ROUTE-REFRESH Message Error",
+                    Self(8, _) => "Send Hold Timer Expired",
                     Self(_, _) => "unknown error",
                 }
             }
@@ -53,6 +54,8 @@ error_codes! {
     UNACCEPTABLE_HOLD_TIME = (2, 6) "Unacceptable Hold Time";
     /// No capability that we need; data is what we need (RFC 5492 §5).
     UNSUPPORTED_CAPABILITY = (2, 7) "Unsupported Capability";
+    /// The roles of RFC 9234 §4.2 do not fit each other.
+    ROLE_MISMATCH = (2, 11) "Role Mismatch";
     /// The lengths of an UPDATE contradict each other.
     MALFORMED_ATTRIBUTES = (3, 1) "Malformed Attribute List";
     /// A well-known attribute that is not known.
@@ -81,6 +84,8 @@ error_codes! {
     UNEXPECTED_IN_OPEN_CONFIRM = (5, 2) "Receive Unexpected Message in OpenConfirm State";
     /// A message that Established does not take (RFC 6608).
     UNEXPECTED_IN_ESTABLISHED = (5, 3) "Receive Unexpected Message in Established State";
+    /// More prefixes than the receiver's operator allows; data is family and limit (RFC 4486 §4).
+    MAXIMUM_PREFIXES = (6, 1) "Maximum Number of Prefixes Reached";
     /// The peer's operator stops the session.
     ADMINISTRATIVE_SHUTDOWN = (6, 2) "Administrative Shutdown";
     /// The peer is no longer configured.
@@ -95,6 +100,14 @@ error_codes! {
     CONNECTION_COLLISION = (6, 7) "Connection Collision Resolution";
     /// Out of resources.
     OUT_OF_RESOURCES = (6, 8) "Out of Resources";
+    /// The session ends and no route of it is to be kept; data is the NOTIFICATION that says why (RFC 8538 §3).
+    HARD_RESET = (6, 9) "Hard Reset";
+    /// Bidirectional forwarding detection lost the peer (RFC 9384).
+    BFD_DOWN = (6, 10) "BFD Down";
+    /// A ROUTE-REFRESH of the wrong length; data is the message (RFC 7313 §5).
+    REFRESH_LENGTH = (7, 1) "Invalid ROUTE-REFRESH Message Length";
+    /// The peer reads nothing of what we send (RFC 9687).
+    SEND_HOLD_TIMER_EXPIRED = (8, 0) "Send Hold Timer Expired";
 }
 
 /// Prints as `6/2 Administrative Shutdown`.
@@ -103,6 +116,9 @@ impl fmt::Display for ErrorCode {
         write!(f, "{}/{} {}", self.0, self.1, self.name())
     }
 }
+
+/// The longest text that RFC 9003 §2 lets an operator say.
+pub const LONGEST_COMMUNICATION: usize = 255;
 
 /// A NOTIFICATION message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +134,36 @@ impl Notification {
     #[must_use]
     pub fn new(error: ErrorCode, data: impl Into<Vec<u8>>) -> Self {
         Self { error, data: data.into() }
+    }
+
+    /// `error` with a word from the operator (RFC 9003), cut at [`LONGEST_COMMUNICATION`] octets.
+    #[must_use]
+    pub fn with_communication(error: ErrorCode, text: &str) -> Self {
+        let end = text.floor_char_boundary(LONGEST_COMMUNICATION);
+        let text = text.get(..end).unwrap_or_default().as_bytes();
+        match u8::try_from(text.len()) {
+            Ok(length) if length > 0 => Self::new(error, [&[length], text].concat()),
+            _ => error.into(),
+        }
+    }
+
+    /// What the peer's operator says (RFC 9003), with control characters escaped.
+    #[must_use]
+    pub fn communication(&self) -> Option<String> {
+        if !matches!(self.error, ErrorCode::ADMINISTRATIVE_SHUTDOWN | ErrorCode::ADMINISTRATIVE_RESET) {
+            return None;
+        }
+        let mut reader = Reader::new(&self.data);
+        let length = reader.u8().filter(|length| *length > 0)?;
+        let text = String::from_utf8_lossy(reader.take(usize::from(length))?).into_owned();
+        let visible = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        Some(text.chars().map(visible).collect())
+    }
+
+    /// The NOTIFICATION that a Hard Reset wraps (RFC 8538 §3).
+    #[must_use]
+    pub fn hard_reset(&self) -> Option<Self> {
+        if self.error != ErrorCode::HARD_RESET { None } else { Self::decode_body(&self.data) }
     }
 
     pub(crate) fn decode_body(body: &[u8]) -> Option<Self> {
@@ -138,8 +184,49 @@ impl From<ErrorCode> for Notification {
     }
 }
 
+/// As `6/2 Administrative Shutdown: "back in an hour"`.
 impl fmt::Display for Notification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
+        self.error.fmt(f)?;
+        // One level: a Hard Reset in a Hard Reset is nobody's.
+        let inner = self.hard_reset();
+        if let Some(inner) = &inner {
+            write!(f, " ({})", inner.error)?;
+        }
+        match inner.as_ref().unwrap_or(self).communication() {
+            Some(text) => write!(f, ": \"{text}\""),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operators_word_is_carried_cut_and_shown_without_control_characters() {
+        let shutdown = ErrorCode::ADMINISTRATIVE_SHUTDOWN;
+        let notification = Notification::with_communication(shutdown, "Wartung ü");
+        assert_eq!(notification.data, [&[10], "Wartung ü".as_bytes()].concat());
+        assert_eq!(notification.to_string(), "6/2 Administrative Shutdown: \"Wartung ü\"");
+        assert_eq!(Notification::with_communication(shutdown, ""), shutdown.into());
+        // 254 octets and a letter of two: the letter does not fit.
+        let long = "x".repeat(254) + "ü";
+        assert_eq!(Notification::with_communication(shutdown, &long).data.len(), 255);
+        assert_eq!(Notification::with_communication(shutdown, &"x".repeat(256)).data.len(), 256);
+        let evil = Notification::new(shutdown, *b"\x04a\x1b\nb");
+        assert_eq!(evil.communication().as_deref(), Some("a\\u{1b}\\nb"));
+        for data in [&b""[..], b"\x00", b"\x05abc"] {
+            assert_eq!(Notification::new(shutdown, data).communication(), None);
+        }
+        assert_eq!(Notification::new(ErrorCode::BAD_PEER_AS, *b"\x01a").communication(), None);
+    }
+
+    #[test]
+    fn a_hard_reset_shows_what_it_wraps() {
+        let notification = Notification::new(ErrorCode::HARD_RESET, *b"\x06\x02\x03bye");
+        assert_eq!(notification.to_string(), "6/9 Hard Reset (6/2 Administrative Shutdown): \"bye\"");
+        assert_eq!(Notification::new(ErrorCode::HARD_RESET, [6]).to_string(), "6/9 Hard Reset");
     }
 }

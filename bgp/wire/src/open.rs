@@ -1,70 +1,19 @@
-//! OPEN: who the peer is and what it can do (RFC 4271 §4.2, RFC 5492).
+//! OPEN: who the peer is and what it can do (RFC 4271 §4.2, RFC 5492, RFC 9072).
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use crate::capability::Capability;
 use crate::error::{DecodeError, EncodeError};
 use crate::reader::Reader;
 use crate::types::{Asn, Family, HoldTime, RouterId};
 
 const VERSION: u8 = 4;
 const PARAMETER_CAPABILITIES: u8 = 2;
+/// In the place of the first parameter's type: lengths of two octets follow (RFC 9072 §2).
+const PARAMETERS_EXTENDED: u8 = 255;
 /// What an optional parameter, and all of them, can hold (RFC 4271 §4.2).
 const PARAMETER_LIMIT: usize = 255;
-
-/// A capability (RFC 5492).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Capability {
-    /// Routes of a family (RFC 4760 §8).
-    Multiprotocol(Family),
-    /// ROUTE-REFRESH is answered (RFC 2918).
-    RouteRefresh,
-    /// AS numbers of four octets, and the speaker's own (RFC 6793 §3).
-    FourOctetAs(Asn),
-    /// One that is not read here.
-    Other {
-        /// Its code.
-        code: u8,
-        /// Its value.
-        value: Vec<u8>,
-    },
-}
-
-impl Capability {
-    /// From the code and value; anything of an unexpected shape is kept as [`Capability::Other`].
-    fn decode(code: u8, value: &[u8]) -> Self {
-        let other = || Self::Other { code, value: value.into() };
-        match (code, value) {
-            (1, [afi_high, afi_low, 0, safi]) => {
-                let afi = u16::from_be_bytes([*afi_high, *afi_low]);
-                Family::from_codes(afi, *safi).map_or_else(other, Self::Multiprotocol)
-            }
-            (2, []) => Self::RouteRefresh,
-            (65, value) => {
-                value.as_array::<4>().map_or_else(other, |octets| Self::FourOctetAs(Asn(u32::from_be_bytes(*octets))))
-            }
-            _ => other(),
-        }
-    }
-
-    /// As it stands in an OPEN: code, length, value.
-    ///
-    /// # Errors
-    /// [`EncodeError`] for a value of more than 255 octets.
-    pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
-        let (code, value): (u8, Vec<u8>) = match self {
-            Self::Multiprotocol(family) => {
-                let [high, low] = family.afi().to_be_bytes();
-                (1, vec![high, low, 0, family.safi()])
-            }
-            Self::RouteRefresh => (2, Vec::new()),
-            Self::FourOctetAs(asn) => (65, asn.0.to_be_bytes().into()),
-            Self::Other { code, value } => (*code, value.clone()),
-        };
-        let length = length_octet("capability", value.len())?;
-        Ok([&[code, length], value.as_slice()].concat())
-    }
-}
 
 /// An OPEN message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,11 +84,7 @@ impl Open {
         let hold_time = reader.u16().ok_or(cut.clone())?;
         let router_id = reader.u32().ok_or(cut.clone())?;
         let parameters_length = reader.u8().ok_or(cut)?;
-        let parameters = reader.rest();
-        if parameters.len() != usize::from(parameters_length) {
-            return Err(DecodeError::OpenTruncated("the list of optional parameters"));
-        }
-        let capabilities = decode_parameters(parameters)?;
+        let capabilities = decode_parameters(parameters_length, reader.rest())?;
         let open = Self {
             my_as,
             hold_time: HoldTime::from_secs(hold_time).map_err(|error| DecodeError::HoldTime(error.0))?,
@@ -165,37 +110,103 @@ impl Open {
             out.push(0);
             return Ok(());
         }
-        // All in one parameter, as RFC 5492 §4 prefers.
-        out.push(length_octet("list of optional parameters", capabilities.len() + 2)?);
-        out.push(PARAMETER_CAPABILITIES);
-        out.push(length_octet("list of capabilities", capabilities.len())?);
+        // All in one parameter, as RFC 5492 §4 prefers; in the long form only if there is no other way (RFC 9072 §2).
+        match length_octet("list of optional parameters", capabilities.len() + 2) {
+            Ok(length) => {
+                out.extend_from_slice(&[length, PARAMETER_CAPABILITIES]);
+                out.push(length_octet("list of capabilities", capabilities.len())?);
+            }
+            Err(_) => {
+                out.extend_from_slice(&[PARAMETERS_EXTENDED, PARAMETERS_EXTENDED]);
+                out.extend_from_slice(&two_octets("list of optional parameters", capabilities.len() + 3)?);
+                out.push(PARAMETER_CAPABILITIES);
+                out.extend_from_slice(&two_octets("list of capabilities", capabilities.len())?);
+            }
+        }
         out.extend_from_slice(&capabilities);
         Ok(())
     }
 }
 
-fn decode_parameters(parameters: &[u8]) -> Result<Vec<Capability>, DecodeError> {
+fn decode_parameters(length: u8, rest: &[u8]) -> Result<Vec<Capability>, DecodeError> {
+    let cut = |what| DecodeError::OpenTruncated(what);
+    let list = "the list of optional parameters";
+    // RFC 9072 §2: the type 255 in front says that it is the long form; the length octet then says nothing.
+    let extended = length != 0 && rest.first() == Some(&PARAMETERS_EXTENDED);
+    let mut reader = Reader::new(rest);
+    let length = if extended {
+        reader.u8();
+        reader.u16().ok_or(cut(list))?
+    } else {
+        u16::from(length)
+    };
+    let parameters = reader.rest();
+    if parameters.len() != usize::from(length) {
+        return Err(cut(list));
+    }
     let mut reader = Reader::new(parameters);
     let mut capabilities = Vec::new();
     while !reader.is_empty() {
-        let (kind, value) = read_tlv(&mut reader).ok_or(DecodeError::OpenTruncated("an optional parameter"))?;
+        let (kind, value) = read_tlv(&mut reader, extended).ok_or(cut("an optional parameter"))?;
         if kind != PARAMETER_CAPABILITIES {
             return Err(DecodeError::Parameter(kind));
         }
         let mut list = Reader::new(value);
         while !list.is_empty() {
-            let (code, value) = read_tlv(&mut list).ok_or(DecodeError::OpenTruncated("a capability"))?;
+            let (code, value) = read_tlv(&mut list, false).ok_or(cut("a capability"))?;
             capabilities.push(Capability::decode(code, value));
         }
     }
     Ok(capabilities)
 }
 
-fn read_tlv<'a>(reader: &mut Reader<'a>) -> Option<(u8, &'a [u8])> {
-    let (kind, length) = (reader.u8()?, reader.u8()?);
+fn read_tlv<'a>(reader: &mut Reader<'a>, extended: bool) -> Option<(u8, &'a [u8])> {
+    let kind = reader.u8()?;
+    let length = if extended { reader.u16()? } else { u16::from(reader.u8()?) };
     Some((kind, reader.take(usize::from(length))?))
 }
 
-fn length_octet(what: &'static str, length: usize) -> Result<u8, EncodeError> {
+fn two_octets(what: &'static str, length: usize) -> Result<[u8; 2], EncodeError> {
+    let limit = usize::from(u16::MAX);
+    u16::try_from(length).map(u16::to_be_bytes).map_err(|_| EncodeError { what, length, limit })
+}
+
+pub(crate) fn length_octet(what: &'static str, length: usize) -> Result<u8, EncodeError> {
     u8::try_from(length).map_err(|_| EncodeError { what, length, limit: PARAMETER_LIMIT })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Context, Message};
+
+    fn open(capabilities: Vec<Capability>) -> Open {
+        let router_id = RouterId::new([10, 0, 0, 1].into()).unwrap();
+        Open { my_as: 64500, hold_time: HoldTime::from_secs(9).unwrap(), router_id, capabilities }
+    }
+
+    #[test]
+    fn capabilities_beyond_255_octets_take_the_long_form_and_no_fewer() {
+        for (size, long) in [(249, false), (250, false), (251, false), (252, true)] {
+            let open = open(vec![Capability::Other { code: 200, value: vec![0; size] }]);
+            let bytes = Message::Open(open.clone()).encode(Context::default()).unwrap();
+            assert_eq!(bytes[28..30] == [255, 255], long, "{size}");
+            assert_eq!(Message::decode(&bytes, Context::default()), Ok(Message::Open(open)));
+        }
+    }
+
+    #[test]
+    fn the_long_form_is_read_whatever_its_first_length_says() {
+        // RFC 9072 §2: any non-zero length octet, then 255, two octets of length, and parameters with two octets each.
+        let body = |first: u8, length: u8| {
+            let fixed = [4, 0xfb, 0xf4, 0, 9, 10, 0, 0, 1, first, 255, 0, length];
+            [&fixed[..], &[2, 0, 2, 2, 0]].concat()
+        };
+        for first in [255, 8, 1] {
+            assert_eq!(Open::decode_body(&body(first, 5)), Ok(open(vec![Capability::RouteRefresh])));
+        }
+        for length in [4, 6] {
+            assert!(matches!(Open::decode_body(&body(255, length)), Err(DecodeError::OpenTruncated(_))));
+        }
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::str::FromStr;
 use std::time::Duration;
 
 /// The two-octet AS number that stands for a four-octet one (RFC 6793 §9).
@@ -154,56 +153,51 @@ impl Family {
     }
 }
 
+/// A set of families that is as small as it looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Families {
+    /// IPv4 unicast.
+    pub ipv4: bool,
+    /// IPv6 unicast.
+    pub ipv6: bool,
+}
+
+impl Families {
+    /// The empty set.
+    pub const NONE: Self = Self { ipv4: false, ipv6: false };
+
+    /// Whether `family` is in it.
+    #[must_use]
+    pub const fn has(self, family: Family) -> bool {
+        match family {
+            Family::Ipv4 => self.ipv4,
+            Family::Ipv6 => self.ipv6,
+        }
+    }
+
+    /// Puts `family` in.
+    pub const fn insert(&mut self, family: Family) {
+        match family {
+            Family::Ipv4 => self.ipv4 = true,
+            Family::Ipv6 => self.ipv6 = true,
+        }
+    }
+}
+
+impl FromIterator<Family> for Families {
+    fn from_iter<I: IntoIterator<Item = Family>>(families: I) -> Self {
+        let mut set = Self::NONE;
+        families.into_iter().for_each(|family| set.insert(family));
+        set
+    }
+}
+
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ipv4 => "ipv4-unicast",
             Self::Ipv6 => "ipv6-unicast",
         })
-    }
-}
-
-/// A community (RFC 1997).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Community(pub u32);
-
-impl Community {
-    /// Not to be advertised outside the AS (or confederation).
-    pub const NO_EXPORT: Self = Self(0xffff_ff01);
-    /// Not to be advertised to any other BGP peer.
-    pub const NO_ADVERTISE: Self = Self(0xffff_ff02);
-}
-
-impl fmt::Display for Community {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::NO_EXPORT => f.write_str("no-export"),
-            Self::NO_ADVERTISE => f.write_str("no-advertise"),
-            Self(value) => write!(f, "{}:{}", value >> 16, value & 0xffff),
-        }
-    }
-}
-
-/// A text is no community.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "community {0:?} is not understood: write `number:number` with numbers up to 65535, `no-export` or `no-advertise`"
-)]
-pub struct CommunityError(pub String);
-
-impl FromStr for Community {
-    type Err = CommunityError;
-    fn from_str(text: &str) -> Result<Self, CommunityError> {
-        let wrong = || CommunityError(text.to_owned());
-        match text {
-            "no-export" => Ok(Self::NO_EXPORT),
-            "no-advertise" => Ok(Self::NO_ADVERTISE),
-            _ => {
-                let (high, low) = text.split_once(':').ok_or_else(wrong)?;
-                let half = |text: &str| text.parse::<u16>().map(u32::from).map_err(|_| wrong());
-                Ok(Self(half(high)? << 16 | half(low)?))
-            }
-        }
     }
 }
 
@@ -216,16 +210,6 @@ mod tests {
         assert_eq!(HoldTime::from_secs(0).unwrap().duration(), None);
         assert_eq!(HoldTime::from_secs(2), Err(HoldTimeTooShort(2)));
         assert_eq!(HoldTime::from_secs(3).unwrap().duration(), Some(Duration::from_secs(3)));
-    }
-
-    #[test]
-    fn communities_read_as_they_print() {
-        for text in ["no-export", "no-advertise", "64500:100", "0:0"] {
-            assert_eq!(text.parse::<Community>().unwrap().to_string(), text);
-        }
-        for text in ["", "1", "1:65536", "1:2:3", "-1:2", "NO-EXPORT"] {
-            assert!(text.parse::<Community>().is_err(), "{text}");
-        }
     }
 
     #[test]

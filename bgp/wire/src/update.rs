@@ -1,62 +1,27 @@
 //! UPDATE: routes that come and go (RFC 4271 §4.3, RFC 4760, RFC 7606).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::attribute::{self, Attributes, RawAttribute, code, flag};
+use crate::attribute::{self, Attributes, FourOctetWords, RawAttribute};
 use crate::error::{AttributeError, AttributeFault, DecodeError, Disposition, EncodeError};
 use crate::message::Context;
+use crate::multiprotocol::{MpReach, MpUnreach};
 use crate::nlri;
 use crate::reader::Reader;
+use crate::rules::{code, flag};
 use crate::types::Family;
 
-/// MP_REACH_NLRI: prefixes that come, with their next hop (RFC 4760 §3).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MpReach {
-    /// IPv4 unicast.
-    Ipv4 {
-        /// Where to send.
-        next_hop: Ipv4Addr,
-        /// What for.
-        prefixes: Vec<Ipv4Net>,
-    },
-    /// IPv6 unicast (RFC 2545).
-    Ipv6 {
-        /// Where to send.
-        next_hop: Ipv6Addr,
-        /// The next hop's link-local address, on a shared link.
-        link_local: Option<Ipv6Addr>,
-        /// What for.
-        prefixes: Vec<Ipv6Net>,
-    },
-    /// A family that is not read here.
-    Other {
-        /// Address family.
-        afi: u16,
-        /// Subsequent address family.
-        safi: u8,
-        /// The rest, unread.
-        rest: Vec<u8>,
-    },
-}
-
-/// MP_UNREACH_NLRI: prefixes that go (RFC 4760 §4).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MpUnreach {
-    /// IPv4 unicast.
-    Ipv4(Vec<Ipv4Net>),
-    /// IPv6 unicast.
-    Ipv6(Vec<Ipv6Net>),
-    /// A family that is not read here.
-    Other {
-        /// Address family.
-        afi: u16,
-        /// Subsequent address family.
-        safi: u8,
-        /// The rest, unread.
-        rest: Vec<u8>,
-    },
+/// Path identifiers, each in the place of its prefix in the list of the same name; empty where the session has none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PathIds {
+    /// Of [`Update::withdrawn`].
+    pub withdrawn: Vec<u32>,
+    /// Of [`Update::mp_unreach`].
+    pub mp_unreach: Vec<u32>,
+    /// Of [`Update::mp_reach`].
+    pub mp_reach: Vec<u32>,
+    /// Of [`Update::announced`].
+    pub announced: Vec<u32>,
 }
 
 /// An UPDATE message.
@@ -72,6 +37,8 @@ pub struct Update {
     pub attributes: Attributes,
     /// IPv4 prefixes that come.
     pub announced: Vec<Ipv4Net>,
+    /// The path identifiers of all of these, where the session has them (RFC 7911).
+    pub path_ids: PathIds,
     /// What was wrong and could be borne (RFC 7606). Never encoded.
     pub flaws: Vec<AttributeError>,
 }
@@ -109,6 +76,12 @@ impl Update {
         self.flaws.iter().any(|flaw| flaw.disposition() == Disposition::Withdraw)
     }
 
+    /// The families that are no longer to be listened to, until the session starts anew (RFC 7606 §2).
+    pub fn disables(&self) -> impl Iterator<Item = Family> {
+        let disable = |flaw: &&AttributeError| flaw.disposition() == Disposition::DisableFamily;
+        self.flaws.iter().filter(disable).filter_map(AttributeError::family)
+    }
+
     /// The prefixes that come, all families; none under [`Update::treat_as_withdraw`].
     pub fn reachable(&self) -> impl Iterator<Item = IpNet> {
         let counts = !self.treat_as_withdraw();
@@ -128,7 +101,7 @@ impl Update {
 
     fn named_reachable(&self) -> impl Iterator<Item = IpNet> {
         let (v4, v6): (&[Ipv4Net], &[Ipv6Net]) = match &self.mp_reach {
-            Some(MpReach::Ipv4 { prefixes, .. }) => (prefixes, &[]),
+            Some(MpReach::Ipv4 { prefixes, .. } | MpReach::Ipv4ByIpv6 { prefixes, .. }) => (prefixes, &[]),
             Some(MpReach::Ipv6 { prefixes, .. }) => (&[], prefixes),
             Some(MpReach::Other { .. }) | None => (&[], &[]),
         };
@@ -143,14 +116,16 @@ impl Update {
         };
         let withdrawn = field("the list of withdrawn routes")?;
         let attributes = field("the list of path attributes")?;
-        let mut update = Self {
-            withdrawn: nlri::read_all(withdrawn).ok_or(DecodeError::Network("the list of withdrawn routes"))?,
-            announced: nlri::read_all(reader.rest()).ok_or(DecodeError::Network("the list of announced routes"))?,
-            ..Self::default()
-        };
+        let networks =
+            |octets, what| nlri::read_all::<Ipv4Net>(octets, context.path_ids.ipv4).ok_or(DecodeError::Network(what));
+        let (withdrawn, withdrawn_ids) = networks(withdrawn, "the list of withdrawn routes")?;
+        let (announced, announced_ids) = networks(reader.rest(), "the list of announced routes")?;
+        let path_ids = PathIds { withdrawn: withdrawn_ids, announced: announced_ids, ..PathIds::default() };
+        let mut update = Self { withdrawn, announced, path_ids, ..Self::default() };
         update.read_attributes(attributes, context)?;
         // RFC 7606 §5.2: with a flaw, and no prefix found that would go with it, nothing milder is left.
         if update.named_reachable().next().is_none()
+            && update.disables().next().is_none()
             && let Some(flaw) = update.flaws.iter().find(|flaw| flaw.disposition() == Disposition::Withdraw)
         {
             return Err(flaw.clone().into());
@@ -160,15 +135,16 @@ impl Update {
 
     fn read_attributes(&mut self, list: &[u8], context: Context) -> Result<(), DecodeError> {
         let (mut attributes, cut_off) = attribute::split(list);
-        // AS4_PATH (17) amends AS_PATH (2); the order on the wire is free.
+        // The order on the wire is free; a second of a type is behind the first.
         attributes.sort_by_key(|attribute| attribute.code);
+        let mut words = FourOctetWords::default();
         let mut previous = None;
         for attribute in &attributes {
             let repeated = previous.replace(attribute.code) == Some(attribute.code);
             let read = if repeated {
                 Err(AttributeFault::Repeated)
             } else {
-                attribute::check_flags(attribute).and_then(|()| self.read_attribute(attribute, context))
+                attribute::check_flags(attribute).and_then(|()| self.read_attribute(attribute, context, &mut words))
             };
             if let Err(fault) = read {
                 self.note(attribute::flaw(attribute, fault))?;
@@ -176,11 +152,12 @@ impl Update {
             // RFC 7606 §3 (h): wrong flags on the prefixes' own attribute still say which ones to withdraw.
             if read == Err(AttributeFault::Flags)
                 && matches!(attribute.code, code::MP_REACH | code::MP_UNREACH)
-                && let Err(fault) = self.read_attribute(attribute, context)
+                && let Err(fault) = self.read_attribute(attribute, context, &mut words)
             {
                 self.note(attribute::flaw(attribute, fault))?;
             }
         }
+        self.attributes.amend(words);
         if let Some(flaw) = cut_off {
             self.note(flaw)?;
         }
@@ -208,31 +185,43 @@ impl Update {
         Ok(())
     }
 
-    fn read_attribute(&mut self, attribute: &RawAttribute, context: Context) -> Result<(), AttributeFault> {
+    fn read_attribute(
+        &mut self,
+        attribute: &RawAttribute,
+        context: Context,
+        words: &mut FourOctetWords,
+    ) -> Result<(), AttributeFault> {
         match attribute.code {
             code::MP_REACH => {
-                let (reach, next_hop_is_host) = MpReach::decode(&attribute.value).ok_or(AttributeFault::Length)?;
+                let (reach, ids, next_hop_is_host) =
+                    MpReach::decode(&attribute.value, context).ok_or(AttributeFault::Length)?;
                 self.mp_reach = Some(reach);
+                self.path_ids.mp_reach = ids;
                 if next_hop_is_host { Ok(()) } else { Err(AttributeFault::Value) }
             }
             code::MP_UNREACH => {
-                self.mp_unreach = Some(MpUnreach::decode(&attribute.value).ok_or(AttributeFault::Length)?);
+                let (unreach, ids) = MpUnreach::decode(&attribute.value, context).ok_or(AttributeFault::Length)?;
+                self.mp_unreach = Some(unreach);
+                self.path_ids.mp_unreach = ids;
                 Ok(())
             }
-            _ => self.attributes.set(attribute, context),
+            _ => self.attributes.set(attribute, context, words),
         }
     }
 
     pub(crate) fn encode_body(&self, context: Context, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let mut withdrawn = Vec::new();
-        nlri::write_all(&self.withdrawn, &mut withdrawn);
+        let with_ids = context.path_ids.ipv4;
+        nlri::write_all(&self.withdrawn, &self.path_ids.withdrawn, with_ids, &mut withdrawn);
         let mut attributes = Vec::new();
         // RFC 7606 §5.1: first, so that the receiver finds the prefixes even if the rest is damaged.
         if let Some(unreach) = &self.mp_unreach {
-            attribute::write_attribute(flag::OPTIONAL, code::MP_UNREACH, &unreach.encode(), &mut attributes)?;
+            let value = unreach.encode(&self.path_ids.mp_unreach, context);
+            attribute::write_attribute(flag::OPTIONAL, code::MP_UNREACH, &value, &mut attributes)?;
         }
         if let Some(reach) = &self.mp_reach {
-            attribute::write_attribute(flag::OPTIONAL, code::MP_REACH, &reach.encode(), &mut attributes)?;
+            let value = reach.encode(&self.path_ids.mp_reach, context);
+            attribute::write_attribute(flag::OPTIONAL, code::MP_REACH, &value, &mut attributes)?;
         }
         self.attributes.write(context, &mut attributes)?;
         for (what, field) in [("list of withdrawn routes", &withdrawn), ("list of path attributes", &attributes)] {
@@ -242,105 +231,11 @@ impl Update {
             out.extend_from_slice(&length.to_be_bytes());
             out.extend_from_slice(field);
         }
-        nlri::write_all(&self.announced, out);
+        nlri::write_all(&self.announced, &self.path_ids.announced, with_ids, out);
         Ok(())
     }
 }
 
 fn chain<'a>(first: &'a [Ipv4Net], v4: &'a [Ipv4Net], v6: &'a [Ipv6Net]) -> impl Iterator<Item = IpNet> + 'a {
     first.iter().chain(v4).copied().map(IpNet::V4).chain(v6.iter().copied().map(IpNet::V6))
-}
-
-impl MpReach {
-    /// The value and whether its next hop can be one; `None` when it can't be read.
-    fn decode(value: &[u8]) -> Option<(Self, bool)> {
-        let mut reader = Reader::new(value);
-        let (afi, safi) = (reader.u16()?, reader.u8()?);
-        let Some(family) = Family::from_codes(afi, safi) else {
-            return Some((Self::Other { afi, safi, rest: reader.rest().into() }, true));
-        };
-        let next_hop_length = reader.u8()?;
-        let next_hop = reader.take(usize::from(next_hop_length))?;
-        // One reserved octet, ignored on receipt (RFC 4760 §3).
-        reader.u8()?;
-        match family {
-            Family::Ipv4 => {
-                let next_hop = Ipv4Addr::from(*next_hop.as_array::<4>()?);
-                let is_host = !next_hop.is_unspecified() && !next_hop.is_multicast() && !next_hop.is_broadcast();
-                Some((Self::Ipv4 { next_hop, prefixes: nlri::read_all(reader.rest())? }, is_host))
-            }
-            Family::Ipv6 => {
-                let (global, rest) = next_hop.split_first_chunk::<16>()?;
-                let link_local = match rest {
-                    [] => None,
-                    rest => Some(Ipv6Addr::from(*rest.as_array::<16>()?)),
-                };
-                let next_hop = Ipv6Addr::from(*global);
-                let is_host = !next_hop.is_unspecified() && !next_hop.is_multicast();
-                Some((Self::Ipv6 { next_hop, link_local, prefixes: nlri::read_all(reader.rest())? }, is_host))
-            }
-        }
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        match self {
-            Self::Ipv4 { next_hop, prefixes } => {
-                write_family(Family::Ipv4, &mut out);
-                out.push(4);
-                out.extend_from_slice(&next_hop.octets());
-                out.push(0);
-                nlri::write_all(prefixes, &mut out);
-            }
-            Self::Ipv6 { next_hop, link_local, prefixes } => {
-                write_family(Family::Ipv6, &mut out);
-                out.push(if link_local.is_some() { 32 } else { 16 });
-                out.extend_from_slice(&next_hop.octets());
-                out.extend(link_local.iter().flat_map(Ipv6Addr::octets));
-                out.push(0);
-                nlri::write_all(prefixes, &mut out);
-            }
-            Self::Other { afi, safi, rest } => write_other(*afi, *safi, rest, &mut out),
-        }
-        out
-    }
-}
-
-impl MpUnreach {
-    fn decode(value: &[u8]) -> Option<Self> {
-        let mut reader = Reader::new(value);
-        let (afi, safi) = (reader.u16()?, reader.u8()?);
-        Some(match Family::from_codes(afi, safi) {
-            Some(Family::Ipv4) => Self::Ipv4(nlri::read_all(reader.rest())?),
-            Some(Family::Ipv6) => Self::Ipv6(nlri::read_all(reader.rest())?),
-            None => Self::Other { afi, safi, rest: reader.rest().into() },
-        })
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        match self {
-            Self::Ipv4(prefixes) => {
-                write_family(Family::Ipv4, &mut out);
-                nlri::write_all(prefixes, &mut out);
-            }
-            Self::Ipv6(prefixes) => {
-                write_family(Family::Ipv6, &mut out);
-                nlri::write_all(prefixes, &mut out);
-            }
-            Self::Other { afi, safi, rest } => write_other(*afi, *safi, rest, &mut out),
-        }
-        out
-    }
-}
-
-fn write_family(family: Family, out: &mut Vec<u8>) {
-    out.extend_from_slice(&family.afi().to_be_bytes());
-    out.push(family.safi());
-}
-
-fn write_other(afi: u16, safi: u8, rest: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(&afi.to_be_bytes());
-    out.push(safi);
-    out.extend_from_slice(rest);
 }

@@ -5,8 +5,9 @@
 use std::collections::BTreeSet;
 
 use bgp_wire::{
-    AsPath, Asn, Attributes, Capability, Community, Context, ErrorCode, Family, HoldTime, Message, MpReach,
-    Notification, Open, Origin, RawAttribute, RouterId, Update, announce_v4, announce_v6, withdraw_v4, withdraw_v6,
+    AsPath, Asn, Attributes, Capability, Community, Context, ErrorCode, Family, GracefulRestart, HoldTime,
+    LargeCommunity, Message, MpReach, Notification, Open, Origin, RouterId, Update, announce_v4, announce_v6,
+    withdraw_v4, withdraw_v6,
 };
 
 fn hex(text: &str) -> Vec<u8> {
@@ -49,7 +50,8 @@ fn the_open_of_bird_with_a_four_octet_as() {
     assert_eq!(open.router_id, router_id("10.0.0.1"));
     assert_eq!(open.families(), BTreeSet::from(Family::ALL));
     assert!(open.capabilities.contains(&Capability::RouteRefresh));
-    assert!(open.capabilities.contains(&Capability::Other { code: 64, value: vec![0, 0x78] }));
+    let restart = GracefulRestart { restart_time_s: 120, ..GracefulRestart::default() };
+    assert!(open.capabilities.contains(&Capability::GracefulRestart(restart)));
 }
 
 #[test]
@@ -81,7 +83,7 @@ fn ipv4_routes_of_frr_with_communities() {
                 multi_exit_disc: Some(7),
                 local_pref: Some(100),
                 communities: vec!["64500:100".parse().unwrap(), Community::NO_EXPORT],
-                others: Vec::new(),
+                ..Attributes::default()
             },
             announced: vec!["198.51.100.0/24".parse().unwrap(), "203.0.113.0/25".parse().unwrap()],
             ..Update::default()
@@ -90,7 +92,7 @@ fn ipv4_routes_of_frr_with_communities() {
 }
 
 #[test]
-fn an_ipv6_route_of_frr_with_a_large_community_that_is_passed_through() {
+fn an_ipv6_route_of_frr_with_a_large_community() {
     let update = update(
         "005c0200000045900e001c0002011020010db8000000000000000000000001003020010db85100\
          40010100500200008004040000000040050400000064c0200c0000fbf40000000100000002",
@@ -103,8 +105,8 @@ fn an_ipv6_route_of_frr_with_a_large_community_that_is_passed_through() {
             prefixes: vec!["2001:db8:5100::/48".parse().unwrap()]
         })
     );
-    let large = RawAttribute { flags: 0xc0, code: 32, value: hex("0000fbf40000000100000002") };
-    assert_eq!(update.attributes.others, [large]);
+    assert_eq!(update.attributes.large_communities, [LargeCommunity(64500, 1, 2)]);
+    assert!(update.attributes.others.is_empty());
 }
 
 #[test]
@@ -153,9 +155,9 @@ fn our_own_messages_to_the_octet() {
     let v6 = v6.unwrap();
     assert_eq!(v6.into_iter().map(|update| encode(Message::Update(update))).collect::<Vec<_>>(), [message(expected)]);
 
-    let gone = withdraw_v4(["203.0.113.200/32".parse().unwrap()]);
+    let gone = withdraw_v4(["203.0.113.200/32".parse().unwrap()], Context::default());
     assert_eq!(encode(Message::Update(gone[0].clone())), message("001c 02 0005 20cb0071c8 0000"));
-    let gone = withdraw_v6(["2001:db8:c10a::200/128".parse().unwrap()]);
+    let gone = withdraw_v6(["2001:db8:c10a::200/128".parse().unwrap()], Context::default());
     let expected = "002e 02 0000 0017 800f14 000201 80 20010db8c10a00000000000000000200";
     assert_eq!(encode(Message::Update(gone[0].clone())), message(expected));
 }

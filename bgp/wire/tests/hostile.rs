@@ -2,9 +2,12 @@
 
 #![cfg(test)]
 
-use bgp_wire::{AttributeFault, Context, DecodeError, ErrorCode, Framer, Message, Update};
+use bgp_wire::{
+    AttributeError, AttributeFault, Context, DecodeError, Disposition, ErrorCode, Family, Framer, Message,
+    Notification, Update,
+};
 
-const CONTEXT: Context = Context { four_octet_as: true, external: false };
+const CONTEXT: Context = Context { four_octet_as: true, ..Context::LEAST };
 
 fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(19 + body.len()).unwrap();
@@ -47,7 +50,7 @@ fn header_errors() {
     let mut marker = frame(4, &[]);
     marker[3] = 0;
     assert_eq!(refusal(&marker), (ErrorCode::NOT_SYNCHRONIZED, vec![]));
-    for (kind, length) in [(4_u8, 18_u16), (4, 20), (4, 4097), (1, 28), (2, 22), (3, 20), (5, 22), (5, 24)] {
+    for (kind, length) in [(4_u8, 18_u16), (4, 20), (4, 4097), (1, 28), (2, 22), (2, 4097), (3, 20), (5, 22), (5, 24)] {
         let mut bytes = frame(kind, &vec![0; usize::from(length).saturating_sub(19)]);
         bytes[16..18].copy_from_slice(&length.to_be_bytes());
         assert_eq!(refusal(&bytes), (ErrorCode::BAD_LENGTH, length.to_be_bytes().into()), "type {kind}");
@@ -91,11 +94,28 @@ fn prefixes_that_do_not_parse_reset() {
     assert_eq!(refusal(&update_frame(&with(&[]), &[33, 1, 2, 3, 4, 5])), network);
     assert_eq!(refusal(&update_frame(&with(&[]), &[24, 1, 2])), network);
     assert_eq!(refusal(&frame(2, &[0, 2, 24, 1, 0, 0])), network);
-    // In MP_REACH_NLRI and MP_UNREACH_NLRI it is the attribute that is wrong; it comes back as data.
+}
+
+#[test]
+fn multiprotocol_prefixes_that_do_not_parse_disable_their_family_and_the_rest_stands() {
     let unreach = [0x80, 15, 5, 0, 2, 1, 129, 0];
-    assert_eq!(refusal(&update_frame(&unreach, &[])), (ErrorCode::OPTIONAL_ATTRIBUTE, unreach.into()));
-    let reach = [&[0x80, 14, 13, 0, 2, 1, 4][..], &[0; 9]].concat();
-    assert_eq!(refusal(&update_frame(&with(&reach), &[])), (ErrorCode::OPTIONAL_ATTRIBUTE, reach));
+    let reach_of_four = [&[0x80, 14, 13, 0, 2, 1, 4][..], &[0; 9]].concat();
+    let reach_of_ipv4 = [0x80, 14, 10, 0, 1, 1, 4, 192, 0, 2, 1, 0, 33];
+    let cut_next_hop = [0x90, 14, 0, 5, 0, 2, 1, 16, 0];
+    for (attribute, family) in [
+        (&unreach[..], Family::Ipv6),
+        (&reach_of_four, Family::Ipv6),
+        (&reach_of_ipv4, Family::Ipv4),
+        (&cut_next_hop, Family::Ipv6),
+    ] {
+        let update = update(&with(attribute), PREFIX).unwrap();
+        assert_eq!(update.disables().collect::<Vec<_>>(), [family], "{attribute:?}");
+        assert_eq!(update.reachable().count(), 1, "{attribute:?}");
+    }
+    // Whose prefixes they were cannot be told: the attribute comes back as data.
+    for cut in [&[0x80, 15, 2, 0, 2][..], &[0x80, 14, 0]] {
+        assert_eq!(refusal(&update_frame(cut, &[])), (ErrorCode::OPTIONAL_ATTRIBUTE, cut.into()));
+    }
 }
 
 #[test]
@@ -114,6 +134,18 @@ fn a_malformed_attribute_withdraws_the_routes_and_keeps_the_session() {
         ("LOCAL_PREF of five octets", with(&[0x40, 5, 5, 0, 0, 0, 0, 0]), AttributeFault::Length),
         ("COMMUNITIES empty", with(&[0xc0, 8, 0]), AttributeFault::Length),
         ("COMMUNITIES of six octets", with(&[0xc0, 8, 6, 0, 0, 0, 0, 0, 0]), AttributeFault::Length),
+        ("EXTENDED_COMMUNITIES empty", with(&[0xc0, 16, 0]), AttributeFault::Length),
+        (
+            "EXTENDED_COMMUNITIES of nine octets",
+            with(&[0xc0, 16, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            AttributeFault::Length,
+        ),
+        ("LARGE_COMMUNITIES of four octets", with(&[0xc0, 32, 4, 0, 0, 0, 0]), AttributeFault::Length),
+        ("IPV6_EXTENDED_COMMUNITIES of one octet", with(&[0xc0, 25, 1, 0]), AttributeFault::Length),
+        ("ORIGINATOR_ID of three octets", with(&[0x80, 9, 3, 0, 0, 0]), AttributeFault::Length),
+        ("CLUSTER_LIST of five octets", with(&[0x80, 10, 5, 0, 0, 0, 0, 0]), AttributeFault::Length),
+        ("ONLY_TO_CUSTOMER of two octets", with(&[0xc0, 35, 2, 0, 0]), AttributeFault::Length),
+        ("AS_PATH with AS 0", [ORIGIN, &[0x40, 2, 6, 2, 1, 0, 0, 0, 0], NEXT_HOP].concat(), AttributeFault::Value),
         ("no ORIGIN", [AS_PATH, NEXT_HOP].concat(), AttributeFault::Missing),
         ("no AS_PATH", [ORIGIN, NEXT_HOP].concat(), AttributeFault::Missing),
         ("no NEXT_HOP", [ORIGIN, AS_PATH].concat(), AttributeFault::Missing),
@@ -148,14 +180,78 @@ fn harmless_flaws_only_lose_the_attribute() {
     let cases: &[(&str, &[u8], AttributeFault)] = &[
         ("ATOMIC_AGGREGATE with a value", &[0x40, 6, 1, 0], AttributeFault::Length),
         ("AGGREGATOR of six octets", &[0xc0, 7, 6, 0, 0, 0, 0, 0, 0], AttributeFault::Length),
+        ("AGGREGATOR of AS 0", &[0xc0, 7, 8, 0, 0, 0, 0, 192, 0, 2, 1], AttributeFault::Value),
         ("ORIGIN twice", ORIGIN, AttributeFault::Repeated),
     ];
     for (name, extra, fault) in cases {
         let update = update(&with(extra), PREFIX).unwrap();
         assert_eq!(update.flaws.iter().map(|flaw| flaw.fault).collect::<Vec<_>>(), [*fault], "{name}");
         assert_eq!(update.reachable().count(), 1, "{name}");
-        assert!(update.attributes.others.is_empty(), "{name}");
+        assert!(!update.attributes.atomic_aggregate && update.attributes.aggregator.is_none(), "{name}");
     }
+}
+
+#[test]
+fn a_two_octet_peer_with_a_damaged_as4_word_only_loses_the_word() {
+    let context = Context { four_octet_as: false, ..CONTEXT };
+    for extra in [&[0xc0, 17, 1, 0][..], &[0xc0, 17, 6, 2, 1, 0, 0, 0, 0], &[0xc0, 18, 7, 0, 0, 0, 0, 0, 0, 0]] {
+        let path = [0x40, 2, 4, 2, 1, 0xfb, 0xf4];
+        let frame = update_frame(&[ORIGIN, &path, NEXT_HOP, extra].concat(), PREFIX);
+        let Ok(Message::Update(update)) = Message::decode(&frame, context) else { panic!() };
+        assert_eq!(update.flaws.iter().map(AttributeError::disposition).collect::<Vec<_>>(), [Disposition::Discard]);
+        assert_eq!(update.reachable().count(), 1);
+        // A four-octet peer has no business saying it: not even looked at.
+        assert!(is_borne(&with(extra)));
+    }
+}
+
+fn is_borne(attributes: &[u8]) -> bool {
+    update(attributes, PREFIX).unwrap().flaws.is_empty()
+}
+
+#[test]
+fn a_confederation_path_from_an_external_peer_withdraws() {
+    let path = [0x40, 2, 6, 3, 1, 0, 0, 0xfb, 0xf4];
+    let frame = update_frame(&[ORIGIN, &path, NEXT_HOP].concat(), PREFIX);
+    let flaws = |context| match Message::decode(&frame, context) {
+        Ok(Message::Update(update)) => update.flaws.iter().map(AttributeError::section).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(flaws(Context { external: true, ..CONTEXT }), ["RFC 7606 §7.2"]);
+    assert!(flaws(CONTEXT).is_empty());
+}
+
+#[test]
+fn a_begin_or_end_of_refresh_of_another_length_comes_back_whole_where_it_was_negotiated() {
+    let enhanced = Context { enhanced_refresh: true, ..CONTEXT };
+    let error = |frame: &[u8], context| Message::decode(frame, context).unwrap_err().notification();
+    for subtype in [1, 2] {
+        let frame = frame(5, &[0, 1, subtype, 1, 0]);
+        assert_eq!(error(&frame, enhanced), Notification::new(ErrorCode::REFRESH_LENGTH, frame.clone()));
+        assert_eq!(error(&frame, CONTEXT), Notification::new(ErrorCode::BAD_LENGTH, [0, 24]));
+    }
+    let request = frame(5, &[0, 1, 0, 1, 0]);
+    assert_eq!(error(&request, enhanced), Notification::new(ErrorCode::BAD_LENGTH, [0, 24]));
+}
+
+#[test]
+fn long_messages_are_taken_where_we_offered_to_and_open_and_keepalive_stay_short() {
+    let extended = Context { extended_messages: true, ..CONTEXT };
+    let nets = [24, 10, 0, 0].repeat(1100);
+    let long = update_frame(&with(&[]), &nets);
+    assert_eq!(refusal(&long).0, ErrorCode::BAD_LENGTH);
+    assert!(matches!(Message::decode(&long, extended), Ok(Message::Update(_))));
+    for kind in [1, 4] {
+        let error = Message::decode(&frame(kind, &[0; 4078]), extended).unwrap_err();
+        assert_eq!(error.notification().error, ErrorCode::BAD_LENGTH);
+    }
+    let mut framer = Framer::default();
+    framer.push(&long);
+    assert!(framer.next_frame().is_err());
+    let mut framer = Framer::default();
+    framer.allow_extended_messages();
+    framer.push(&long);
+    assert_eq!(framer.next_frame().unwrap().map(<[u8]>::len), Some(long.len()));
 }
 
 #[test]
@@ -186,7 +282,7 @@ fn an_ipv6_next_hop_that_is_none_withdraws() {
 #[test]
 fn local_pref_of_an_external_peer_is_left_out_whatever_it_holds() {
     let frame = update_frame(&with(&[0x40, 5, 5, 0, 0, 0, 0, 9]), PREFIX);
-    let external = Context { four_octet_as: true, external: true };
+    let external = Context { external: true, ..CONTEXT };
     let Ok(Message::Update(update)) = Message::decode(&frame, external) else { panic!() };
     assert_eq!(update.attributes.local_pref, None);
     assert!(update.flaws.is_empty());

@@ -3,8 +3,9 @@
 #![cfg(test)]
 
 use bgp_wire::{
-    AsPath, Asn, Attributes, Capability, Community, Context, ErrorCode, Family, Framer, HoldTime, Message, MpReach,
-    MpUnreach, Notification, Open, Origin, RawAttribute, RouteRefresh, RouterId, Segment, Update, announce_v4,
+    AddPath, Aggregator, AsPath, Asn, Attributes, Capability, Community, Context, ErrorCode, ExtendedCommunity,
+    Families, Family, Framer, GracefulRestart, HoldTime, LargeCommunity, Message, MpReach, MpUnreach, Notification,
+    Open, Origin, PathIds, RawAttribute, Role, RouteRefresh, RouterId, Segment, Update, announce_v4, announce_v4_by_v6,
     announce_v6, withdraw_v4, withdraw_v6,
 };
 use bgpkit_parser::models::{AsnLength, AttributeValue, BgpMessage, MetaCommunity};
@@ -23,7 +24,7 @@ fn any_v6() -> impl Strategy<Value = Ipv6Net> {
 }
 
 fn any_path(largest: u32) -> impl Strategy<Value = AsPath> {
-    let segment = (0..4, vec((0..=largest).prop_map(Asn), 1..6)).prop_map(|(kind, numbers)| match kind {
+    let segment = (0..4, vec((1..=largest).prop_map(Asn), 1..6)).prop_map(|(kind, numbers)| match kind {
         0 => Segment::Set(numbers),
         1 => Segment::Sequence(numbers),
         2 => Segment::ConfederationSequence(numbers),
@@ -32,7 +33,7 @@ fn any_path(largest: u32) -> impl Strategy<Value = AsPath> {
     vec(segment, 0..4).prop_map(AsPath)
 }
 
-fn any_attributes(largest_asn: u32) -> impl Strategy<Value = Attributes> {
+fn basic_attributes(largest_asn: u32) -> impl Strategy<Value = Attributes> {
     let origin = prop_oneof![Just(Origin::Igp), Just(Origin::Egp), Just(Origin::Incomplete)];
     let unknown = (prop_oneof![Just(0x80), Just(0xc0), Just(0xe0)], vec(any::<u8>(), 0..300))
         .prop_map(|(flags, value)| RawAttribute { flags, code: 99, value });
@@ -53,6 +54,35 @@ fn any_attributes(largest_asn: u32) -> impl Strategy<Value = Attributes> {
             local_pref,
             communities,
             others: unknown.into_iter().collect(),
+            ..Attributes::default()
+        })
+}
+
+/// The attributes that aggregation, reflection, roles and the newer communities bring.
+fn any_attributes(largest_asn: u32) -> impl Strategy<Value = Attributes> {
+    let address = || any::<[u8; 4]>().prop_map(std::net::Ipv4Addr::from);
+    let aggregator = (1..=largest_asn, address()).prop_map(|(asn, address)| Aggregator { asn: Asn(asn), address });
+    (
+        basic_attributes(largest_asn),
+        any::<bool>(),
+        option::of(aggregator),
+        option::of(address()),
+        vec(address(), 0..5),
+        vec(any::<[u8; 8]>().prop_map(ExtendedCommunity), 0..5),
+        vec(any::<(u32, u32, u32)>().prop_map(|(a, b, c)| LargeCommunity(a, b, c)), 0..5),
+        option::of(any::<u32>().prop_map(Asn)),
+    )
+        .prop_map(|(basic, atomic_aggregate, aggregator, originator_id, cluster_list, extended, large, otc)| {
+            Attributes {
+                atomic_aggregate,
+                aggregator,
+                originator_id,
+                cluster_list,
+                extended_communities: extended,
+                large_communities: large,
+                only_to_customer: otc,
+                ..basic
+            }
         })
 }
 
@@ -92,6 +122,7 @@ fn any_update(largest_asn: u32) -> impl Strategy<Value = Update> {
             mp_reach,
             attributes,
             announced,
+            path_ids: PathIds::default(),
             flaws: Vec::new(),
         })
 }
@@ -102,7 +133,19 @@ fn any_open() -> impl Strategy<Value = Open> {
         Just(Capability::Multiprotocol(Family::Ipv6)),
         Just(Capability::RouteRefresh),
         (1_u32..).prop_map(|asn| Capability::FourOctetAs(Asn(asn))),
-        (66_u8.., vec(any::<u8>(), 0..20)).prop_map(|(code, value)| Capability::Other { code, value }),
+        Just(Capability::ExtendedNextHop),
+        Just(Capability::ExtendedMessages),
+        Just(Capability::EnhancedRouteRefresh),
+        prop_oneof![Just(Role::Provider), Just(Role::RouteServerClient), Just(Role::Peer)].prop_map(Capability::Role),
+        (any::<bool>(), any::<bool>()).prop_map(|(receive, send)| {
+            let family = |family| AddPath { family, receive: receive || !send, send };
+            Capability::AddPath(Family::ALL.map(family).into())
+        }),
+        (any::<bool>(), any::<bool>(), 0_u16..4096, any::<bool>()).prop_map(|(restarted, notification, time, kept)| {
+            let families = vec![(Family::Ipv6, kept)];
+            Capability::GracefulRestart(GracefulRestart { restarted, notification, restart_time_s: time, families })
+        }),
+        (71_u8.., vec(any::<u8>(), 0..90)).prop_map(|(code, value)| Capability::Other { code, value }),
     ];
     (1_u16.., prop_oneof![Just(0_u16), 3_u16..], 1_u32.., vec(capability, 0..8)).prop_map(
         |(my_as, hold_time, router_id, capabilities)| Open {
@@ -152,7 +195,57 @@ fn any_v6_but_default() -> impl Strategy<Value = Ipv6Net> {
     any_v6().prop_filter("no default route", |prefix| prefix.prefix_len() > 0)
 }
 
+/// Every update, in a session that has settled everything, with identifiers for all of its prefixes.
+fn any_rich_update() -> impl Strategy<Value = Update> {
+    (any_update(u32::MAX), any_next_hop_v6(), vec(any::<u32>(), 20), any::<bool>()).prop_map(
+        |(mut update, next_hop, ids, by_v6)| {
+            if by_v6 && let Some(MpReach::Ipv4 { prefixes, .. }) = update.mp_reach {
+                update.mp_reach = Some(MpReach::Ipv4ByIpv6 { next_hop, link_local: None, prefixes });
+            }
+            let of = |length: usize| ids.iter().copied().take(length).collect();
+            let reach = match &update.mp_reach {
+                Some(MpReach::Ipv4 { prefixes, .. } | MpReach::Ipv4ByIpv6 { prefixes, .. }) => prefixes.len(),
+                Some(MpReach::Ipv6 { prefixes, .. }) => prefixes.len(),
+                Some(MpReach::Other { .. }) | None => 0,
+            };
+            let unreach = match &update.mp_unreach {
+                Some(MpUnreach::Ipv4(prefixes)) => prefixes.len(),
+                Some(MpUnreach::Ipv6(prefixes)) => prefixes.len(),
+                Some(MpUnreach::Other { .. }) | None => 0,
+            };
+            update.path_ids = PathIds {
+                withdrawn: of(update.withdrawn.len()),
+                mp_unreach: of(unreach),
+                mp_reach: of(reach),
+                announced: of(update.announced.len()),
+            };
+            update
+        },
+    )
+}
+
+const RICH: Context = Context {
+    four_octet_as: true,
+    external: false,
+    extended_messages: true,
+    enhanced_refresh: true,
+    ipv4_by_ipv6: true,
+    path_ids: Families { ipv4: true, ipv6: true },
+};
+
 proptest! {
+    #[test]
+    fn decode_inverts_encode_where_everything_is_settled(update in any_rich_update()) {
+        let bytes = Message::Update(update.clone()).encode(RICH).unwrap();
+        prop_assert_eq!(Message::decode(&bytes, RICH), Ok(Message::Update(update)));
+    }
+
+    #[test]
+    fn any_update_body_is_decoded_or_refused_where_everything_is_settled(body in vec(any::<u8>(), 0..300)) {
+        let length = u16::try_from(19 + body.len()).unwrap().to_be_bytes();
+        stable(&[&[0xff; 16], length.as_slice(), &[2], &body].concat(), RICH);
+    }
+
     #[test]
     fn decode_inverts_encode(message in any_message()) {
         let bytes = message.encode(Context::default()).unwrap();
@@ -161,14 +254,14 @@ proptest! {
 
     #[test]
     fn decode_inverts_encode_to_a_two_octet_speaker(update in any_update(65_535)) {
-        let context = Context { four_octet_as: false, external: false };
+        let context = Context { external: false, ..Context::LEAST };
         let bytes = Message::Update(update.clone()).encode(context).unwrap();
         prop_assert_eq!(Message::decode(&bytes, context), Ok(Message::Update(update)));
     }
 
     #[test]
     fn a_path_of_large_numbers_passes_a_two_octet_speaker(numbers in vec((1_u32..).prop_map(Asn), 1..20)) {
-        let context = Context { four_octet_as: false, external: true };
+        let context = Context { external: true, ..Context::LEAST };
         let path = AsPath::sequence(numbers);
         let update = Update {
             attributes: Attributes { as_path: Some(path.clone()), ..Attributes::default() },
@@ -181,11 +274,11 @@ proptest! {
 
     #[test]
     fn any_bytes_are_decoded_or_refused(bytes in vec(any::<u8>(), 0..200), four_octet_as: bool, external: bool) {
-        stable(&bytes, Context { four_octet_as, external });
+        stable(&bytes, Context { four_octet_as, external, ..Context::LEAST });
         let mut framer = Framer::default();
         framer.push(&bytes);
         while let Ok(Some(frame)) = framer.next_frame() {
-            stable(frame, Context { four_octet_as, external });
+            stable(frame, Context { four_octet_as, external, ..Context::LEAST });
         }
     }
 
@@ -198,7 +291,7 @@ proptest! {
     ) {
         let length = u16::try_from(19 + body.len()).unwrap().to_be_bytes();
         let frame = [&[0xff; 16], length.as_slice(), &[kind], &body].concat();
-        stable(&frame, Context { four_octet_as, external });
+        stable(&frame, Context { four_octet_as, external, ..Context::LEAST });
     }
 
     #[test]
@@ -212,7 +305,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = to;
         }
-        stable(&bytes, Context { four_octet_as: true, external });
+        stable(&bytes, Context { external, ..Context::default() });
     }
 
     #[test]
@@ -266,7 +359,7 @@ proptest! {
         asn in 1_u32..,
     ) {
         let mut seen = Vec::new();
-        for update in withdraw_v4(v4.clone()).into_iter().chain(withdraw_v6(v6.clone())) {
+        for update in withdraw_v4(v4.clone(), Context::default()).into_iter().chain(withdraw_v6(v6.clone(), Context::default())) {
             let theirs = bgpkit(&Message::Update(update).encode(Context::default()).unwrap());
             let BgpMessage::Update(theirs) = theirs else { panic!("{theirs:?}") };
             seen.extend(theirs.withdrawn_prefixes.iter().map(|prefix| prefix.prefix));
@@ -285,6 +378,36 @@ proptest! {
         let BgpMessage::Open(theirs) = theirs else { panic!("{theirs:?}") };
         prop_assert_eq!(theirs.hold_time, 90);
         prop_assert_eq!(theirs.bgp_identifier.octets(), [198, 51, 100, 2]);
+    }
+}
+
+proptest! {
+    // Large lists: few of them.
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn what_is_packed_fits_and_is_all_there(
+        v4 in vec(any_v4(), 1..30_000), v6 in vec(any_v6(), 1..5_000), next_hop in any_next_hop_v6(),
+        extended: bool, ids: bool,
+    ) {
+        let path_ids = if ids { RICH.path_ids } else { Families::NONE };
+        let context = Context { extended_messages: extended, path_ids, ..RICH };
+        let attributes = Attributes { origin: Some(Origin::Igp), as_path: Some(AsPath::default()), ..Attributes::default() };
+        let came = [
+            announce_v4(&attributes, [192, 0, 2, 1].into(), v4.iter().copied(), context).unwrap(),
+            announce_v4_by_v6(&attributes, next_hop, v4.iter().copied(), context).unwrap(),
+            announce_v6(&attributes, next_hop, v6.iter().copied(), context).unwrap(),
+        ].concat();
+        let went = [withdraw_v4(v4.iter().copied(), context), withdraw_v6(v6.iter().copied(), context)].concat();
+        let (mut reachable, mut unreachable) = (0, 0);
+        for update in came.into_iter().chain(went) {
+            let bytes = Message::Update(update).encode(context).unwrap();
+            let Ok(Message::Update(update)) = Message::decode(&bytes, context) else { panic!() };
+            prop_assert!(update.flaws.is_empty());
+            reachable += update.reachable().count();
+            unreachable += update.unreachable().count();
+        }
+        prop_assert_eq!(reachable, 2 * v4.len() + v6.len());
+        prop_assert_eq!(unreachable, v4.len() + v6.len());
     }
 }
 

@@ -1,5 +1,6 @@
 //! The stories: each brings a laboratory up, tells what must happen in it and checks it from outside.
 
+pub mod bgp_peers;
 pub mod crash;
 pub mod purchase;
 mod world;
@@ -34,6 +35,12 @@ pub const ALL: &[Story] = &[
         about: "a subscriber buys twice over the private link; the link is cut and mended; nothing leaks",
         topology: "purchase",
         tell: purchase::tell,
+    },
+    Story {
+        name: "bgp-peers",
+        about: "our speaker beside BIRD, FRR, GoBGP and OpenBGPD, in every kind of session that they have",
+        topology: "bgp-peers",
+        tell: bgp_peers::tell,
     },
     Story {
         name: "crash",

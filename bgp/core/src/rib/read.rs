@@ -1,0 +1,341 @@
+//! How peers read the table: each at its own pace, from the oldest change that it was not told of.
+
+use std::collections::{BTreeSet, HashMap};
+
+use bgp_wire::{Bulk, EncodeError, Family};
+use ipnet::IpNet;
+
+use super::list::{Mark, NodeId, Place};
+use super::table::{MAX_READERS, State};
+use super::{Rib, Row};
+use crate::route::RouteAttributes;
+
+/// Places of the list that one read looks at, at most: bounds how long it takes when there is little to tell.
+const STEPS: usize = 1 << 16;
+
+/// A peer's place in the list of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReaderId(u32);
+
+/// Something that readers come by when they were told everything before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FenceId(u64);
+
+#[derive(Debug, Clone)]
+pub(super) struct Reader {
+    position: NodeId,
+    resume: Option<NodeId>,
+    end: Option<NodeId>,
+    /// What is told again up to `resume`.
+    again: BTreeSet<Family>,
+    families: BTreeSet<Family>,
+}
+
+/// What one read brought.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Batch {
+    /// Whole UPDATEs.
+    pub bytes: Vec<u8>,
+    /// How many.
+    pub updates: u64,
+    /// Prefixes that they announce or withdraw.
+    pub prefixes: u64,
+    /// Everything has now been told that was there when the reader started, or when it started anew.
+    pub end: bool,
+    /// Fences that the reader came by.
+    pub fences: Vec<FenceId>,
+    /// Whether there is more to read.
+    pub more: bool,
+}
+
+/// How a reader's peer wants announcements written.
+pub trait Encode {
+    /// An UPDATE that announces prefixes with `attributes`, short of the prefixes.
+    ///
+    /// # Errors
+    /// When the attributes leave no room.
+    fn announcement(&self, attributes: &RouteAttributes) -> Result<Bulk, EncodeError>;
+
+    /// An UPDATE that withdraws prefixes of `family`, short of the prefixes.
+    fn withdrawal(&self, family: Family) -> Bulk;
+}
+
+/// Prefixes of one message kind, as they are found.
+struct Bucket {
+    bulk: Bulk,
+    prefixes: Vec<u8>,
+    /// Octets in the message that is being filled.
+    filled: usize,
+}
+
+impl Bucket {
+    fn fits(&self, bits: u8) -> bool {
+        self.filled + self.bulk.length_of(bits) <= self.bulk.room()
+    }
+
+    fn push(&mut self, octets: &[u8], bits: u8) {
+        if !self.fits(bits) {
+            self.filled = 0;
+        }
+        self.bulk.push(octets, bits, &mut self.prefixes);
+        self.filled += self.bulk.length_of(bits);
+    }
+}
+
+/// Everything that goes into messages of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Announce(u32),
+    Withdraw(Family),
+}
+
+impl Rib {
+    /// A place at the oldest change, for a peer that takes `families` and holds nothing; `None` when there
+    /// are too many readers.
+    pub fn attach(&mut self, families: BTreeSet<Family>) -> Option<ReaderId> {
+        if self.active >= MAX_READERS {
+            return None;
+        }
+        self.active += 1;
+        let position = self.list.add_marker(Mark::Position);
+        let (resume, end) = (self.list.add_marker(Mark::Resume), self.list.add_marker(Mark::End));
+        let oldest = self.list.oldest();
+        self.list.insert_before(position, oldest);
+        self.list.append(resume);
+        self.list.append(end);
+        let reader = Reader { position, resume: Some(resume), end: Some(end), again: families.clone(), families };
+        let at = self.readers.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.readers.push(None);
+            self.readers.len() - 1
+        });
+        if let Some(slot) = self.readers.get_mut(at) {
+            *slot = Some(reader);
+        }
+        u32::try_from(at).ok().map(ReaderId)
+    }
+
+    /// The peer is gone: nothing waits for it any more.
+    pub fn detach(&mut self, id: ReaderId) {
+        let Some(reader) = self.readers.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        self.active = self.active.saturating_sub(1);
+        // What it had yet to withdraw, and the fences it had yet to come by.
+        let mut at = self.list.next(reader.resume.unwrap_or(reader.position));
+        while at != NodeId::NONE {
+            let next = self.list.next(at);
+            match (at.place(), self.row(at)) {
+                (Place::Marker(_), _) => drop(self.pass(at)),
+                (_, Some(row)) if row.state != State::Live => self.withdrawn(at, row),
+                _ => {}
+            }
+            at = next;
+        }
+        for marker in [Some(reader.position), reader.resume, reader.end].into_iter().flatten() {
+            self.list.remove_marker(marker);
+        }
+    }
+
+    /// The peer wants all of `family` again (RFC 2918); [`Batch::end`] will say when it has it.
+    pub fn refresh(&mut self, id: ReaderId, family: Family) {
+        let Some(Some(reader)) = self.readers.get_mut(id.0 as usize) else { return };
+        if reader.families.contains(&family) {
+            reader.again.insert(family);
+        }
+        let (position, mut resume, mut end) = (reader.position, reader.resume, reader.end);
+        let resume = *resume.get_or_insert_with(|| {
+            let marker = self.list.add_marker(Mark::Resume);
+            self.list.insert_before(marker, position);
+            marker
+        });
+        self.list.unlink(position);
+        let oldest = self.list.oldest();
+        self.list.insert_before(position, oldest);
+        let end = *end.get_or_insert_with(|| self.list.add_marker(Mark::End));
+        self.list.unlink(end);
+        self.list.append(end);
+        if let Some(Some(reader)) = self.readers.get_mut(id.0 as usize) {
+            (reader.resume, reader.end) = (Some(resume), Some(end));
+        }
+    }
+
+    /// Something behind all changes so far, to wait until readers come by. `None` when there is no reader.
+    pub fn fence(&mut self) -> Option<FenceId> {
+        if self.active == 0 {
+            return None;
+        }
+        self.next_fence += 1;
+        let fence = self.list.add_marker(Mark::Fence { id: self.next_fence, pending: self.active });
+        self.list.append(fence);
+        Some(FenceId(self.next_fence))
+    }
+
+    /// A reader comes by a marker that is not its own; a fence is named.
+    fn pass(&mut self, id: NodeId) -> Option<FenceId> {
+        let Place::Marker(at) = id.place() else { return None };
+        let Some(Mark::Fence { id: fence, pending }) = self.list.mark(at) else { return None };
+        let fence = FenceId(*fence);
+        *pending = pending.saturating_sub(1);
+        if *pending == 0 {
+            self.list.remove_marker(id);
+        }
+        Some(fence)
+    }
+
+    /// Whether `id` has something to read.
+    #[must_use]
+    pub fn has_more(&mut self, id: ReaderId) -> bool {
+        match self.readers.get(id.0 as usize) {
+            Some(Some(reader)) => {
+                let position = reader.position;
+                self.list.next(position) != NodeId::NONE
+            }
+            _ => false,
+        }
+    }
+
+    /// About `octets` of messages that bring `id` forward. The last message of the batch is filled up if what
+    /// follows in the list fits it.
+    pub fn read(&mut self, id: ReaderId, octets: usize, encode: &impl Encode) -> Batch {
+        let mut batch = Batch::default();
+        let Some(Some(reader)) = self.readers.get_mut(id.0 as usize) else { return batch };
+        let mut reader = std::mem::replace(reader, Reader::placeholder());
+        let mut found = Found::default();
+        let mut at = self.list.next(reader.position);
+        let mut steps = 0;
+        while at != NodeId::NONE && steps < STEPS {
+            let row = self.row(at);
+            if found.octets >= octets && !row.is_some_and(|row| found.still_fits(&row)) {
+                break;
+            }
+            steps += 1;
+            let next = self.list.next(at);
+            match row {
+                Some(row) => self.tell(at, row, &reader, encode, &mut found),
+                None if reader.resume == Some(at) => {
+                    self.list.remove_marker(at);
+                    reader.resume = None;
+                }
+                None if reader.end == Some(at) => {
+                    self.list.remove_marker(at);
+                    reader.end = None;
+                    reader.again.clear();
+                    batch.end = true;
+                }
+                // A fence from before this reader started waits for others.
+                None if reader.resume.is_none() => batch.fences.extend(self.pass(at)),
+                None => {}
+            }
+            at = next;
+            // The end is told behind the last prefix, not behind what has changed since.
+            if batch.end {
+                break;
+            }
+        }
+        self.list.unlink(reader.position);
+        self.list.insert_before(reader.position, at);
+        batch.more = at != NodeId::NONE;
+        batch.prefixes = found.prefixes;
+        for bucket in &found.buckets {
+            batch.updates += bucket.bulk.write(&bucket.prefixes, &mut batch.bytes);
+        }
+        if let Some(slot) = self.readers.get_mut(id.0 as usize) {
+            *slot = Some(reader);
+        }
+        batch
+    }
+
+    /// Tells the reader of one prefix, if it does not know.
+    fn tell(&mut self, at: NodeId, row: Row, reader: &Reader, encode: &impl Encode, found: &mut Found) {
+        let family = Family::of(&row.prefix);
+        let anew = reader.resume.is_some();
+        if row.state == State::Live {
+            let wanted = if anew { &reader.again } else { &reader.families };
+            if !wanted.contains(&family) {
+                return;
+            }
+            let attributes = self.interned.attributes(row.attributes);
+            // Held once more where bytes are made: whatever went wrong before, it does not leave this process.
+            let fits = attributes.family() == family && self.policy.check(row.prefix, attributes.guard).is_ok();
+            if fits && found.turn_to(Kind::Announce(row.attributes), || encode.announcement(attributes)).is_ok() {
+                found.push(row.prefix);
+                return;
+            }
+            self.refused += 1;
+            if !anew {
+                found.withdraw(row.prefix, encode);
+            }
+        } else if !anew {
+            if reader.families.contains(&family) {
+                found.withdraw(row.prefix, encode);
+            }
+            self.withdrawn(at, row);
+        }
+    }
+}
+
+impl Reader {
+    /// Stands in while the reader is out of its slot.
+    fn placeholder() -> Self {
+        let (again, families) = (BTreeSet::new(), BTreeSet::new());
+        Self { position: NodeId::NONE, resume: None, end: None, again, families }
+    }
+}
+
+/// What one read found, by kind.
+#[derive(Default)]
+struct Found {
+    buckets: Vec<Bucket>,
+    by_kind: HashMap<Kind, usize>,
+    current: Option<(Kind, usize)>,
+    octets: usize,
+    prefixes: u64,
+}
+
+impl Found {
+    /// Turns to the bucket of `kind`, made when it is not there.
+    fn turn_to(&mut self, kind: Kind, bulk: impl FnOnce() -> Result<Bulk, EncodeError>) -> Result<(), EncodeError> {
+        if self.current.is_some_and(|(current, _)| current == kind) {
+            return Ok(());
+        }
+        let at = match self.by_kind.get(&kind) {
+            Some(at) => *at,
+            None => {
+                let bulk = bulk()?;
+                self.octets += bulk.overhead();
+                self.buckets.push(Bucket { bulk, prefixes: Vec::new(), filled: 0 });
+                let at = self.buckets.len() - 1;
+                self.by_kind.insert(kind, at);
+                at
+            }
+        };
+        self.current = Some((kind, at));
+        Ok(())
+    }
+
+    fn withdraw(&mut self, prefix: IpNet, encode: &impl Encode) {
+        let family = Family::of(&prefix);
+        if self.turn_to(Kind::Withdraw(family), || Ok(encode.withdrawal(family))).is_ok() {
+            self.push(prefix);
+        }
+    }
+
+    fn push(&mut self, prefix: IpNet) {
+        let Some(bucket) = self.current.and_then(|(_, at)| self.buckets.get_mut(at)) else { return };
+        let before = bucket.prefixes.len();
+        match prefix {
+            IpNet::V4(net) => bucket.push(&net.addr().octets(), net.prefix_len()),
+            IpNet::V6(net) => bucket.push(&net.addr().octets(), net.prefix_len()),
+        }
+        self.octets += bucket.prefixes.len() - before;
+        self.prefixes += 1;
+    }
+
+    /// Whether `row` belongs into the message that was filled last, and that has room.
+    fn still_fits(&self, row: &Row) -> bool {
+        let kind = match row.state {
+            State::Live => Kind::Announce(row.attributes),
+            State::Held | State::Gone => Kind::Withdraw(Family::of(&row.prefix)),
+        };
+        let Some((current, at)) = self.current else { return false };
+        current == kind && self.buckets.get(at).is_some_and(|bucket| bucket.fits(row.prefix.prefix_len()))
+    }
+}

@@ -1,0 +1,138 @@
+//! What a session sends of the table that all sessions share: as much as its socket takes, when it takes it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use bgp_wire::{AsPath, Asn, Attributes, Bulk, EncodeError, Family, RouteRefresh};
+
+use super::Session;
+use super::values::{Export, LinkId};
+use crate::export::{Exporter, LOCAL_PREF};
+use crate::rib::{Batch, Encode, ReaderId, Rib};
+use crate::route::RouteAttributes;
+
+/// A session's place in the table.
+#[derive(Debug, Default)]
+pub(super) struct Feed {
+    /// Whether there is a table at all.
+    pub(super) on: bool,
+    reader: Option<ReaderId>,
+    /// The session ended: the reader has to go.
+    lost: bool,
+    /// Families to tell again, and whether the peer wants the end marked (RFC 7313).
+    refresh: BTreeSet<(Family, bool)>,
+    /// Families whose End-of-RIB (RFC 4724 §2) is due.
+    ends_due: BTreeSet<Family>,
+    /// Families whose EoRR (RFC 7313) is due.
+    marks_due: BTreeSet<Family>,
+}
+
+impl Feed {
+    /// Established: everything is to be told, then the End-of-RIB of each family.
+    pub(super) fn start(&mut self, families: &BTreeSet<Family>) {
+        *self = Self { on: self.on, reader: self.reader, lost: self.lost, ..Self::default() };
+        self.ends_due = families.clone();
+    }
+
+    /// Established no more.
+    pub(super) fn stop(&mut self) {
+        self.lost = true;
+    }
+
+    /// The peer wants `family` again.
+    pub(super) fn refresh(&mut self, family: Family, enhanced: bool) {
+        self.refresh.insert((family, enhanced));
+    }
+}
+
+impl Session {
+    /// With a table beside the private routes: [`Session::pull`] has to be called when the session is up, when it
+    /// is down again, when the table changed, and when the socket takes more.
+    #[must_use]
+    pub fn with_table(mut self) -> Self {
+        self.feed.on = true;
+        self
+    }
+
+    /// Whether [`Session::pull`] has something to do, whatever the table holds.
+    #[must_use]
+    pub fn wants_pull(&self) -> bool {
+        let feed = &self.feed;
+        feed.on && (self.lost_table() || !feed.refresh.is_empty() || !feed.ends_due.is_empty())
+    }
+
+    /// Whether the session that read the table has ended, and [`Session::pull`] has not been told yet.
+    #[must_use]
+    pub fn lost_table(&self) -> bool {
+        self.feed.lost && self.feed.reader.is_some()
+    }
+
+    /// About `octets` of UPDATEs from the table for the peer, and the connection to send them on. Everything else
+    /// that the session sends goes before.
+    pub fn pull(&mut self, rib: &mut Rib, octets: usize) -> Option<(LinkId, Batch)> {
+        if std::mem::take(&mut self.feed.lost)
+            && let Some(reader) = self.feed.reader.take()
+        {
+            rib.detach(reader);
+        }
+        let (link, exporter) = self.exporter().filter(|_| self.feed.on)?;
+        let reader = match self.feed.reader {
+            Some(reader) => reader,
+            None => rib.attach(match self.settings.export {
+                Export::All => exporter.families.clone(),
+                Export::Private | Export::Nothing => BTreeSet::new(),
+            })?,
+        };
+        self.feed.reader = Some(reader);
+        for (family, enhanced) in std::mem::take(&mut self.feed.refresh) {
+            rib.refresh(reader, family);
+            if enhanced {
+                self.feed.marks_due.insert(family);
+            }
+        }
+        let mut batch = rib.read(reader, octets, &exporter);
+        if batch.end {
+            for family in std::mem::take(&mut self.feed.ends_due) {
+                batch.bytes.extend(exporter.end_of_rib(family));
+                batch.updates += 1;
+            }
+            for family in std::mem::take(&mut self.feed.marks_due) {
+                batch.bytes.extend(self.refresh_mark(family, RouteRefresh::END));
+            }
+        }
+        self.counters.sent.update += batch.updates;
+        Some((link, batch))
+    }
+}
+
+impl Encode for Exporter {
+    /// RFC 4271 §5.1: to an external peer with our AS on the path; to an internal one with LOCAL_PREF.
+    fn announcement(&self, route: &RouteAttributes) -> Result<Bulk, EncodeError> {
+        let mut path: Vec<Asn> = Vec::new();
+        if self.context.external {
+            path.push(self.local_as);
+        }
+        path.extend(&route.as_path);
+        let attributes = Attributes {
+            origin: Some(route.origin),
+            as_path: Some(AsPath::sequence(path)),
+            multi_exit_disc: route.med,
+            local_pref: (!self.context.external).then(|| route.local_pref.unwrap_or(LOCAL_PREF)),
+            communities: route.communities.clone(),
+            only_to_customer: self.only_to_customer(),
+            ..Attributes::default()
+        };
+        let attributes = match route.guard {
+            Some(guard) => guard.attach(attributes),
+            None => attributes,
+        };
+        match route.next_hop {
+            IpAddr::V4(next_hop) => Bulk::announce_v4(&attributes, next_hop, self.context),
+            IpAddr::V6(next_hop) => Bulk::announce_v6(&attributes, next_hop, self.context),
+        }
+    }
+
+    fn withdrawal(&self, family: Family) -> Bulk {
+        Bulk::withdraw(family, self.context)
+    }
+}

@@ -1,0 +1,124 @@
+//! What an Established session says and hears of routes.
+
+use std::collections::BTreeSet;
+
+use bgp_wire::{Asn, Context, Family, Message, Role, RouteRefresh, Update};
+use ipnet::IpNet;
+
+use super::Session;
+use super::values::{Event, Export, LinkId, Negotiated, Output};
+use crate::export::Exporter;
+use crate::injector::Routes;
+
+/// What was told of this session already, or is no longer listened to in it.
+#[derive(Debug, Default)]
+pub(super) struct Reported {
+    private: BTreeSet<IpNet>,
+    flaws: BTreeSet<u8>,
+    disabled: BTreeSet<Family>,
+    leak: bool,
+}
+
+impl Session {
+    pub(super) fn exporter(&self) -> Option<(LinkId, Exporter)> {
+        let (id, negotiated) = self.established()?;
+        let exporter = Exporter {
+            local_as: self.settings.local_as,
+            context: negotiated.context,
+            families: negotiated.families.clone(),
+            role: self.settings.options.role.map(|setting| setting.role),
+        };
+        Some((id, exporter))
+    }
+
+    /// Sends what differs between the routes to announce and what the peer holds.
+    pub(super) fn announce(&mut self) {
+        let Some((id, exporter)) = self.exporter() else { return };
+        let routes = match self.settings.export {
+            Export::Nothing => Routes::new(),
+            Export::Private | Export::All => exporter.taken(&self.routes),
+        };
+        self.send_updates(id, exporter.difference(&self.advertised, &routes));
+        self.advertised = routes;
+    }
+
+    pub(super) fn send_updates(&mut self, id: LinkId, updates: Vec<Vec<u8>>) {
+        for bytes in updates {
+            self.counters.sent.update += 1;
+            self.output.push_back(Output::Send(id, bytes));
+        }
+    }
+
+    /// The peer wants a family again, or marks its own answer, of which nothing is kept here (RFC 2918, RFC 7313).
+    pub(super) fn refresh(&mut self, id: LinkId, negotiated: &Negotiated, refresh: RouteRefresh) {
+        // A family that was not negotiated, and a subtype that nobody knows, is ignored (RFC 2918 §4, RFC 7313 §5).
+        let Some(family) = Family::from_codes(refresh.afi, refresh.safi) else { return };
+        if refresh.subtype != RouteRefresh::REQUEST || !negotiated.families.contains(&family) {
+            return;
+        }
+        let marked = negotiated.context.enhanced_refresh;
+        if marked {
+            let begin = self.refresh_mark(family, RouteRefresh::BEGIN);
+            self.output.push_back(Output::Send(id, begin));
+        }
+        self.feed.refresh(family, marked);
+        self.advertised.retain(|prefix, _| Family::of(prefix) != family);
+        self.announce();
+        // Where there is a table, the end comes behind what is read of it.
+        if marked && !self.feed.on {
+            let end = self.refresh_mark(family, RouteRefresh::END);
+            self.output.push_back(Output::Send(id, end));
+        }
+    }
+
+    /// ROUTE-REFRESH, written: where our answer begins or ends (RFC 7313 §4).
+    pub(super) fn refresh_mark(&mut self, family: Family, subtype: u8) -> Vec<u8> {
+        let message = Message::RouteRefresh(RouteRefresh { afi: family.afi(), subtype, safi: family.safi() });
+        self.counters.sent.count(&message);
+        message.encode(Context::default()).expect("ROUTE-REFRESH has one length")
+    }
+
+    pub(super) fn update(&mut self, update: &Update) {
+        for flaw in &update.flaws {
+            self.counters.flaws += 1;
+            if self.reported.flaws.insert(flaw.code) {
+                self.event(Event::Flaw(flaw.clone()));
+            }
+        }
+        for family in update.disables() {
+            if self.reported.disabled.insert(family) {
+                self.event(Event::FamilyDisabled(family));
+            }
+        }
+        let disabled = self.reported.disabled.clone();
+        let listened = |prefix: &IpNet| !disabled.contains(&Family::of(prefix));
+        self.counters.prefixes_withdrawn += update.unreachable().filter(listened).count() as u64;
+        let leak = self.leaks(update.attributes.only_to_customer);
+        for received in update.reachable().filter(listened) {
+            self.counters.prefixes_announced += 1;
+            if leak {
+                self.counters.leaks += 1;
+                if !std::mem::replace(&mut self.reported.leak, true) {
+                    self.event(Event::RouteLeak(received));
+                }
+            }
+            let Some(ours) = self.settings.private.iter().copied().find(|ours| ours.contains(&received)) else {
+                continue;
+            };
+            self.counters.private_received += 1;
+            if self.reported.private.insert(ours) {
+                self.event(Event::PrivatePrefixReceived { received, ours });
+            }
+        }
+    }
+
+    /// Whether a route with this mark should not have come to us (RFC 9234 §5, ingress).
+    fn leaks(&self, only_to_customer: Option<Asn>) -> bool {
+        let role = self.settings.options.role.map(|setting| setting.role);
+        match (role, only_to_customer) {
+            (Some(Role::Provider | Role::RouteServer), Some(_)) => true,
+            (Some(Role::Peer), Some(asn)) => asn != self.settings.remote_as,
+            _ => false,
+        }
+    }
+}

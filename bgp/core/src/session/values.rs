@@ -1,0 +1,297 @@
+//! What goes into a session, what comes out, and what can be asked of it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bgp_wire::{Asn, AttributeError, Context, Family, HoldTime, Message, Notification, Role, RouterId};
+use cloakway_types::Instant;
+use ipnet::IpNet;
+
+use crate::injector::Routes;
+
+/// What the operator settled for a peer.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Our AS.
+    pub local_as: Asn,
+    /// Our router id.
+    pub router_id: RouterId,
+    /// The peer's AS; the same as ours makes the session internal.
+    pub remote_as: Asn,
+    /// What we offer.
+    pub hold_time: HoldTime,
+    /// Wait for the peer to connect, never connect.
+    pub passive: bool,
+    /// Prefixes that are ours alone: hearing one from the peer is reported (A3).
+    pub private: BTreeSet<IpNet>,
+    /// What the peer is told.
+    pub export: Export,
+    /// What else the session may do.
+    pub options: Options,
+}
+
+impl Settings {
+    /// Whether the peer is in our own AS.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.local_as == self.remote_as
+    }
+}
+
+/// Which routes a peer is told (RFC 8212: an external one none, unless the operator says so).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Export {
+    /// None.
+    Nothing,
+    /// The private routes.
+    Private,
+    /// The private routes and what is injected in sets.
+    All,
+}
+
+/// What a session does only if the operator asks for it.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Wait this long for the peer's OPEN before sending ours (RFC 4271 §8.1.1, DelayOpen).
+    pub delay_open: Option<Duration>,
+    /// Offer path identifiers in both directions (RFC 7911).
+    pub add_path: bool,
+    /// What we are to an external peer (RFC 9234).
+    pub role: Option<RoleSetting>,
+}
+
+/// Our role towards an external peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoleSetting {
+    /// What we are.
+    pub role: Role,
+    /// Refuse a peer that does not say what it is (RFC 9234 §4.2).
+    pub strict: bool,
+}
+
+/// One connection to the peer, named for as long as the session lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub(super) u64);
+
+/// What the shell tells the session.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The operator wants the session.
+    Start,
+    /// The operator ends it: NOTIFICATION Cease, Administrative Shutdown, with a word to the peer's operator (RFC 9003)
+    /// unless it is empty.
+    Stop(&'a str),
+    /// The connection that [`Output::Connect`] asked for stands.
+    Connected(LinkId),
+    /// It could not be made, for the reason given.
+    ConnectFailed(LinkId, &'a str),
+    /// The peer connected; the id is from [`Session::new_link`].
+    Accepted(LinkId),
+    /// Bytes from the peer.
+    Received(LinkId, &'a [u8]),
+    /// The peer closed, or the connection broke.
+    Closed(LinkId),
+    /// The socket takes nothing more of what was sent.
+    Stalled(LinkId),
+    /// The socket took some of what had stalled; `all`: nothing is left.
+    Took {
+        /// Which connection.
+        link: LinkId,
+        /// Nothing is left.
+        all: bool,
+    },
+    /// Bidirectional forwarding detection lost the peer (RFC 9384).
+    PathLost(&'a str),
+    /// The routes to announce from now on.
+    Routes(Arc<Routes>),
+    /// [`Session::poll_timeout`] has come.
+    Tick,
+}
+
+/// What the session tells the shell, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Connect to the peer.
+    Connect(LinkId),
+    /// Send these bytes.
+    Send(LinkId, Vec<u8>),
+    /// Send what is unsent, then close; nothing more is heard of the connection. Also ends an attempt to connect.
+    Close(LinkId),
+    /// For logs and counters.
+    Event(Event),
+}
+
+/// Something that an operator wants to hear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Established.
+    Up(Negotiated),
+    /// Established no more.
+    Down(Down),
+    /// A connection ended before it was Established; attempts that fail alike are told once.
+    Failed(Down),
+    /// An UPDATE was damaged and borne with (RFC 7606): told once for each attribute in a session, counted always.
+    Flaw(AttributeError),
+    /// An UPDATE was so damaged that the family is no longer listened to in this session (RFC 7606 §2).
+    FamilyDisabled(Family),
+    /// The peer passes on a route that it must keep (RFC 9234 §5): told once in a session, counted always.
+    RouteLeak(IpNet),
+    /// The peer announces a prefix inside `ours`: told once for each of ours in a session, counted always.
+    PrivatePrefixReceived {
+        /// What was received.
+        received: IpNet,
+        /// The private prefix that holds it.
+        ours: IpNet,
+    },
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Down {
+    /// We said so; `detail` is the finding.
+    Sent {
+        /// The NOTIFICATION.
+        notification: Notification,
+        /// What exactly was wrong.
+        detail: String,
+    },
+    /// The peer said so.
+    Received(Notification),
+    /// TCP ended without a word.
+    ConnectionLost,
+    /// TCP never came to be.
+    ConnectFailed(String),
+}
+
+impl fmt::Display for Down {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sent { notification, detail } => write!(f, "sent {notification}: {detail}"),
+            Self::Received(notification) => write!(f, "received {notification}"),
+            Self::ConnectionLost => f.write_str("connection lost"),
+            Self::ConnectFailed(reason) => write!(f, "cannot connect: {reason}"),
+        }
+    }
+}
+
+/// What both ends agreed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Negotiated {
+    /// The peer's router id.
+    pub router_id: RouterId,
+    /// The smaller of both offers.
+    pub hold_time: HoldTime,
+    /// Families that both take.
+    pub families: BTreeSet<Family>,
+    /// How our messages are written.
+    pub context: Context,
+    /// How the peer's messages read.
+    pub incoming: Context,
+    /// The peer answers a request for routes (RFC 2918).
+    pub route_refresh: bool,
+}
+
+/// The states of RFC 4271 §8.2.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Not wanted, or waiting after an error.
+    Idle,
+    /// TCP handshake under way.
+    Connect,
+    /// Waiting for the peer, or for the next attempt.
+    Active,
+    /// Our OPEN is sent.
+    OpenSent,
+    /// The peer's OPEN is accepted.
+    OpenConfirm,
+    /// Routes flow.
+    Established,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "Idle",
+            Self::Connect => "Connect",
+            Self::Active => "Active",
+            Self::OpenSent => "OpenSent",
+            Self::OpenConfirm => "OpenConfirm",
+            Self::Established => "Established",
+        })
+    }
+}
+
+/// Messages by type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MessageCounts {
+    /// OPEN.
+    pub open: u64,
+    /// UPDATE.
+    pub update: u64,
+    /// NOTIFICATION.
+    pub notification: u64,
+    /// KEEPALIVE.
+    pub keepalive: u64,
+    /// ROUTE-REFRESH.
+    pub route_refresh: u64,
+}
+
+impl MessageCounts {
+    pub(super) fn count(&mut self, message: &Message) {
+        match message {
+            Message::Open(_) => self.open += 1,
+            Message::Update(_) => self.update += 1,
+            Message::Notification(_) => self.notification += 1,
+            Message::KeepAlive => self.keepalive += 1,
+            Message::RouteRefresh(_) => self.route_refresh += 1,
+        }
+    }
+
+    /// Of all types.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.open + self.update + self.notification + self.keepalive + self.route_refresh
+    }
+}
+
+/// Counted since the start of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Messages received and understood.
+    pub received: MessageCounts,
+    /// Messages sent.
+    pub sent: MessageCounts,
+    /// Times that the session was Established.
+    pub established: u64,
+    /// Times that it was Established no more.
+    pub flaps: u64,
+    /// Prefixes that came, and may since have gone.
+    pub prefixes_announced: u64,
+    /// Prefixes that went.
+    pub prefixes_withdrawn: u64,
+    /// Damaged UPDATEs that were borne with.
+    pub flaws: u64,
+    /// Prefixes of ours that the peer announced.
+    pub private_received: u64,
+    /// Routes that the peer should have kept (RFC 9234 §5).
+    pub leaks: u64,
+}
+
+/// The session as an operator sees it.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// The furthest state of any connection.
+    pub state: State,
+    /// When it was entered.
+    pub since: Instant,
+    /// While Established.
+    pub negotiated: Option<Negotiated>,
+    /// Prefixes that the peer was told of and not told otherwise.
+    pub advertised: Vec<IpNet>,
+    /// Why the last connection ended.
+    pub last_down: Option<Down>,
+    /// Totals.
+    pub counters: Counters,
+}

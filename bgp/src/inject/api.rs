@@ -1,0 +1,230 @@
+//! The API: JSON lines on a Unix socket, as many requests one after the other as a client likes.
+//!
+//! ```text
+//! {"id":"r1","put":{"set":"customers","routes":[{"next-hop":"192.0.2.1","prefixes":["10.0.0.0/24"]}]}}
+//! {"id":"r2","stream":{"set":"customers","replace":true}}
+//! {"next-hop":"192.0.2.1","communities":["64500:1"]}
+//! 10.0.0.0/32
+//! .
+//! {"wait":{"request":"r2"}}
+//! ```
+//! Each is answered by a line, `{"ok":…}` or `{"error":"…"}`; before the answer to `get` come lines of routes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bgp_core::{Others, Outcome, SetChange, Walk};
+use cloakway_runtime::{Stop, admin};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::request::{Lines, RawGroup, Request, Wait};
+use super::{Engine, LISTING, lock};
+
+/// Clients at a time.
+const CLIENTS: usize = 64;
+/// The longest line: a bulk that needs more is streamed.
+const LINE: usize = 16 << 20;
+const READ: usize = 256 * 1024;
+/// How long a client that does not read its answer is borne with.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Serves clients until the stop.
+///
+/// # Errors
+/// When the socket can't be opened.
+pub(crate) fn serve(engine: Arc<Engine>, stop: Stop) -> std::io::Result<()> {
+    let listener = admin::bind(&engine.settings.api_socket)?;
+    let places = Arc::new(tokio::sync::Semaphore::new(CLIENTS));
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                () = stop.told() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let (Ok((stream, _)), Ok(place)) = (accepted, places.clone().try_acquire_owned()) else { continue };
+            let (engine, stop) = (engine.clone(), stop.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = stop.told() => {}
+                    _ = Client::new(stream, engine).run() => {}
+                }
+                drop(place);
+            });
+        }
+    });
+    Ok(())
+}
+
+struct Client {
+    read: OwnedReadHalf,
+    write: OwnedWriteHalf,
+    engine: Arc<Engine>,
+    buffer: Vec<u8>,
+    /// Octets of the buffer that were looked at.
+    taken: usize,
+}
+
+impl Client {
+    fn new(stream: UnixStream, engine: Arc<Engine>) -> Self {
+        let (read, write) = stream.into_split();
+        Self { read, write, engine, buffer: Vec::new(), taken: 0 }
+    }
+
+    async fn run(mut self) -> Result<(), String> {
+        while let Some(line) = self.line().await? {
+            let line = self.buffer.get(line).unwrap_or_default();
+            let request =
+                serde_json::from_slice(line).map_err(|error| format!("the request is not understood: {error}"));
+            let answer = match request {
+                Ok(request) => self.answer(request).await,
+                Err(error) => Err(error),
+            };
+            let answer = match answer {
+                Ok(value) => json!({ "ok": value }),
+                Err(error) => json!({ "error": error }),
+            };
+            self.say(&answer).await?;
+        }
+        Ok(())
+    }
+
+    /// The place of the next line in the buffer, without its end; `None` when the client is done.
+    async fn line(&mut self) -> Result<Option<std::ops::Range<usize>>, String> {
+        let mut looked = self.taken;
+        loop {
+            let fresh = self.buffer.get(looked..).unwrap_or_default();
+            if let Some(end) = fresh.iter().position(|byte| *byte == b'\n') {
+                let line = self.taken..looked + end;
+                self.taken = looked + end + 1;
+                return Ok(Some(line));
+            }
+            self.buffer.drain(..self.taken);
+            self.taken = 0;
+            looked = self.buffer.len();
+            if looked > LINE {
+                let error = format!("a line exceeds {LINE} octets: stream the prefixes instead");
+                self.say(&json!({ "error": error })).await?;
+                return Err(error);
+            }
+            self.buffer.reserve(READ);
+            match self.read.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => return Ok(None),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    async fn say(&mut self, value: &Value) -> Result<(), String> {
+        let mut text = value.to_string();
+        text.push('\n');
+        let written = tokio::time::timeout(PATIENCE, self.write.write_all(text.as_bytes())).await;
+        written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+
+    async fn answer(&mut self, request: Request) -> Result<Value, String> {
+        let id = request.id;
+        match (request.put, request.patch, request.delete, request.stream) {
+            (Some(put), None, None, None) => return self.submit(id, put.change(Others::Go)?).await,
+            (None, Some(patch), None, None) => return self.submit(id, patch.change(Others::Stay)?).await,
+            (None, None, Some(delete), None) => return self.submit(id, delete.removal()).await,
+            (None, None, None, Some(stream)) => {
+                let change = self.stream(Lines::new(stream, self.engine.settings.max_routes)).await?;
+                return self.submit(id, change).await;
+            }
+            (None, None, None, None) => {}
+            _ => return Err("one of put, patch, delete and stream at a time".to_owned()),
+        }
+        match (request.wait, request.get, request.look_up, request.sets) {
+            (Some(wait), None, None, None) => self.wait(wait).await,
+            (None, Some(get), None, None) => self.get(&get.set).await,
+            (None, None, Some(look_up), None) => Ok(self.look_up(look_up.prefix)),
+            (None, None, None, Some(_)) => {
+                let table = lock(&self.engine.table);
+                Ok(table.rib.sets().map(|(set, routes)| json!({ "set": set, "routes": routes })).collect())
+            }
+            _ => Err("give one of put, patch, delete, stream, wait, get, look-up and sets".to_owned()),
+        }
+    }
+
+    async fn submit(&self, id: Option<String>, change: SetChange) -> Result<Value, String> {
+        let Outcome { added, changed, removed } = self.engine.submit(id.clone(), change).await?;
+        Ok(json!({ "id": id, "added": added, "changed": changed, "removed": removed }))
+    }
+
+    /// The lines of a bulk, up to a full stop. All are read before an error in them is told.
+    async fn stream(&mut self, mut lines: Lines) -> Result<SetChange, String> {
+        let mut wrong = None;
+        while let Some(line) = self.line().await? {
+            let line = self.buffer.get(line).unwrap_or_default();
+            if line == b"." {
+                return wrong.map_or_else(|| Ok(lines.change()), Err);
+            }
+            if wrong.is_none() {
+                wrong = lines.line(line).err();
+            }
+        }
+        Err("the stream ended without a full stop: nothing of it was taken".to_owned())
+    }
+
+    async fn wait(&self, wait: Wait) -> Result<Value, String> {
+        if let Some(id) = &wait.request
+            && !lock(&self.engine.requests).contains(id)
+        {
+            return Err(format!("no request {id} was accepted"));
+        }
+        if let Some(prefix) = wait.prefix
+            && lock(&self.engine.table).rib.look_up(&prefix).is_none_or(|route| !route.shown)
+        {
+            return Err(format!("{prefix} is not announced: see look-up"));
+        }
+        let peers = self.engine.wait(Duration::from_millis(wait.timeout_ms)).await?;
+        Ok(json!({ "acknowledged-by": peers }))
+    }
+
+    async fn get(&mut self, set: &str) -> Result<Value, String> {
+        let (mut walk, mut count) = (Walk::default(), 0);
+        loop {
+            let mut groups: Vec<RawGroup> = Vec::new();
+            let mut last = None;
+            let flow = lock(&self.engine.table).rib.visit(&mut walk, LISTING, |route| {
+                if route.set != set {
+                    return;
+                }
+                count += 1;
+                match groups.last_mut() {
+                    Some(group) if last.as_ref() == Some(route.attributes) => group.prefixes.push(route.prefix),
+                    _ => {
+                        last = Some(route.attributes.clone());
+                        groups.push(RawGroup::new(route.attributes, vec![route.prefix]));
+                    }
+                }
+            });
+            if !groups.is_empty() {
+                self.say(&json!({ "routes": groups })).await?;
+            }
+            if flow.is_break() {
+                return Ok(json!({ "set": set, "routes": count }));
+            }
+        }
+    }
+
+    fn look_up(&self, prefix: IpNet) -> Value {
+        let table = lock(&self.engine.table);
+        let shadowed: Vec<&str> = table.rib.shadowed(prefix).map(|(set, _)| set).collect();
+        match table.rib.look_up(&prefix) {
+            Some(route) => json!({
+                "prefix": prefix,
+                "set": route.set,
+                "route": RawGroup::new(route.attributes, Vec::new()),
+                "announced": route.shown,
+                "told-to": table.reading,
+                "in-its-shadow": shadowed,
+            }),
+            None => json!({ "prefix": prefix, "set": null, "announced": false, "reason": "no set wants it" }),
+        }
+    }
+}

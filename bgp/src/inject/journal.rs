@@ -1,0 +1,270 @@
+//! The journal: what was accepted, on disk and synced before it is acknowledged.
+//!
+//! An append-only file of records, each with its length and a checksum. Records that wait together share one sync.
+//! When the file has grown well beyond what it says, it is written anew and put in its place. A record that a crash
+//! cut off was never acknowledged and is dropped.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bgp_core::record::{self, Record};
+use cloakway_crypto::hash::sha256;
+use tokio::sync::oneshot;
+
+const MAGIC: &[u8] = b"cloakway bgp journal 1\n";
+const CHECKSUM: usize = 8;
+/// Records in one sync at most.
+const GROUP: usize = 256;
+
+type Done = oneshot::Sender<Result<(), String>>;
+
+enum Job {
+    Append(Vec<u8>, Done),
+    Replace(Vec<Vec<u8>>, Done),
+}
+
+/// An open journal; one process holds it.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    jobs: Mutex<Sender<Job>>,
+    length: Arc<AtomicU64>,
+}
+
+impl Journal {
+    /// Opens the journal in `path`, made when it is not there, and replays it.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub(crate) fn open(path: &Path, mut replay: impl FnMut(Record)) -> Result<Self, String> {
+        let named = |error: io::Error| format!("{}: {error}", path.display());
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(named)?;
+        file.try_lock().map_err(|_| format!("{}: another process has this journal open", path.display()))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(named)?;
+        let good = if bytes.is_empty() {
+            file.write_all(MAGIC).and_then(|()| file.sync_all()).and_then(|()| sync_folder(path)).map_err(named)?;
+            MAGIC.len()
+        } else if bytes.starts_with(MAGIC) {
+            let mut at = MAGIC.len();
+            while let Some((body, next)) = frame(&bytes, at) {
+                // A whole record that can't be read is no crash's doing: better to stop than to forget routes.
+                replay(record::decode(body).map_err(|error| format!("{}: octet {at}: {error}", path.display()))?);
+                at = next;
+            }
+            at
+        } else {
+            return Err(format!("{}: this is no journal of a BGP speaker: give another path", path.display()));
+        };
+        if good < bytes.len() {
+            tracing::warn!(journal = %path.display(), octets = bytes.len() - good, "dropped a record that was cut off");
+            file.set_len(good as u64).and_then(|()| file.sync_all()).map_err(named)?;
+        }
+        file.seek(SeekFrom::Start(good as u64)).map_err(named)?;
+        let (jobs, queue) = channel();
+        let length = Arc::new(AtomicU64::new(good as u64));
+        let writer = Writer { path: path.to_owned(), file, length: length.clone(), broken: None };
+        let spawned = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&queue));
+        spawned.map_err(named)?;
+        Ok(Self { jobs: Mutex::new(jobs), length })
+    }
+
+    /// Octets in the file.
+    pub(crate) fn length(&self) -> u64 {
+        self.length.load(Ordering::Relaxed)
+    }
+
+    /// Returns when `body` is on disk.
+    pub(crate) async fn append(&self, body: Vec<u8>) -> Result<(), String> {
+        self.order(|done| Job::Append(body, done)).await
+    }
+
+    /// Puts a journal of `bodies` alone in this one's place.
+    pub(crate) async fn replace(&self, bodies: Vec<Vec<u8>>) -> Result<(), String> {
+        self.order(|done| Job::Replace(bodies, done)).await
+    }
+
+    async fn order(&self, job: impl FnOnce(Done) -> Job) -> Result<(), String> {
+        let (done, wait) = oneshot::channel();
+        // A writer that is gone drops `done`, and that reads as a failure.
+        let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job(done));
+        wait.await.unwrap_or_else(|_| Err("the journal was closed".to_owned()))
+    }
+}
+
+/// The body of the record at `at`, and where the next begins.
+fn frame(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    let header = bytes.get(at..)?.first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_be_bytes(*header)).ok()?;
+    let start = at + header.len() + CHECKSUM;
+    let end = start.checked_add(length)?;
+    let (checksum, body) = (bytes.get(at + header.len()..start)?, bytes.get(start..end)?);
+    sha256(&[body]).starts_with(checksum).then_some((body, end))
+}
+
+fn framed(body: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    let length = u32::try_from(body.len()).map_err(|_| io::Error::other("a record exceeds 4 GiB"))?;
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(sha256(&[body]).get(..CHECKSUM).unwrap_or_default());
+    out.extend_from_slice(body);
+    Ok(())
+}
+
+/// A new name in a folder is on disk when the folder is.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+struct Writer {
+    path: PathBuf,
+    file: File,
+    length: Arc<AtomicU64>,
+    /// What went wrong: nothing is accepted after it.
+    broken: Option<String>,
+}
+
+impl Writer {
+    fn run(mut self, queue: &Receiver<Job>) {
+        while let Ok(first) = queue.recv() {
+            let mut waiting = vec![first];
+            waiting.extend(queue.try_iter().take(GROUP - 1));
+            let (mut out, mut done) = (Vec::new(), Vec::new());
+            for job in waiting {
+                match job {
+                    Job::Append(body, answer) => {
+                        if let Err(error) = framed(&body, &mut out) {
+                            let _ = answer.send(Err(error.to_string()));
+                        } else {
+                            done.push(answer);
+                        }
+                    }
+                    Job::Replace(bodies, answer) => {
+                        self.append(&std::mem::take(&mut out), std::mem::take(&mut done));
+                        let result = self.attempt(|writer| writer.replace(&bodies));
+                        let _ = answer.send(result);
+                    }
+                }
+            }
+            self.append(&out, done);
+        }
+    }
+
+    fn append(&mut self, out: &[u8], done: Vec<Done>) {
+        if done.is_empty() {
+            return;
+        }
+        let result = self.attempt(|writer| {
+            writer.file.write_all(out)?;
+            writer.file.sync_data()?;
+            writer.length.fetch_add(out.len() as u64, Ordering::Relaxed);
+            Ok(())
+        });
+        for answer in done {
+            let _ = answer.send(result.clone());
+        }
+    }
+
+    fn attempt(&mut self, work: impl FnOnce(&mut Self) -> io::Result<()>) -> Result<(), String> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
+        work(self).map_err(|error| {
+            let text = format!("{}: {error}: nothing more is accepted", self.path.display());
+            tracing::error!(%text, "the journal failed");
+            self.broken = Some(text.clone());
+            text
+        })
+    }
+
+    fn replace(&mut self, bodies: &[Vec<u8>]) -> io::Result<()> {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".new");
+        let fresh = PathBuf::from(name);
+        let mut out = MAGIC.to_vec();
+        for body in bodies {
+            framed(body, &mut out)?;
+        }
+        let mut file = File::create(&fresh)?;
+        file.try_lock().map_err(|error| io::Error::other(error.to_string()))?;
+        file.write_all(&out)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, &self.path)?;
+        sync_folder(&self.path)?;
+        self.file = file;
+        self.length.store(out.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bgp_core::Outcome;
+    use bgp_core::record::encode_known;
+
+    fn body(n: u8) -> Vec<u8> {
+        encode_known(&n.to_string(), &[n; 32], &Outcome::default())
+    }
+
+    fn ids(path: &Path) -> Result<Vec<String>, String> {
+        let mut ids = Vec::new();
+        Journal::open(path, |record| {
+            if let Record::Known { id, .. } = record {
+                ids.push(id);
+            }
+        })?;
+        Ok(ids)
+    }
+
+    #[tokio::test]
+    async fn what_was_acknowledged_is_replayed_and_what_was_cut_off_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let journal = Journal::open(&path, |_| panic!("nothing yet")).unwrap();
+        for n in 0..3 {
+            journal.append(body(n)).await.unwrap();
+        }
+        assert!(ids(&path).unwrap_err().contains("another process"));
+        drop(journal);
+        let whole = loop {
+            if let Ok(ids) = ids(&path) {
+                assert_eq!(ids, ["0", "1", "2"]);
+                break std::fs::read(&path).unwrap();
+            }
+            tokio::task::yield_now().await;
+        };
+        for cut in 1..body(0).len() {
+            let torn = folder.path().join(format!("torn {cut}"));
+            std::fs::write(&torn, &whole[..whole.len() - cut]).unwrap();
+            assert_eq!(ids(&torn).unwrap(), ["0", "1"]);
+        }
+        std::fs::write(folder.path().join("other"), "hello").unwrap();
+        assert!(ids(&folder.path().join("other")).unwrap_err().contains("no journal"));
+    }
+
+    #[tokio::test]
+    async fn a_journal_written_anew_holds_only_what_it_was_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let journal = Journal::open(&path, |_| ()).unwrap();
+        journal.append(body(0)).await.unwrap();
+        journal.replace(vec![body(7)]).await.unwrap();
+        journal.append(body(8)).await.unwrap();
+        assert_eq!(journal.length(), std::fs::metadata(&path).unwrap().len());
+        drop(journal);
+        loop {
+            if let Ok(ids) = ids(&path) {
+                assert_eq!(ids, ["7", "8"]);
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The desired state: accepted when journaled, then applied, then told to the peers.
+
+mod acknowledged;
+pub(crate) mod api;
+pub mod check;
+pub mod cli;
+mod journal;
+pub mod process;
+mod request;
+pub(crate) mod settings;
+mod text;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bgp_core::record::{self, Record};
+use bgp_core::{
+    Applying, Batch, ChangeError, FenceId, Group, LinkId, Others, Outcome, Policy, Prefixes, Requests, Rib,
+    RouteAttributes, Session, SetChange, Walk, apply, check_name,
+};
+use cloakway_crypto::hash::sha256;
+use cloakway_runtime::Stop;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+pub(crate) use acknowledged::acknowledged;
+use journal::Journal;
+
+/// Routes that are applied while the table is held: what an urgent change may have to wait for.
+const SLICE: usize = 1024;
+/// Slices of a bulk between two words to the peers: each costs them one message that is not full.
+const SLICES_A_WAKE: usize = 64;
+/// Octets of UPDATEs made while the table is held, and put before the socket at a time.
+const PULL: usize = 64 * 1024;
+/// Routes shown while the table is held.
+const LISTING: u32 = 4096;
+/// How often the journal's length is looked at.
+const LOOK_AT_JOURNAL: Duration = Duration::from_secs(10);
+/// The journal is written anew when it is this much longer than the last time.
+const GROWTH: u64 = 64 << 20;
+
+/// What the operator settled.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where requests come in.
+    pub api_socket: PathBuf,
+    /// Where accepted changes are kept.
+    pub journal: PathBuf,
+    /// What may be injected, and what only under guard.
+    pub policy: Arc<Policy>,
+    /// The most routes in all sets.
+    pub max_routes: usize,
+    /// Programs that say what to announce.
+    pub processes: Vec<process::Process>,
+    /// What hides sets while it fails.
+    pub checks: Vec<check::Check>,
+}
+
+/// The table, and who waits for what in it.
+#[derive(Debug)]
+struct Table {
+    rib: Rib,
+    /// Peers that read.
+    reading: BTreeSet<String>,
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    fence: FenceId,
+    peers: BTreeSet<String>,
+    done: oneshot::Sender<Result<(), String>>,
+}
+
+/// The desired state of the running process.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    table: Mutex<Table>,
+    requests: Mutex<Requests>,
+    journal: Journal,
+    /// The length of the journal when it was written anew.
+    compact: Mutex<u64>,
+    /// One lock for each set and each request id that is at work.
+    locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Held by whoever writes the journal anew; shared by changes.
+    gate: tokio::sync::RwLock<()>,
+    changed: watch::Sender<u64>,
+    settings: Settings,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// Opens the journal and restores what it says.
+    ///
+    /// # Errors
+    /// Names the journal and what is wrong with it.
+    pub(crate) fn open(settings: Settings) -> Result<Arc<Self>, String> {
+        let mut rib = Rib::new(settings.policy.clone());
+        let mut requests = Requests::default();
+        let journal = Journal::open(&settings.journal, |record| match record {
+            Record::Change { id, change } => {
+                let outcome = apply(&change, &mut rib);
+                if let Some(id) = id {
+                    requests.remember(&id, sha256(&[&record::body(&change)]), outcome);
+                }
+            }
+            Record::Known { id, digest, outcome } => requests.remember(&id, digest, outcome),
+        })?;
+        // Whatever was accepted: a set that is checked waits for its first good looks.
+        for check in &settings.checks {
+            let set = rib.set(&check.set);
+            rib.show(set, false);
+            while rib.settle_set(set, &mut Walk::default(), u32::MAX).is_continue() {}
+        }
+        tracing::info!(routes = rib.routes(), journal = %settings.journal.display(), "restored the accepted routes");
+        let table = Table { rib, reading: BTreeSet::new(), waiting: Vec::new() };
+        Ok(Arc::new(Self {
+            table: Mutex::new(table),
+            requests: Mutex::new(requests),
+            compact: Mutex::new(journal.length()),
+            journal,
+            locks: Mutex::default(),
+            gate: tokio::sync::RwLock::default(),
+            changed: watch::Sender::new(0),
+            settings,
+        }))
+    }
+
+    /// Told whenever there may be something new to pull.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn wake(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Accepts `change`: journaled, then applied. The same request again gets the same answer. Once begun it is
+    /// carried through, whether or not anybody waits for the answer.
+    pub(crate) async fn submit(self: &Arc<Self>, id: Option<String>, change: SetChange) -> Result<Outcome, String> {
+        let engine = self.clone();
+        let work = tokio::spawn(async move { engine.carry_through(id, change).await });
+        work.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    async fn carry_through(&self, id: Option<String>, change: SetChange) -> Result<Outcome, String> {
+        if let Some(id) = &id {
+            check_name("request", id).map_err(|error| error.to_string())?;
+        }
+        let policy = self.settings.policy.clone();
+        // A million routes take tens of milliseconds, which no other task has to wait for.
+        let checked = tokio::task::spawn_blocking(move || {
+            let change = change.check(&policy)?;
+            let body = record::encode_change(id.as_deref(), &change);
+            let digest = sha256(&[&record::body(&change)]);
+            Ok::<_, ChangeError>((id, change, body, digest))
+        });
+        let checked = checked.await.map_err(|error| error.to_string())?;
+        let (id, change, body, digest) = checked.map_err(|error| error.to_string())?;
+        let _open = self.gate.read().await;
+        let id_lock = id.as_ref().map(|id| self.lock_for(&format!("id {id}")));
+        let _one_of_id = match &id_lock {
+            Some(lock) => Some(lock.lock().await),
+            None => None,
+        };
+        let set_lock = self.lock_for(&format!("set {}", change.set));
+        let _one_of_set = set_lock.lock().await;
+        if let Some(id) = &id
+            && let Some(outcome) = lock(&self.requests).find(id, &digest).map_err(|error| error.to_string())?
+        {
+            return Ok(outcome);
+        }
+        self.check_room(&change).map_err(|error| error.to_string())?;
+        self.journal.append(body).await?;
+        let mut applying = Applying::new(&change, &mut lock(&self.table).rib);
+        let mut slices = 0;
+        let outcome = loop {
+            if let ControlFlow::Break(outcome) = applying.step(&mut lock(&self.table).rib, SLICE) {
+                break outcome;
+            }
+            slices += 1;
+            if slices % SLICES_A_WAKE == 0 {
+                self.wake();
+            }
+            tokio::task::yield_now().await;
+        };
+        self.wake();
+        if let Some(id) = &id {
+            lock(&self.requests).remember(id, digest, outcome);
+        }
+        metrics::counter!("bgp_speaker_inject_requests_total").increment(1);
+        metrics::gauge!("bgp_speaker_inject_routes").set(lock(&self.table).rib.routes() as f64);
+        Ok(outcome)
+    }
+
+    fn check_room(&self, change: &SetChange) -> Result<(), ChangeError> {
+        let table = lock(&self.table);
+        let replaced = match change.others {
+            Others::Go => table.rib.find_set(&change.set).map_or(0, |set| table.rib.routes_of(set)),
+            Others::Stay => 0,
+        };
+        let (would, limit) = (table.rib.routes() - replaced + change.adds(), self.settings.max_routes);
+        if would > limit { Err(ChangeError::TooMany { would, limit }) } else { Ok(()) }
+    }
+
+    fn lock_for(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = lock(&self.locks);
+        if let Some(lock) = locks.get(name).and_then(Weak::upgrade) {
+            return lock;
+        }
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let fresh = Arc::new(tokio::sync::Mutex::new(()));
+        locks.insert(name.to_owned(), Arc::downgrade(&fresh));
+        fresh
+    }
+
+    /// Writes the journal anew when it has grown well beyond what it says.
+    pub(crate) async fn compact(&self) -> Result<(), String> {
+        if self.journal.length() < lock(&self.compact).saturating_add(GROWTH) {
+            return Ok(());
+        }
+        let _closed = self.gate.write().await;
+        let bodies = self.snapshot();
+        self.journal.replace(bodies).await?;
+        *lock(&self.compact) = self.journal.length();
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Vec<Vec<u8>> {
+        let table = lock(&self.table);
+        let mut sets: BTreeMap<(String, RouteAttributes), Prefixes> = BTreeMap::new();
+        let mut walk = Walk::default();
+        let mut add = |set: &str, attributes: &RouteAttributes, prefix| {
+            sets.entry((set.to_owned(), attributes.clone())).or_default().push(prefix);
+        };
+        let mut seen = Vec::new();
+        while table
+            .rib
+            .visit(&mut walk, u32::MAX, |route| {
+                add(route.set, route.attributes, route.prefix);
+                seen.push(route.prefix);
+            })
+            .is_continue()
+        {}
+        for prefix in seen {
+            for (set, attributes) in table.rib.shadowed(prefix) {
+                add(set, attributes, prefix);
+            }
+        }
+        let change = |((set, attributes), prefixes)| {
+            let add = vec![Group { attributes, prefixes }];
+            record::encode_change(None, &SetChange { set, others: Others::Stay, remove: Prefixes::default(), add })
+        };
+        let requests = lock(&self.requests);
+        let known = requests.iter().map(|(id, digest, outcome)| record::encode_known(id, digest, outcome));
+        sets.into_iter().map(change).chain(known).collect()
+    }
+
+    /// Returns when everything accepted so far is on the wire to every peer that reads, and acknowledged by its TCP.
+    pub(crate) async fn wait(&self, patience: Duration) -> Result<Vec<String>, String> {
+        let (peers, done) = {
+            let mut table = lock(&self.table);
+            let fence = table.rib.fence().ok_or("no peer that takes injected routes is established")?;
+            let (done, wait) = oneshot::channel();
+            let peers = table.reading.clone();
+            table.waiting.push(Waiting { fence, peers: peers.clone(), done });
+            (peers, wait)
+        };
+        self.wake();
+        match tokio::time::timeout(patience, done).await {
+            Ok(Ok(result)) => result.map(|()| peers.into_iter().collect()),
+            Ok(Err(_)) => Err("the speaker is stopping".to_owned()),
+            Err(_) => Err(format!("not on the wire and acknowledged within {} ms", patience.as_millis())),
+        }
+    }
+
+    /// What the session of `peer` may send next; see [`Session::pull`].
+    pub(crate) fn pull(&self, peer: &str, session: &mut Session) -> Option<(LinkId, Batch)> {
+        let mut table = lock(&self.table);
+        let lost = session.lost_table();
+        let pulled = session.pull(&mut table.rib, PULL);
+        if lost && table.reading.remove(peer) {
+            for waiting in table.waiting.extract_if(.., |waiting| waiting.peers.contains(peer)) {
+                let _ = waiting.done.send(Err(format!("the session with {peer} ended: ask again")));
+            }
+        }
+        if pulled.is_some() && !table.reading.contains(peer) {
+            table.reading.insert(peer.to_owned());
+        }
+        pulled
+    }
+
+    /// The TCP of `peer` has acknowledged everything up to `fence`.
+    pub(crate) fn passed(&self, peer: &str, fence: FenceId) {
+        let mut table = lock(&self.table);
+        for waiting in &mut table.waiting {
+            if waiting.fence == fence {
+                waiting.peers.remove(peer);
+            }
+        }
+        for waiting in table.waiting.extract_if(.., |waiting| waiting.peers.is_empty() || waiting.done.is_closed()) {
+            let _ = waiting.done.send(Ok(()));
+        }
+    }
+}
+
+/// What runs beside the API, until the stop.
+pub(crate) fn start(engine: &Arc<Engine>, tasks: &mut JoinSet<()>, stop: &Stop) {
+    for process in engine.settings.processes.clone() {
+        tasks.spawn(process::run(process, engine.clone(), stop.clone()));
+    }
+    for check in engine.settings.checks.clone() {
+        tasks.spawn(check::run(check, engine.clone(), stop.clone()));
+    }
+    tasks.spawn(keep(engine.clone(), stop.clone()));
+}
+
+/// Keeps the journal from growing for ever, until the stop.
+async fn keep(engine: Arc<Engine>, stop: Stop) {
+    loop {
+        tokio::select! {
+            () = stop.told() => return,
+            () = tokio::time::sleep(LOOK_AT_JOURNAL) => {}
+        }
+        if let Err(error) = engine.compact().await {
+            tracing::error!(%error, "cannot write the journal anew");
+        }
+    }
+}
