@@ -45,11 +45,11 @@ impl Namespaces {
             }
         }
         let made = [
-            format!("ip link add a netns {SENDER} type veth peer name b netns {RECEIVER}"),
-            format!("ip -n {SENDER} addr add 192.0.2.1/30 dev a"),
-            format!("ip -n {RECEIVER} addr add 192.0.2.2/30 dev b"),
-            format!("ip -n {SENDER} link set a up"),
-            format!("ip -n {RECEIVER} link set b up"),
+            format!("ip link add inj0 netns {SENDER} type veth peer name inj1 netns {RECEIVER}"),
+            format!("ip -n {SENDER} addr add 192.0.2.1/30 dev inj0"),
+            format!("ip -n {RECEIVER} addr add 192.0.2.2/30 dev inj1"),
+            format!("ip -n {SENDER} link set inj0 up"),
+            format!("ip -n {RECEIVER} link set inj1 up"),
         ];
         made.iter().all(|command| run(command)).then_some(namespaces)
     }
@@ -162,12 +162,12 @@ impl Bird {
     }
 
     fn has_session(&mut self) -> bool {
-        self.ask("show protocols s").contains("Established")
+        self.ask("show protocols session1").contains("Established")
     }
 }
 
 fn receiver(folder: &Path) -> Bird {
-    let config = "router id 192.0.2.2;\nprotocol device {}\nprotocol bgp s {\n local 192.0.2.2 as 64500;\n neighbor 192.0.2.1 as 64500;\n passive on;\n hold time 90;\n ipv4 { import all; export none; };\n}\n";
+    let config = "router id 192.0.2.2;\nprotocol device {}\nprotocol bgp session1 {\n local 192.0.2.2 as 64500;\n neighbor 192.0.2.1 as 64500;\n passive on;\n hold time 90;\n ipv4 { import all; export none; };\n}\n";
     Bird::start(RECEIVER, folder, "receiver", config)
 }
 
@@ -229,7 +229,7 @@ fn sort(mut values: Vec<f64>) -> Vec<f64> {
 
 /// BIRD with the routes preloaded: seconds from enabling the session to the last route, and its memory.
 fn bird_preloaded(folder: &Path) -> (f64, f64, f64) {
-    let mut config = "router id 192.0.2.1;\nprotocol device {}\nprotocol bgp s {\n disabled;\n local 192.0.2.1 as 64500;\n neighbor 192.0.2.2 as 64500;\n connect delay time 1;\n ipv4 { import none; export all; next hop self; };\n}\nprotocol static {\n ipv4;\n".to_owned();
+    let mut config = "router id 192.0.2.1;\nprotocol device {}\nprotocol bgp session1 {\n disabled;\n local 192.0.2.1 as 64500;\n neighbor 192.0.2.2 as 64500;\n connect delay time 1;\n ipv4 { import none; export all; next hop self; };\n}\nprotocol static {\n ipv4;\n".to_owned();
     for n in 0..MILLION {
         let _ = writeln!(config, " route {}/32 blackhole;", host(n));
     }
@@ -237,13 +237,13 @@ fn bird_preloaded(folder: &Path) -> (f64, f64, f64) {
     let mut receiver = receiver(folder);
     let mut sender = Bird::start(SENDER, folder, "sender", &config);
     until("BIRD's own routes", || (sender.routes() == MILLION).then_some(()));
-    sender.ask("enable s");
+    sender.ask("enable session1");
     // From the session on: the handshake's delay is no part of the transfer.
     until("BIRD's session", || receiver.has_session().then_some(()));
     let start = Instant::now();
     let (all, tail) = receiver.seconds_until(start, MILLION, 0);
     let memory = sender.process.memory_mb();
-    sender.ask("disable s");
+    sender.ask("disable session1");
     let start = Instant::now();
     let (withdrawn, _) = receiver.seconds_until(start, 0, MILLION);
     println!(

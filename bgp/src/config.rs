@@ -52,8 +52,19 @@ pub struct Peer {
     pub shutdown_communication: String,
     /// What protects its TCP.
     pub protection: Protection,
+    /// How the path to it is watched, if it is.
+    pub bfd: Option<Bfd>,
     /// What its session is like.
     pub settings: Settings,
+}
+
+/// How a path is watched (RFC 5880).
+#[derive(Debug, Clone, Copy)]
+pub struct Bfd {
+    /// Between packets.
+    pub interval: Duration,
+    /// So many missed mean that the path is lost.
+    pub multiplier: NonZeroU8,
 }
 
 impl Peer {
@@ -111,6 +122,19 @@ struct RawPeer {
     strict_role: bool,
     md5_password_file: Option<PathBuf>,
     ttl_security_hops: Option<NonZeroU8>,
+    bfd: Option<RawBfd>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawBfd {
+    interval_ms: u32,
+    #[serde(default = "three")]
+    multiplier: NonZeroU8,
+}
+
+const fn three() -> NonZeroU8 {
+    NonZeroU8::MIN.saturating_add(2)
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -353,6 +377,7 @@ fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
         let md5_password = raw.md5_password_file.as_deref().map(md5_password).transpose();
         let md5_password = md5_password.map_err(|reason| Invalid::at(at("md5-password-file"), reason))?;
         let protection = Protection { md5_password, ttl_security_hops: raw.ttl_security_hops };
+        let bfd = raw.bfd.map(bfd).transpose().map_err(|reason| Invalid::at(at("bfd.interval-ms"), reason))?;
         let role =
             role(raw.role, raw.strict_role, internal).map_err(|(field, reason)| Invalid::at(at(field), reason))?;
         peers.push(Peer {
@@ -361,6 +386,7 @@ fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
             local_address: raw.local_address.map(|local| local.to_canonical()),
             shutdown_communication: own.shutdown_communication.clone(),
             protection,
+            bfd,
             settings: Settings {
                 local_as: own.local_as,
                 router_id: own.router_id,
@@ -378,6 +404,15 @@ fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
         });
     }
     Ok(peers)
+}
+
+fn bfd(raw: RawBfd) -> Result<Bfd, String> {
+    match raw.interval_ms {
+        10..=60_000 => {
+            Ok(Bfd { interval: Duration::from_millis(u64::from(raw.interval_ms)), multiplier: raw.multiplier })
+        }
+        other => Err(format!("{other} ms is not allowed: 10 to 60000")),
+    }
 }
 
 fn md5_password(path: &Path) -> Result<Secret<String>, String> {
@@ -506,6 +541,20 @@ mod tests {
         assert!(!format!("{config:?}").contains("xxx"));
         assert_eq!(config.peers[0].protection.ttl_security_hops, NonZeroU8::new(1));
         assert!(error(&text.replace("hops = 1", "hops = 0")).contains("ttl-security-hops"));
+    }
+
+    #[test]
+    fn a_watched_path_has_three_packets_to_miss_unless_told_otherwise() {
+        let with = |bfd: &str| EXAMPLE.replace("hold-time-s = 9\n", &format!("bfd = {bfd}\n"));
+        let bfd = |text: &str| config::parse::<Config>("f.toml", &with(text)).unwrap().peers[0].bfd.unwrap();
+        assert_eq!(bfd("{ interval-ms = 50 }").multiplier.get(), 3);
+        assert_eq!(bfd("{ interval-ms = 10, multiplier = 5 }").interval, Duration::from_millis(10));
+        for wrong in [9, 60_001] {
+            let message = error(&with(&format!("{{ interval-ms = {wrong} }}")));
+            assert!(message.contains("peers[0].bfd.interval-ms: "), "{message}");
+        }
+        assert!(error(&with("{ interval-ms = 50, multiplier = 0 }")).contains("multiplier"));
+        assert!(error(&with("{ interval-ms = 50, stray = 1 }")).contains("unknown field `stray`"));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! Decisions are bgp-core's; this crate owns sockets, timers and signals. No graceful restart is offered, so
 //! that the router drops the routes as soon as this process, its host or the session is gone.
 
+mod bfd;
 pub mod config;
 mod health;
 pub mod inject;

@@ -50,6 +50,7 @@ pub(crate) async fn run(
     mut routes: watch::Receiver<Announced>,
     mut incoming: mpsc::Receiver<TcpStream>,
     mut questions: mpsc::Receiver<oneshot::Sender<Report>>,
+    mut lost: mpsc::Receiver<String>,
     engine: Option<Arc<Engine>>,
     stop: Stop,
 ) {
@@ -82,6 +83,7 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             () = stop.told() => break,
+            Some(why) = lost.recv() => task.handle(Input::PathLost(&why)),
             Ok(()) = routes.changed() => {
                 let announced = routes.borrow_and_update().clone();
                 task.announce(announced);

@@ -7,7 +7,8 @@ use cloakway_runtime::{Outcome, Stop, admin, metrics};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::config::Config;
+use crate::bfd::{self, Path, Receivers};
+use crate::config::{Config, Peer};
 use crate::health::{self, Announced};
 use crate::inject::{self, Engine, api};
 use crate::listener::{self, Door};
@@ -29,12 +30,17 @@ pub async fn run(config: Config, stop: Stop) -> Outcome {
     let engine = config.inject.map(Engine::open).transpose()?;
     let mut tasks = JoinSet::new();
     let (mut doors, mut asked) = (Vec::new(), Vec::new());
-    for peer in config.peers {
+    let mut receivers = Receivers::default();
+    for (index, peer) in config.peers.into_iter().enumerate() {
+        let lost = watch_path(&peer, index, &mut receivers, &mut tasks);
         let (door, incoming) = mpsc::channel(INCOMING);
         let (ask, questions) = mpsc::channel(QUESTIONS);
         doors.push(Door { peer: peer.address.ip(), protection: peer.protection.clone(), door });
         asked.push(Asked { peer: peer.clone(), ask });
-        tasks.spawn(peer::run(peer, announced.clone(), incoming, questions, engine.clone(), stop.clone()));
+        tasks.spawn(peer::run(peer, announced.clone(), incoming, questions, lost, engine.clone(), stop.clone()));
+    }
+    for receiver in receivers.open()? {
+        tasks.spawn(receiver.run());
     }
     for address in config.listen {
         tasks.spawn(listener::run(listener::bind(address, &doors)?, doors.clone(), stop.clone()));
@@ -62,4 +68,17 @@ pub async fn run(config: Config, stop: Stop) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Watches the path to `peer`, if it is to be watched; gives the words that say that it is lost.
+fn watch_path(peer: &Peer, index: usize, receivers: &mut Receivers, tasks: &mut JoinSet<()>) -> mpsc::Receiver<String> {
+    let (lost, words) = mpsc::channel(1);
+    if let Some(wanted) = peer.bfd {
+        let discriminator = bfd::discriminator(index);
+        let settings = bfd_core::Settings { interval: wanted.interval, multiplier: wanted.multiplier, discriminator };
+        let path = Path { peer: peer.address.ip(), local: peer.local_address, settings };
+        let packets = receivers.expect(&path);
+        tasks.spawn(bfd::run(path, packets, lost));
+    }
+    words
 }

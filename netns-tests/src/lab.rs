@@ -159,6 +159,16 @@ impl Lab {
         eventually(BOUND, "the process ends", || child.try_wait()?.context("it runs")).map(drop)
     }
 
+    /// Stops the process `name` where it is, or lets it go on.
+    ///
+    /// # Errors
+    /// When no such process was started here.
+    pub fn freeze(&self, name: &str, frozen: bool) -> Result<()> {
+        let pid = self.children().get(name).with_context(|| format!("`{name}` is not running"))?.id();
+        let signal = if frozen { nix::sys::signal::Signal::SIGSTOP } else { nix::sys::signal::Signal::SIGCONT };
+        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid)?), signal)?)
+    }
+
     /// Starts the process `name` of the topology again, after [`Lab::kill9`].
     ///
     /// # Errors

@@ -92,27 +92,15 @@ mod tests {
     #[test]
     fn whoever_flaps_is_held_down_longer_each_time() {
         let mut probe = probe(10);
-        let mut now = 0;
-        let mut waited = Vec::new();
-        for _ in 0..4 {
-            while !probe.look(true, at(now)) {
-                now += 1;
+        let (mut now, mut fell, mut waited) = (0, None, Vec::new());
+        while waited.len() < 4 {
+            if probe.look(true, at(now)) {
+                waited.extend(fell.map(|fell| now - fell));
+                // It falls in the very second in which it rose.
+                assert_eq!([1, 2, 3].map(|_| probe.look(false, at(now))), [false, false, true]);
+                fell = Some(now);
             }
-            for _ in 0..3 {
-                probe.look(false, at(now));
-            }
-            assert!(!probe.is_healthy());
-            let fell = now;
-            while !probe.clone().look(true, at(now))
-                && !{
-                    let mut p = probe.clone();
-                    p.look(true, at(now));
-                    p.look(true, at(now))
-                }
-            {
-                now += 1;
-            }
-            waited.push(now - fell);
+            now += 1;
         }
         assert_eq!(waited, [10, 20, 40, 80]);
     }

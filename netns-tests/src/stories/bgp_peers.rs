@@ -4,7 +4,7 @@ mod routers;
 mod speakers;
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -26,6 +26,7 @@ pub(super) fn tell(lab: &Lab, evidence: &mut Evidence) -> Result<Vec<String>, St
     refresh(lab, &speakers, evidence);
     inside(lab, evidence);
     withdrawal(lab, &mut speakers, evidence);
+    paths(lab, &speakers, evidence);
     gobgp_needs_its_policy(lab, evidence);
     farewell(lab, evidence);
     clean(lab, evidence);
@@ -112,9 +113,53 @@ fn inside(lab: &Lab, evidence: &mut Evidence) {
     }
 }
 
+fn paths(lab: &Lab, speakers: &Speakers<'_>, evidence: &mut Evidence) {
+    evidence.point("5", "BFD: a far end that freezes is noticed long before the hold time of nine seconds");
+    let watched = Router::ALL.into_iter().filter_map(|router| Some((router, router.bfd_process()?)));
+    for (router, process) in watched {
+        evidence.check(&format!("{}: both ends see the path", router.name()), || {
+            eventually(BOUND, "the path is up", || {
+                let said = router.bfd(lab)?;
+                ensure!(said.contains(router.bfd_up()), "{said}");
+                Ok(said)
+            })
+        });
+        let frozen = evidence.require(&format!("{}: it freezes, and the session ends", router.name()), || {
+            let before = speakers.session(router, Case::Plain)?.flaps;
+            let began = Instant::now();
+            lab.freeze(process, true)?;
+            let ended = eventually(BOUND, "the session ends", || {
+                let row = speakers.session(router, Case::Plain)?;
+                ensure!(row.flaps > before, "{}", row.state);
+                Ok(row.last_down.unwrap_or_default())
+            });
+            let took = began.elapsed();
+            lab.freeze(process, false)?;
+            let ended = ended?;
+            ensure!(ended.contains("BFD Down"), "{ended}");
+            ensure!(took < Duration::from_secs(1), "{took:?}");
+            Ok((format!("after {} ms, asking included: {ended}", took.as_millis()), took))
+        });
+        if let Ok(took) = frozen {
+            evidence.measure(&format!("bfd-{}-frozen-to-down-ms", router.name()), took.as_secs_f64() * 1000.0);
+        }
+        evidence.check(&format!("{}: it goes on, and the session and its routes are back", router.name()), || {
+            eventually(BOUND, "the routes are back", || {
+                let row = speakers.session(router, Case::Plain)?;
+                ensure!(row.state == "Established", "{}; {:?}", row.state, row.last_down);
+                for prefix in Case::Plain.prefixes(router) {
+                    let said = router.route(lab, Case::Plain, &prefix)?;
+                    ensure!(said.contains(router.no_export()), "{said}");
+                }
+                Ok(row.state)
+            })
+        });
+    }
+}
+
 /// Why the operator of GoBGP has to write an export policy: without it NO_EXPORT is only a word.
 fn gobgp_needs_its_policy(lab: &Lab, evidence: &mut Evidence) {
-    evidence.point("5", "GoBGP keeps a private route inside by its operator's policy alone");
+    evidence.point("6", "GoBGP keeps a private route inside by its operator's policy alone");
     evidence.check("the policy is taken away: its neighbour AS hears of a private route", || {
         let private = Case::External.prefixes(Router::GoBgp).remove(0);
         lab.must("gobgp", &["gobgp", "global", "policy", "export", "del", "keep-inside"])?;
@@ -157,7 +202,7 @@ fn withdrawal(lab: &Lab, speakers: &mut Speakers<'_>, evidence: &mut Evidence) {
 }
 
 fn farewell(lab: &Lab, evidence: &mut Evidence) {
-    evidence.point("6", "A speaker is stopped: the router's operator reads why (RFC 9003), and the routes are gone");
+    evidence.point("7", "A speaker is stopped: the router's operator reads why (RFC 9003), and the routes are gone");
     for router in Router::ALL {
         evidence.check(&format!("{} shows our word and drops the routes", router.name()), || {
             lab.terminate(&Case::Plain.process(router))?;
@@ -176,7 +221,7 @@ fn farewell(lab: &Lab, evidence: &mut Evidence) {
 }
 
 fn clean(lab: &Lab, evidence: &mut Evidence) {
-    evidence.point("7", "Everything that was sent is clean in another reader");
+    evidence.point("8", "Everything that was sent is clean in another reader");
     evidence.check("the captures end", || lab.end_captures().map(|()| "whole".to_owned()));
     for router in Router::ALL {
         evidence.check(&format!("tshark finds nothing wrong on the link to {}", router.name()), || {

@@ -128,6 +128,29 @@ impl Router {
         }
     }
 
+    /// The process that answers for the path, where the plain session is watched by BFD.
+    pub(super) const fn bfd_process(self) -> Option<&'static str> {
+        match self {
+            Self::Bird => Some("bird"),
+            Self::Frr => Some("frr-bfdd"),
+            Self::GoBgp | Self::OpenBgpd => None,
+        }
+    }
+
+    /// What it knows of the path to the plain session.
+    pub(super) fn bfd(self, lab: &Lab) -> Result<String> {
+        match self {
+            Self::Bird => birdc(lab, "bird", "show bfd sessions"),
+            Self::Frr => vtysh(lab, "show bfd peers"),
+            Self::GoBgp | Self::OpenBgpd => bail!("{} has no BFD", self.name()),
+        }
+    }
+
+    /// How it says that the path works.
+    pub(super) const fn bfd_up(self) -> &'static str {
+        if matches!(self, Self::Bird) { " Up " } else { "Status: up" }
+    }
+
     /// What its daemon has written.
     pub(super) fn log(self, lab: &Lab) -> String {
         lab.log(match self {

@@ -120,6 +120,7 @@ impl Case {
         let local_as = self.local_as(router);
         let listen = if self == Self::Guarded { format!("listen = [\"[{local}]:179\"]\n") } else { String::new() };
         let session = match self {
+            Self::Plain if router.bfd_process().is_some() => "bfd = { interval-ms = 50 }\n".to_owned(),
             Self::Plain => String::new(),
             Self::Guarded => "passive = true\nmd5-password-file = \"{{secrets}}/md5\"\nadd-path = true\n".to_owned(),
             Self::External => {

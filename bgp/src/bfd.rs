@@ -1,0 +1,214 @@
+//! Bidirectional forwarding detection beside the sessions: sockets and timers (RFC 5881).
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::os::fd::AsRawFd as _;
+
+use bfd_core::{Input, Output, Session, Settings};
+use cloakway_runtime::clock;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+
+/// Where control packets go (RFC 5881 §4).
+const PORT: u16 = 3784;
+/// Where they come from (RFC 5881 §4).
+const SOURCE_PORTS: std::ops::RangeInclusive<u16> = 49152..=65535;
+/// What they carry when they leave and when they arrive: nobody further away can forge them (RFC 5881 §5).
+const TTL: u32 = 255;
+/// Packets that wait for their session.
+const WAITING: usize = 64;
+
+/// A path to be watched.
+#[derive(Debug, Clone)]
+pub(crate) struct Path {
+    pub(crate) peer: IpAddr,
+    pub(crate) local: Option<IpAddr>,
+    pub(crate) settings: Settings,
+}
+
+impl Path {
+    fn local(&self) -> IpAddr {
+        let any = if self.peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        self.local.unwrap_or(any)
+    }
+}
+
+/// A number for a session that no other of this host has.
+pub(crate) fn discriminator(index: usize) -> NonZeroU32 {
+    let random = RandomState::new().build_hasher().finish();
+    let spread = u32::try_from(random >> 48).unwrap_or_default() << 16;
+    let index = u32::try_from(index).unwrap_or_default() & 0xffff;
+    NonZeroU32::new(spread | index).unwrap_or(NonZeroU32::MIN)
+}
+
+/// The receivers of what arrives, one for each of our own addresses.
+#[derive(Default)]
+pub(crate) struct Receivers(BTreeMap<IpAddr, BTreeMap<IpAddr, mpsc::Sender<Vec<u8>>>>);
+
+impl Receivers {
+    /// The packets from the peer of `path`.
+    pub(crate) fn expect(&mut self, path: &Path) -> mpsc::Receiver<Vec<u8>> {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        self.0.entry(path.local()).or_default().insert(path.peer, sender);
+        receiver
+    }
+
+    /// Opens the sockets.
+    ///
+    /// # Errors
+    /// Names the address.
+    pub(crate) fn open(self) -> Result<Vec<Receiver>, String> {
+        let open = |(local, sessions): (IpAddr, _)| {
+            let socket = listen(local).map_err(|error| format!("cannot take BFD on {local}: {error}"))?;
+            Ok(Receiver { socket, sessions })
+        };
+        self.0.into_iter().map(open).collect()
+    }
+}
+
+/// Takes what arrives at one of our addresses.
+pub(crate) struct Receiver {
+    socket: UdpSocket,
+    sessions: BTreeMap<IpAddr, mpsc::Sender<Vec<u8>>>,
+}
+
+impl Receiver {
+    /// Hands packets to their sessions until the last of them has ended.
+    pub(crate) async fn run(self) {
+        let all_ended = async {
+            for session in self.sessions.values() {
+                session.closed().await;
+            }
+        };
+        tokio::pin!(all_ended);
+        loop {
+            let received = tokio::select! {
+                () = &mut all_ended => return,
+                received = self.socket.async_io(Interest::READABLE, || receive(&self.socket)) => received,
+            };
+            match received {
+                Ok(Datagram { from: Some(from), ttl: Some(255), bytes }) => {
+                    // A session that does not keep up loses packets, as on the wire.
+                    if let Some(session) = self.sessions.get(&from.to_canonical()) {
+                        let _ = session.try_send(bytes);
+                    }
+                }
+                Ok(_) => metrics::counter!("bgp_speaker_bfd_packets_refused_total").increment(1),
+                Err(error) => tracing::debug!(%error, "cannot receive BFD"),
+            }
+        }
+    }
+}
+
+struct Datagram {
+    from: Option<IpAddr>,
+    ttl: Option<i32>,
+    bytes: Vec<u8>,
+}
+
+fn receive(socket: &UdpSocket) -> io::Result<Datagram> {
+    let mut bytes = vec![0; 128];
+    let mut space = nix::cmsg_space!(libc::c_int);
+    let mut slices = [IoSliceMut::new(&mut bytes)];
+    let message =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_DONTWAIT)?;
+    let ttl = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => Some(ttl),
+        _ => None,
+    });
+    let from = message.address.and_then(|address| {
+        let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
+    });
+    let length = message.bytes;
+    bytes.truncate(length);
+    Ok(Datagram { from, ttl, bytes })
+}
+
+fn udp(local: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    if local.is_ipv6() {
+        socket.set_only_v6(true)?;
+        socket.set_unicast_hops_v6(TTL)?;
+    } else {
+        socket.set_ttl_v4(TTL)?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn listen(local: IpAddr) -> io::Result<UdpSocket> {
+    let address = SocketAddr::new(local, PORT);
+    let socket = udp(address)?;
+    if local.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
+    } else {
+        setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
+    }
+    socket.bind(&address.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// A socket to send from, on the first source port that is free.
+fn sender(path: &Path) -> io::Result<UdpSocket> {
+    let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
+    for port in SOURCE_PORTS {
+        let address = SocketAddr::new(path.local(), port);
+        let socket = udp(address)?;
+        match socket.bind(&address.into()) {
+            Ok(()) => return UdpSocket::from_std(socket.into()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => taken = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(taken)
+}
+
+/// Watches `path` for as long as somebody hears on `lost` why it was lost: a session that ends in good order says so
+/// before its path does.
+#[tracing::instrument(name = "bfd", skip_all, fields(peer = %path.peer))]
+pub(crate) async fn run(path: Path, mut packets: mpsc::Receiver<Vec<u8>>, lost: mpsc::Sender<String>) {
+    let socket = match sender(&path) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(%error, "cannot send BFD: the path is not watched");
+            lost.closed().await;
+            return;
+        }
+    };
+    let to = SocketAddr::new(path.peer, PORT);
+    let seed = RandomState::new().build_hasher().finish();
+    let mut session = Session::new(path.settings, seed, clock::now());
+    loop {
+        while let Some(output) = session.poll_output() {
+            match output {
+                // A packet that cannot leave is one that was lost: the far end will notice.
+                Output::Send(bytes) => drop(socket.try_send_to(&bytes, to)),
+                Output::Up => tracing::info!("the path works"),
+                Output::Down(why) => {
+                    tracing::warn!(%why, "the path is lost");
+                    // If the session has not yet ended over an earlier word, it will.
+                    let _ = lost.try_send(format!("BFD: {why}"));
+                }
+            }
+        }
+        tokio::select! {
+            biased;
+            () = lost.closed() => break,
+            Some(packet) = packets.recv() => session.handle(Input::Received(&packet), clock::now()),
+            () = clock::until(session.poll_timeout()) => session.handle(Input::Tick, clock::now()),
+        }
+    }
+    session.handle(Input::Stop, clock::now());
+    while let Some(output) = session.poll_output() {
+        if let Output::Send(bytes) = output {
+            let _ = socket.try_send_to(&bytes, to);
+        }
+    }
+}
