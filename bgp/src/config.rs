@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_core::{Export, Guard, Options, Policy, PrivateRoute, RoleSetting, RouteError, Settings};
+use bgp_core::{Export, Guard, Options, PrivateRoute, RoleSetting, RouteError, Settings};
 use bgp_wire::{AS_TRANS, Asn, Community, HoldTime, LONGEST_COMMUNICATION, Role, RouterId};
 use cloakway_crypto::Secret;
 use cloakway_runtime::config::{self, Invalid};
@@ -86,7 +85,7 @@ pub struct Raw {
     #[serde(default)]
     private_routes: Vec<RawRoute>,
     health: Option<RawHealth>,
-    inject: Option<RawInject>,
+    inject: Option<inject::settings::RawInject>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -155,31 +154,6 @@ enum RawRole {
     Peer,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawInject {
-    api_socket: Option<PathBuf>,
-    journal: PathBuf,
-    allow: Vec<IpNet>,
-    #[serde(default = "two_million")]
-    max_routes: usize,
-    #[serde(default)]
-    processes: Vec<RawProcess>,
-    #[serde(default)]
-    checks: Vec<inject::settings::RawCheck>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawProcess {
-    name: String,
-    run: Vec<String>,
-}
-
-const fn two_million() -> usize {
-    2_000_000
-}
-
 const fn bgp_port() -> u16 {
     BGP_PORT
 }
@@ -242,7 +216,7 @@ impl config::Config for Config {
             return Err(Invalid::at("health.socket", reason));
         }
         let taken = [Some(&admin_socket), health_socket.as_ref()];
-        let inject = raw.inject.map(|raw| settings(raw, &routes, &taken)).transpose()?;
+        let inject = raw.inject.map(|raw| inject::settings::settings(raw, &routes, &taken)).transpose()?;
         Ok(Self {
             admin_socket,
             metrics_listen: raw.metrics_listen,
@@ -295,35 +269,6 @@ fn routes(raw: Vec<RawRoute>) -> Result<Vec<PrivateRoute>, Invalid> {
         routes.push(route);
     }
     Ok(routes)
-}
-
-fn settings(raw: RawInject, routes: &[PrivateRoute], taken: &[Option<&PathBuf>]) -> Result<inject::Settings, Invalid> {
-    let api_socket = raw.api_socket.unwrap_or_else(|| config::default_socket("bgp-speaker-api"));
-    if taken.contains(&Some(&api_socket)) {
-        return Err(Invalid::at("inject.api-socket", "another socket has this path: give it one of its own"));
-    }
-    if raw.allow.is_empty() {
-        return Err(Invalid::at("inject.allow", "nothing could be injected: give the prefixes that may be"));
-    }
-    if let Some(at) = raw.allow.iter().position(|prefix| *prefix != prefix.trunc()) {
-        return Err(Invalid::at(format!("inject.allow[{at}]"), "the prefix has host bits set"));
-    }
-    let private: Vec<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
-    let policy = Arc::new(Policy::new(&raw.allow, &private));
-    let (mut names, mut processes) = (BTreeSet::new(), Vec::new());
-    for (index, RawProcess { name, run }) in raw.processes.into_iter().enumerate() {
-        if name.is_empty() || name.len() > 64 || !names.insert(name.clone()) {
-            let reason = format!("{name:?} is empty, taken or longer than 64 octets: each program has its own");
-            return Err(Invalid::at(format!("inject.processes[{index}].name"), reason));
-        }
-        if run.is_empty() {
-            let reason = "no program: give it with its arguments, such as [\"/usr/bin/python3\", \"script.py\"]";
-            return Err(Invalid::at(format!("inject.processes[{index}].run"), reason));
-        }
-        processes.push(inject::process::Process { name, run });
-    }
-    let checks = inject::settings::checks(raw.checks)?;
-    Ok(inject::Settings { api_socket, journal: raw.journal, policy, max_routes: raw.max_routes, processes, checks })
 }
 
 fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {

@@ -174,6 +174,17 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_down_or_sideways_is_marked_only_to_customer() {
+        let roles = [Role::Provider, Role::Peer, Role::RouteServer, Role::Customer, Role::RouteServerClient];
+        for (role, marked) in roles.into_iter().zip([true, true, true, false, false]) {
+            let exporter = Exporter { role: Some(role), ..exporter(true) };
+            let messages = exporter.difference(&Routes::new(), &routes(&["203.0.113.200/32"], Guard::NoExport));
+            let [update] = &updates(&messages, exporter.context)[..] else { panic!() };
+            assert_eq!(update.attributes.only_to_customer, marked.then_some(Asn(64500)), "{role:?}");
+        }
+    }
+
+    #[test]
     fn ipv4_by_ipv6_goes_to_who_has_the_capability() {
         let prefix: IpNet = "203.0.113.200/32".parse().unwrap();
         let route = PrivateRoute::new(prefix, "2001:db8::1".parse().unwrap(), Guard::NoExport, Vec::new()).unwrap();

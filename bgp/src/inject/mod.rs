@@ -107,7 +107,8 @@ impl Engine {
             Record::Change { id, change } => {
                 let outcome = apply(&change, &mut rib);
                 if let Some(id) = id {
-                    requests.remember(&id, sha256(&[&record::body(&change)]), outcome);
+                    let record = record::encode_change(None, &change);
+                    requests.remember(&id, sha256(&[record::body_of(&record, None)]), outcome);
                 }
             }
             Record::Known { id, digest, outcome } => requests.remember(&id, digest, outcome),
@@ -158,7 +159,7 @@ impl Engine {
         let checked = tokio::task::spawn_blocking(move || {
             let change = change.check(&policy)?;
             let body = record::encode_change(id.as_deref(), &change);
-            let digest = sha256(&[&record::body(&change)]);
+            let digest = sha256(&[record::body_of(&body, id.as_deref())]);
             Ok::<_, ChangeError>((id, change, body, digest))
         });
         let checked = checked.await.map_err(|error| error.to_string())?;

@@ -1,18 +1,50 @@
-//! The checks of the configuration file.
+//! The table `inject` of the configuration file.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_core::Patience;
-use cloakway_runtime::config::Invalid;
+use bgp_core::{Patience, Policy, PrivateRoute};
+use cloakway_runtime::config::{self, Invalid};
+use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::Settings;
 use super::check::{Check, Target};
+use super::process::Process;
+
+/// The table `inject` as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct RawInject {
+    api_socket: Option<PathBuf>,
+    journal: PathBuf,
+    allow: Vec<IpNet>,
+    #[serde(default = "two_million")]
+    max_routes: usize,
+    #[serde(default)]
+    processes: Vec<RawProcess>,
+    #[serde(default)]
+    checks: Vec<RawCheck>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawProcess {
+    name: String,
+    run: Vec<String>,
+}
+
+const fn two_million() -> usize {
+    2_000_000
+}
 
 /// A check as written; exactly one of command, tcp and http is given.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct RawCheck {
+struct RawCheck {
     set: String,
     command: Option<Vec<String>>,
     tcp: Option<SocketAddr>,
@@ -41,8 +73,42 @@ const fn three() -> u32 {
     3
 }
 
+/// Holds the table to what can be; `taken` are the paths of other sockets.
+pub(crate) fn settings(
+    raw: RawInject,
+    routes: &[PrivateRoute],
+    taken: &[Option<&PathBuf>],
+) -> Result<Settings, Invalid> {
+    let api_socket = raw.api_socket.unwrap_or_else(|| config::default_socket("bgp-speaker-api"));
+    if taken.contains(&Some(&api_socket)) {
+        return Err(Invalid::at("inject.api-socket", "another socket has this path: give it one of its own"));
+    }
+    if raw.allow.is_empty() {
+        return Err(Invalid::at("inject.allow", "nothing could be injected: give the prefixes that may be"));
+    }
+    if let Some(at) = raw.allow.iter().position(|prefix| *prefix != prefix.trunc()) {
+        return Err(Invalid::at(format!("inject.allow[{at}]"), "the prefix has host bits set"));
+    }
+    let private: Vec<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
+    let policy = Arc::new(Policy::new(&raw.allow, &private));
+    let (mut names, mut processes) = (BTreeSet::new(), Vec::new());
+    for (index, RawProcess { name, run }) in raw.processes.into_iter().enumerate() {
+        if name.is_empty() || name.len() > 64 || !names.insert(name.clone()) {
+            let reason = format!("{name:?} is empty, taken or longer than 64 octets: each program has its own");
+            return Err(Invalid::at(format!("inject.processes[{index}].name"), reason));
+        }
+        if run.is_empty() {
+            let reason = "no program: give it with its arguments, such as [\"/usr/bin/python3\", \"script.py\"]";
+            return Err(Invalid::at(format!("inject.processes[{index}].run"), reason));
+        }
+        processes.push(Process { name, run });
+    }
+    let checks = checks(raw.checks)?;
+    Ok(Settings { api_socket, journal: raw.journal, policy, max_routes: raw.max_routes, processes, checks })
+}
+
 /// Holds the checks to what can be.
-pub(crate) fn checks(raw: Vec<RawCheck>) -> Result<Vec<Check>, Invalid> {
+fn checks(raw: Vec<RawCheck>) -> Result<Vec<Check>, Invalid> {
     let mut checks: Vec<Check> = Vec::new();
     for (index, raw) in raw.into_iter().enumerate() {
         let at = |field: &str| format!("inject.checks[{index}].{field}");
