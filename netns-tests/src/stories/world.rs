@@ -98,6 +98,13 @@ impl<'a> World<'a> {
         self.lab.must(host, &["ip", family, "route", "show", address])
     }
 
+    /// The routes of `host` that match `address` and drop what they match.
+    fn discards(&self, host: &str, address: &str) -> Result<String> {
+        let family = if address.contains(':') { "-6" } else { "-4" };
+        let routes = self.lab.must(host, &["ip", family, "route", "show", "match", address])?;
+        Ok(routes.lines().filter(|route| route.starts_with("blackhole")).map(|route| format!("{route}\n")).collect())
+    }
+
     /// Whether the edge's kernel sends packets to `address` to the forwarder.
     pub(crate) fn edge_uses_forwarder(&self, address: &str) -> Result<String> {
         let routes = self.kernel_routes("edge", address)?;
@@ -114,7 +121,7 @@ impl<'a> World<'a> {
                 return Ok(found.into_iter().collect::<Result<Vec<_>>>()?.concat());
             }
             ensure!(found.iter().all(Result::is_err), "a route is there: {found:?}");
-            let routes = PRIVATE.map(|address| self.kernel_routes("edge", address));
+            let routes = PRIVATE.map(|address| self.discards("edge", address));
             Ok(routes.into_iter().collect::<Result<Vec<_>>>()?.concat())
         })
     }
