@@ -64,7 +64,7 @@ fn bgp() -> Seeds {
     let v6 = || ["2001:db8:c10a::200/128", "2001:db8::/32"].map(|prefix| prefix.parse().expect("a prefix"));
     let one = |updates: Vec<Update>| write(Message::Update(updates.into_iter().next().expect("a message")));
     let announced = announce_v4(&attributes, [198, 51, 100, 2].into(), v4(), context).expect("it fits");
-    let two_octets = Context { four_octet_as: false, external: true };
+    let two_octets = Context { external: true, ..Context::LEAST };
     let mut open = Open::new(
         Asn(64500),
         HoldTime::from_secs(9).expect("allowed"),
@@ -95,8 +95,8 @@ fn bgp() -> Seeds {
         ("announce-two-octet", Message::Update(announced[0].clone()).encode(two_octets).expect("a valid message")),
         ("announce-v4", one(announced)),
         ("announce-v6", one(announce_v6(&attributes, next_hop_v6, v6(), context).expect("it fits"))),
-        ("withdraw-v4", one(withdraw_v4(v4()))),
-        ("withdraw-v6", one(withdraw_v6(v6()))),
+        ("withdraw-v4", one(withdraw_v4(v4(), Context::default()))),
+        ("withdraw-v6", one(withdraw_v6(v6(), Context::default()))),
         ("end-of-rib-v6", write(Message::Update(Update::end_of_rib(Family::Ipv6)))),
         ("keepalive", write(Message::KeepAlive)),
         ("notification", write(Message::Notification(Notification::new(ErrorCode::BAD_LENGTH, [0, 18])))),

@@ -5,7 +5,7 @@ use bgp_wire::{Context, DecodeError, Disposition, Framer, HEADER_LENGTH, MAX_LEN
 const MARKER: [u8; 16] = [0xff; 16];
 
 /// One message as the framer would hand it over; bytes without the marker are a type and a body, which
-/// get a header that fits. Each is read on all four kinds of session.
+/// get a header that fits. Each is read on eight kinds of session.
 pub fn bgp_message(bytes: &[u8]) {
     let frame = match bytes {
         [kind, body @ ..] if !bytes.starts_with(&MARKER) && body.len() <= MAX_LENGTH - HEADER_LENGTH => {
@@ -15,10 +15,13 @@ pub fn bgp_message(bytes: &[u8]) {
         _ => bytes.to_vec(),
     };
     for (four_octet_as, external) in [(true, false), (true, true), (false, false), (false, true)] {
-        let context = Context { four_octet_as, external };
-        match Message::decode(&frame, context) {
-            Ok(message) => stays(&message, frame.len(), context),
-            Err(error) => answered(&error),
+        for rich in [false, true] {
+            let context =
+                Context { four_octet_as, external, enhanced_refresh: rich, ipv4_by_ipv6: rich, ..Context::LEAST };
+            match Message::decode(&frame, context) {
+                Ok(message) => stays(&message, frame.len(), context),
+                Err(error) => answered(&error),
+            }
         }
     }
 }
