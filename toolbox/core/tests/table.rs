@@ -480,17 +480,6 @@ proptest! {
     }
 
     #[test]
-    fn a_copy_of_any_event_right_behind_it_changes_no_answer(ops in proptest::collection::vec(any_op(), 0..40)) {
-        let (mut once, mut twice) = (Table::new(settings()), Table::new(settings()));
-        for op in &ops {
-            carry_out(&mut once, op);
-            carry_out(&mut twice, op);
-            carry_out(&mut twice, op);
-        }
-        prop_assert_eq!(answers(&once), answers(&twice));
-    }
-
-    #[test]
     fn nobody_is_bound_whom_no_record_named_there(ops in proptest::collection::vec(any_op(), 0..40)) {
         let mut table = Table::new(settings());
         ops.iter().for_each(|op| drop(carry_out(&mut table, op)));
