@@ -1,0 +1,122 @@
+//! The configuration file.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use bgp_core::PrivateRoute;
+use bgp_wire::{AS_TRANS, Asn, LONGEST_COMMUNICATION, RouterId};
+use cloakway_runtime::config::{self, Invalid};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::inject;
+
+mod peer;
+mod route;
+
+pub use peer::{Bfd, Peer};
+use peer::{Own, RawPeer};
+use route::RawRoute;
+
+/// A usable configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// Where `show` asks.
+    pub admin_socket: PathBuf,
+    /// Where Prometheus reads.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where peers may connect.
+    pub listen: Vec<SocketAddr>,
+    /// Who hears the routes.
+    pub peers: Vec<Peer>,
+    /// What they hear.
+    pub routes: Vec<PrivateRoute>,
+    /// Where the forwarder's health is read; there is none without private routes.
+    pub health_socket: Option<PathBuf>,
+    /// Routes beside the private ones, by request.
+    pub inject: Option<inject::Settings>,
+}
+
+/// The file as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Raw {
+    admin_socket: Option<PathBuf>,
+    metrics_listen: Option<SocketAddr>,
+    speaker: RawSpeaker,
+    peers: Vec<RawPeer>,
+    #[serde(default)]
+    private_routes: Vec<RawRoute>,
+    health: Option<RawHealth>,
+    inject: Option<inject::settings::RawInject>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawSpeaker {
+    local_as: u32,
+    router_id: Ipv4Addr,
+    #[serde(default)]
+    listen: Vec<SocketAddr>,
+    #[serde(default)]
+    shutdown_communication: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawHealth {
+    socket: PathBuf,
+}
+
+impl config::Config for Config {
+    type Raw = Raw;
+
+    fn validate(raw: Raw) -> Result<Self, Invalid> {
+        let local_as = asn(raw.speaker.local_as).map_err(|reason| Invalid::at("speaker.local-as", reason))?;
+        let router_id =
+            RouterId::new(raw.speaker.router_id).map_err(|error| Invalid::at("speaker.router-id", error))?;
+        if raw.private_routes.is_empty() && raw.inject.is_none() {
+            return Err(Invalid::at("private-routes", "there is none: give at least one, or an [inject] table"));
+        }
+        let routes = route::routes(raw.private_routes)?;
+        let private: BTreeSet<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
+        let shutdown_communication = raw.speaker.shutdown_communication;
+        if shutdown_communication.len() > LONGEST_COMMUNICATION {
+            let reason = format!("longer than {LONGEST_COMMUNICATION} octets: RFC 9003 §2 takes no more");
+            return Err(Invalid::at("speaker.shutdown-communication", reason));
+        }
+        let own = Own { local_as, router_id, private, listens: !raw.speaker.listen.is_empty(), shutdown_communication };
+        let peers = peer::peers(raw.peers, &own)?;
+        let admin_socket = raw.admin_socket.unwrap_or_else(|| config::default_socket("bgp-speaker"));
+        let health_socket = raw.health.map(|health| health.socket);
+        if health_socket.is_none() && !routes.is_empty() {
+            return Err(Invalid::at("health", "private routes follow the forwarder's health: give its socket"));
+        }
+        if health_socket.as_ref() == Some(&admin_socket) {
+            let reason = "the same path as admin-socket: give the forwarder's health-socket";
+            return Err(Invalid::at("health.socket", reason));
+        }
+        let taken = [Some(&admin_socket), health_socket.as_ref()];
+        let inject = raw.inject.map(|raw| inject::settings::settings(raw, &routes, &taken)).transpose()?;
+        Ok(Self {
+            admin_socket,
+            metrics_listen: raw.metrics_listen,
+            listen: raw.speaker.listen,
+            peers,
+            routes,
+            health_socket,
+            inject,
+        })
+    }
+}
+
+fn asn(number: u32) -> Result<Asn, String> {
+    if number == 0 || number == u32::from(AS_TRANS) || number == u32::from(u16::MAX) || number == u32::MAX {
+        return Err(format!("AS {number} is reserved: give the AS number that the registry assigned"));
+    }
+    Ok(Asn(number))
+}
+
+#[cfg(test)]
+mod tests;

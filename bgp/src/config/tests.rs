@@ -1,0 +1,176 @@
+use std::num::NonZeroU8;
+use std::time::Duration;
+
+use bgp_core::{Export, Guard, RoleSetting};
+use bgp_wire::Role;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../configs/bgp-speaker.toml");
+
+fn error(text: &str) -> String {
+    config::parse::<Config>("bgp-speaker.toml", text).unwrap_err().to_string()
+}
+
+#[test]
+fn the_example_is_valid_and_its_values_arrive() {
+    let config: Config = config::parse("bgp-speaker.toml", EXAMPLE).unwrap();
+    assert_eq!(config.peers[0].address, "198.51.100.1:179".parse().unwrap());
+    assert!(config.peers[0].is_internal());
+    assert_eq!(config.peers[0].settings.hold_time.as_secs(), 9);
+    assert_eq!(config.routes.iter().map(PrivateRoute::guard).collect::<Vec<_>>(), [Guard::NoExport; 2]);
+    assert_eq!(config.admin_socket, config::default_socket("bgp-speaker"));
+    assert!(config.listen.is_empty());
+}
+
+#[test]
+fn what_is_commented_out_in_the_example_is_valid_too() {
+    let text = EXAMPLE.replace("# shutdown-communication", "shutdown-communication");
+    let text = text.replace("# listen = ", "listen = ").replace("# metrics-listen = ", "metrics-listen = ");
+    let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+    assert_eq!((config.listen.len(), config.metrics_listen.is_some()), (2, true));
+}
+
+#[test]
+fn the_inject_table_in_the_example_is_valid_and_strict() {
+    let text = [
+        "[inject]",
+        "journal = ",
+        "allow = [",
+        "[[inject.processes]]",
+        "name = \"anycast",
+        "run = [",
+        "[[inject.checks]]",
+        "set = \"anycast",
+        "tcp = \"198",
+    ]
+    .iter()
+    .fold(EXAMPLE.to_owned(), |text, start| text.replace(&format!("# {start}"), start));
+    let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+    let inject = config.inject.unwrap();
+    assert_eq!((inject.max_routes, inject.processes.len(), inject.checks.len()), (2_000_000, 1, 1));
+    let private = "203.0.113.200/32".parse().unwrap();
+    assert!(inject.policy.check(private, Some(Guard::NoExport)).is_err(), "the allow-list holds for all");
+    for (from, to, expected) in [
+        ("allow = [", "stray = 1\nallow = [", "unknown field `stray`"),
+        ("allow = [\"198.51.100.0/24\"", "allow = [\"198.51.100.1/24\"", "inject.allow[0]: the prefix has host bits"),
+        ("allow = [\"198.51.100.0/24\", \"2001:db8:5100::/48\"]", "allow = []", "inject.allow: nothing could be"),
+        ("name = \"anycast\"", "name = \"\"", "inject.processes[0].name"),
+        ("tcp = \"198.51.100.10:53\"", "http = \"https://x\"", "inject.checks[0].http: \"https://x\" is not"),
+        ("tcp = \"198.51.100.10:53\"", "rise = 0", "inject.checks[0].rise: 0 is not allowed"),
+    ] {
+        let message = error(&text.replacen(from, to, 1));
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn an_external_peer_is_told_nothing_unless_the_file_says_so() {
+    let external = EXAMPLE.replace("remote-as = 64500", "remote-as = 64501");
+    let export = |text: &str| {
+        let config: Config = config::parse("bgp-speaker.toml", text).unwrap();
+        config.peers[0].settings.export
+    };
+    assert_eq!(export(EXAMPLE), Export::All);
+    assert_eq!(export(&external), Export::Nothing);
+    let private = "hold-time-s = 9\nexport = \"private\"\n";
+    assert_eq!(export(&external.replace("hold-time-s = 9\n", private)), Export::Private);
+    assert_eq!(export(&EXAMPLE.replace("hold-time-s = 9\n", "export = \"nothing\"\n")), Export::Nothing);
+}
+
+#[test]
+fn a_password_is_read_from_its_file_and_not_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    let text = EXAMPLE.replace(
+        "hold-time-s = 9\n",
+        &format!("md5-password-file = {:?}\nttl-security-hops = 1\n", file.display().to_string()),
+    );
+    assert!(error(&text).contains("peers[0].md5-password-file: "), "{}", error(&text));
+    std::fs::write(&file, "x".repeat(81)).unwrap();
+    assert!(error(&text).contains("81 octets: TCP-MD5 takes up to 80"), "{}", error(&text));
+    std::fs::write(&file, "x".repeat(80) + "\n").unwrap();
+    let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+    assert!(!format!("{config:?}").contains("xxx"));
+    assert_eq!(config.peers[0].protection.ttl_security_hops, NonZeroU8::new(1));
+    assert!(error(&text.replace("hops = 1", "hops = 0")).contains("ttl-security-hops"));
+}
+
+#[test]
+fn a_watched_path_has_three_packets_to_miss_unless_told_otherwise() {
+    let with = |bfd: &str| EXAMPLE.replace("hold-time-s = 9\n", &format!("bfd = {bfd}\n"));
+    let bfd = |text: &str| config::parse::<Config>("f.toml", &with(text)).unwrap().peers[0].bfd.unwrap();
+    assert_eq!(bfd("{ interval-ms = 50 }").multiplier.get(), 3);
+    assert_eq!(bfd("{ interval-ms = 10, multiplier = 5 }").interval, Duration::from_millis(10));
+    for wrong in [9, 60_001] {
+        let message = error(&with(&format!("{{ interval-ms = {wrong} }}")));
+        assert!(message.contains("peers[0].bfd.interval-ms: "), "{message}");
+    }
+    assert!(error(&with("{ interval-ms = 50, multiplier = 0 }")).contains("multiplier"));
+    assert!(error(&with("{ interval-ms = 50, stray = 1 }")).contains("unknown field `stray`"));
+}
+
+#[test]
+fn options_of_a_session_arrive() {
+    let options = "delay-open-s = 5\nadd-path = true\nrole = \"provider\"\nstrict-role = true\n";
+    let text = EXAMPLE.replace("remote-as = 64500", "remote-as = 64501").replace("hold-time-s = 9\n", options);
+    let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+    let options = &config.peers[0].settings.options;
+    assert_eq!((options.delay_open, options.add_path), (Some(Duration::from_secs(5)), true));
+    assert_eq!(options.role, Some(RoleSetting { role: Role::Provider, strict: true }));
+}
+
+#[test]
+fn the_guard_is_no_export_unless_asked_otherwise() {
+    let text =
+        EXAMPLE.replacen("guard = \"no-export\"\n", "", 1).replacen("\"no-export\"\n\n#", "\"no-advertise\"\n\n#", 1);
+    let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+    assert_eq!(config.routes[0].guard(), Guard::NoExport);
+    assert_eq!(config.routes[1].guard(), Guard::NoAdvertise);
+    assert!(error(&EXAMPLE.replacen("\"no-export\"\n\n[", "\"none\"\n\n[", 1)).contains("no-advertise"));
+}
+
+#[test]
+fn a_stray_key_in_any_table_is_refused_with_its_line() {
+    for table in ["[speaker]", "[[peers]]", "[[private-routes]]", "[health]"] {
+        let stray = EXAMPLE.replacen(&format!("\n{table}\n"), &format!("\n{table}\nstray = 1\n"), 1);
+        let line = stray.lines().position(|line| line == "stray = 1").unwrap() + 1;
+        let message = error(&stray);
+        assert!(message.starts_with(&format!("bgp-speaker.toml:{line}: ")), "{message}");
+        assert!(message.contains("unknown field `stray`"), "{message}");
+    }
+    assert!(error(&format!("stray = 1\n{EXAMPLE}")).contains("bgp-speaker.toml:1: stray: unknown field"));
+}
+
+#[test]
+fn a_value_that_cannot_be_names_line_field_and_what_would_be_right() {
+    let cases = [
+        ("local-as = 64500", "local-as = 0", "speaker.local-as: AS 0 is reserved"),
+        ("router-id = \"198.51.100.2\"", "router-id = \"0.0.0.0\"", "speaker.router-id: router id 0.0.0.0"),
+        ("hold-time-s = 9", "hold-time-s = 2", "peers[0].hold-time-s: 2 s is not allowed: 3 to 65535"),
+        ("hold-time-s = 9", "hold-time-s = 0", "peers[0].hold-time-s: 0 s is not allowed: 3 to 65535"),
+        ("hold-time-s = 9", "passive = true", "peers[0].passive: true takes an address to listen on"),
+        ("hold-time-s = 9", "role = \"peer\"", "peers[0].role: roles are for external peers"),
+        ("hold-time-s = 9", "strict-role = true", "peers[0].strict-role: true takes a role"),
+        ("hold-time-s = 9", "port = 0", "peers[0].port: 0 is no port"),
+        ("remote-as = 64500", "remote-as = 23456", "peers[0].remote-as: AS 23456 is reserved"),
+        ("address = \"198.51.100.1\"", "address = \"0.0.0.0\"", "peers[0].address: 0.0.0.0 is no router"),
+        ("local-address = \"198.51.100.2\"", "local-address = \"::1\"", "peers[0].local-address: ::1 is not of"),
+        ("prefix = \"203.0.113.200/32\"", "prefix = \"203.0.113.200/24\"", "private-routes[0].prefix: prefix 203"),
+        ("prefix = \"203.0.113.200/32\"", "prefix = \"0.0.0.0/0\"", "private-routes[0].prefix: prefix 0.0.0.0/0"),
+        ("next-hop = \"2001:db8:5100:1::2\"", "next-hop = \"192.0.2.1\"", "private-routes[1].next-hop: next hop"),
+        ("guard = \"no-export\"", "communities = [\"x\"]", "private-routes[0].communities: community \"x\""),
+    ];
+    for (from, to, expected) in cases {
+        let text = EXAMPLE.replacen(&format!("\n{from}\n"), &format!("\n{to}\n"), 1);
+        assert_ne!(text, EXAMPLE, "{from}");
+        let message = error(&text);
+        let line = text.lines().position(|line| line == to).unwrap() + 1;
+        assert!(message.starts_with(&format!("bgp-speaker.toml:{line}: {expected}")), "{message}");
+    }
+    let twice = EXAMPLE.replace("2001:db8:c10a::200/128", "203.0.113.200/32");
+    let twice = twice.replace("next-hop = \"2001:db8:5100:1::2\"", "next-hop = \"198.51.100.2\"");
+    assert!(error(&twice).contains("private-routes[1].prefix: 203.0.113.200/32 is given twice"));
+    let same = EXAMPLE.replace("forwarder-health.sock", "bgp-speaker.sock");
+    assert!(error(&same).contains("health.socket: the same path as admin-socket"));
+}
