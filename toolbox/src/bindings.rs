@@ -131,6 +131,7 @@ fn count(applied: &Applied, event: &Event) {
         Effect::Ignored(Ignored::Older) => "ignored-older",
         Effect::Ignored(Ignored::Ended) => "ignored-ended",
         Effect::Ignored(Ignored::BeforeReset) => "ignored-before-reset",
+        Effect::Ignored(Ignored::Copy) => "ignored-copy",
         Effect::Ignored(Ignored::Other) => "ignored-other",
     };
     counter!("toolbox_events_total", "client" => event.client.clone(), "effect" => effect).increment(1);

@@ -108,7 +108,13 @@ pub(crate) struct Session {
     /// No record from before `opened` belongs to it.
     whole: bool,
     said: BTreeMap<AddressKind, Said>,
+    /// The records of the last moment: a copy of one of them is no second word.
+    #[serde(default)]
+    moment: Vec<SessionRecord>,
 }
+
+/// Records of one moment that are told from their copies; one is the usual number, and more than this are not believed.
+const MOMENT: usize = 16;
 
 /// What records said with one attribute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,6 +198,29 @@ impl Session {
             doubt: None,
             whole: false,
             said: BTreeMap::new(),
+            moment: Vec::new(),
+        }
+    }
+
+    /// Whether `record` was heard before. Records that cannot be put in order are settled by repetition, and a
+    /// copy that the network or the NAS made of one of them repeats nothing.
+    pub(crate) fn has_heard(&self, record: &SessionRecord) -> bool {
+        self.moment.iter().any(|known| {
+            let same_time = (known.time.at, known.time.basis) == (record.time.at, record.time.basis);
+            same_time
+                && (known.change, &known.user, &known.addresses) == (record.change, &record.user, &record.addresses)
+        })
+    }
+
+    /// Keeps `record` among those of the last moment. What is in order before it needs no telling: a copy of it
+    /// is older than what is known.
+    pub(crate) fn remember(&mut self, record: &SessionRecord, heard: Timestamp, max_delay: Duration) {
+        let mark = Mark::of(record.time);
+        self.moment.retain(|known| Mark::of(known.time).order(mark, max_delay) != Order::Before);
+        if self.moment.len() < MOMENT {
+            self.moment.push(record.clone());
+        } else {
+            self.doubt(mark, heard);
         }
     }
 
@@ -273,8 +302,8 @@ impl Session {
     ) -> Told {
         let mark = Mark::of(record.time);
         let overtaken = self.doubt.filter(|doubt| mark.order(*doubt, max_delay) != Order::After);
-        let before = std::mem::take(&mut self.said);
-        *self = Self::open(record, addresses, heard.max(self.heard));
+        let (before, moment) = (std::mem::take(&mut self.said), std::mem::take(&mut self.moment));
+        *self = Self { moment, ..Self::open(record, addresses, heard.max(self.heard)) };
         if let Some(doubt) = overtaken {
             for (kind, said) in before {
                 let known = self.said.entry(kind).or_insert(Said { last: mark, claims: Vec::new() });

@@ -45,6 +45,8 @@ pub enum Ignored {
     Ended,
     /// It is from before the last restart of its NAS.
     BeforeReset,
+    /// It was heard before, word for word.
+    Copy,
     /// Its kind says nothing about addresses.
     Other,
 }
@@ -242,6 +244,12 @@ impl Table {
             session: session.to_owned(),
             nas: nas.clone(),
         };
+        if let Record::Session(record) = &event.record
+            && let Some(session) = self.sessions.get(&key(&record.session, &record.nas))
+            && session.has_heard(record)
+        {
+            return Applied::ignored(Ignored::Copy);
+        }
         match &event.record {
             Record::Session(record) if record.change == Change::Stop => {
                 self.stop(&key(&record.session, &record.nas), record, event.arrival)
@@ -291,6 +299,8 @@ impl Table {
                 (session, Effect::Doubted)
             }
         };
+        let mut session = session;
+        session.remember(record, arrival, max_delay);
         let fresh = session.nets().filter(|net| !before.contains(net));
         let overlaps = fresh.filter(|net| self.contested(&key, &session.user, *net, arrival)).count();
         let row = Row::session(&key, Some(&session));
@@ -337,6 +347,9 @@ impl Table {
             let Some(mut session) = self.sessions.get(&key).cloned() else { continue };
             let was_open = session.is_open();
             let told = session.stop(record, arrival, self.settings.max_delay);
+            if key.nas == record.nas {
+                session.remember(record, arrival, self.settings.max_delay);
+            }
             tally.count(told, was_open && !session.is_open(), || Row::session(&key, Some(&session)));
             self.put(key, session);
         }

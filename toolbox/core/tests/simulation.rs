@@ -327,7 +327,7 @@ fn early(time: Timestamp, by: Duration) -> Timestamp {
 
 fn simulate(stated: bool) {
     let (mut yes, mut no, mut boots) = (0, 0, 0);
-    for seed in seeds(12) {
+    for seed in seeds(40) {
         eprintln!("SIM_SEED={seed} stated={stated}");
         let mut world = World::new(seed, stated);
         world.run(3);

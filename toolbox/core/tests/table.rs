@@ -480,6 +480,44 @@ proptest! {
     }
 
     #[test]
+    fn a_copy_of_any_event_right_behind_it_changes_no_answer(ops in proptest::collection::vec(any_op(), 0..40)) {
+        let (mut once, mut twice) = (Table::new(settings()), Table::new(settings()));
+        for op in &ops {
+            carry_out(&mut once, op);
+            carry_out(&mut twice, op);
+            carry_out(&mut twice, op);
+        }
+        prop_assert_eq!(answers(&once), answers(&twice));
+    }
+
+    #[test]
+    fn a_late_copy_of_any_event_binds_nobody_who_was_not_bound(
+        ops in proptest::collection::vec(any_op(), 1..30), from in 0_usize..30, to in 0_usize..30,
+    ) {
+        // What is forgotten is stale before anything of it could arrive again; here time is not in order.
+        // Two clocks cannot be put in order, and a copy may then tell which of two records was later.
+        let by_one_clock = |op: &Op| match op {
+            Op::Session(SessionRecord { time, .. }, _) | Op::Reset(time) => time.basis == Basis::Stated,
+            Op::Forget(_) => false,
+        };
+        let ops: Vec<Op> = ops.into_iter().filter(by_one_clock).collect();
+        let (mut once, mut twice) = (Table::new(settings()), Table::new(settings()));
+        for (index, op) in ops.iter().enumerate() {
+            carry_out(&mut once, op);
+            carry_out(&mut twice, op);
+            if index == to && from < to {
+                carry_out(&mut twice, &ops[from]);
+            }
+        }
+        for address in ["198.51.100.70", "198.51.100.71", "2001:db8:5100:64::70", "2001:db8:5100:6401::1"] {
+            if let Answer::Bound { subscriber, .. } = twice.lookup(ip(address), at(60)) {
+                let without = once.lookup(ip(address), at(60));
+                prop_assert!(matches!(&without, Answer::Bound { subscriber: who, .. } if *who == subscriber), "{subscriber}: {without:?}");
+            }
+        }
+    }
+
+    #[test]
     fn nobody_is_bound_whom_no_record_named_there(ops in proptest::collection::vec(any_op(), 0..40)) {
         let mut table = Table::new(settings());
         ops.iter().for_each(|op| drop(carry_out(&mut table, op)));
