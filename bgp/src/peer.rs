@@ -185,6 +185,8 @@ impl Task {
                         self.connecting.abort_all();
                     }
                 },
+                // No peer's routes are kept yet: the sessions do not ask for them.
+                Output::Heard(_) => {}
                 Output::Event(event) => log(&event),
             }
         }

@@ -6,8 +6,8 @@
 //!
 //! Other routes are injected in named sets: [`SetChange`] changes one, [`Rib`] holds them for all peers.
 //!
-//! Sockets and clocks are the shell's. No route that a peer sends is kept: received prefixes are counted,
-//! and those of ours reported (A3).
+//! Sockets and clocks are the shell's. Received prefixes are counted, and those of ours reported (A3); what a peer says
+//! of routes is handed out as [`Heard`] where the operator wants it kept, which is the business of `bgp-rib`.
 
 mod desired;
 mod export;
@@ -33,6 +33,6 @@ pub use probe::{Patience, Probe};
 pub use rib::{Batch, Change, Encode, FenceId, ReaderId, Rib, SetId, Walk, Wanted};
 pub use route::{AttributesError, MAX_PATH, Prefixes, RouteAttributes};
 pub use session::{
-    Counters, Down, Event, Export, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting, Session,
-    Settings, State, Status,
+    Counters, Down, Event, Export, Heard, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting,
+    Session, Settings, State, Status,
 };

@@ -29,8 +29,8 @@ mod values;
 use feed::Feed;
 use routes::Reported;
 pub use values::{
-    Counters, Down, Event, Export, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting, Settings,
-    State, Status,
+    Counters, Down, Event, Export, Heard, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting,
+    Settings, State, Status,
 };
 
 /// The longest wait between attempts to connect.
@@ -292,7 +292,7 @@ impl Session {
             (Phase::OpenSent, Message::Open(open)) => self.opening(id, &open, now),
             (Phase::OpenConfirm(negotiated), Message::KeepAlive) => self.establish(id, negotiated),
             (Phase::Established(_), Message::KeepAlive) => {}
-            (Phase::Established(_), Message::Update(update)) => self.update(&update),
+            (Phase::Established(negotiated), Message::Update(update)) => self.update(update, &negotiated.families),
             (Phase::Established(negotiated), Message::RouteRefresh(refresh)) => {
                 self.refresh(id, &negotiated, refresh);
             }

@@ -7,7 +7,7 @@ mod bench;
 use std::time::Duration;
 
 use bench::{Bench, PRIVATE, PRIVATE_V6, Seen, at, encode, peer_open, reset, router_id, routes, settings};
-use bgp_core::{Down, Event, Export, Input, Options, RoleSetting, Settings, State};
+use bgp_core::{Down, Event, Export, Heard, Input, Options, RoleSetting, Settings, State};
 use bgp_wire::{
     AddPath, AsPath, Asn, Attributes, Capability, Context, ErrorCode, Families, Family, Message, Notification, Open,
     Origin, Role, RouteRefresh, announce_v4,
@@ -288,4 +288,46 @@ fn a_damaged_family_is_no_longer_listened_to_and_the_other_is() {
     bench.hear(Message::Update(gone_v6));
     bench.hear(Message::Update(gone_v4));
     assert_eq!(bench.session.status().counters.prefixes_withdrawn, 1);
+}
+
+fn importing() -> Settings {
+    Settings { options: Options { import: true, ..Options::default() }, ..settings() }
+}
+
+/// An UPDATE in wire form: `attributes` and `nlri` as they are.
+fn update(attributes: &[u8], nlri: &[u8]) -> Vec<u8> {
+    let length = |octets: usize| u16::try_from(octets).unwrap().to_be_bytes();
+    let total = length(23 + attributes.len() + nlri.len());
+    [&[0xff; 16][..], &total, &[2, 0, 0], &length(attributes.len()), attributes, nlri].concat()
+}
+
+#[test]
+fn what_the_peer_says_of_routes_is_handed_out_as_it_counts_and_only_where_it_is_wanted() {
+    let good = [0x40, 1, 1, 0, 0x40, 2, 0, 0x40, 3, 4, 192, 0, 2, 1];
+    let bad_origin = [0x40, 1, 1, 9, 0x40, 2, 0, 0x40, 3, 4, 192, 0, 2, 1];
+    let net = [24, 198, 51, 100];
+    let mut bench = established(settings(), peer_open(), Context::default());
+    assert_eq!(bench.hear_bytes(&update(&good, &net)), []);
+
+    let mut bench = established(importing(), with([Capability::EnhancedRouteRefresh]), Context::default());
+    let heard = |seen: Vec<Seen>| match &seen[..] {
+        [Seen::Heard(Heard::Update(update))] | [Seen::Other(_), Seen::Heard(Heard::Update(update))] => {
+            let gone = update.unreachable().map(|prefix| format!("-{prefix}"));
+            gone.chain(update.reachable().map(|prefix| format!("+{prefix}"))).collect::<Vec<_>>().join(" ")
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(heard(bench.hear_bytes(&update(&good, &net))), "+198.51.100.0/24");
+    assert_eq!(heard(bench.hear_bytes(&update(&bad_origin, &net))), "-198.51.100.0/24", "RFC 7606: withdrawn");
+    // IPv6 announced with an IPv4 address for next hop: the family goes, the rest of the UPDATE counts.
+    let bad_reach = [&good[..], &[0x80, 14, 13, 0, 2, 1, 4, 192, 0, 2, 1, 0, 32, 0x20, 1, 0xd]].concat();
+    let seen = bench.hear_bytes(&update(&bad_reach, &net));
+    assert!(seen.contains(&Seen::Other(Event::FamilyDisabled(Family::Ipv6))), "{seen:?}");
+    let v6 = [&good[..7], &[0x80, 14, 26, 0, 2, 1, 16], &[0x20; 16], &[0, 32, 0x20, 1, 0xd, 0xb8]].concat();
+    assert_eq!(heard(bench.hear_bytes(&update(&v6, &[]))), "", "a family that is disabled is taken out");
+
+    assert_eq!(bench.hear_bytes(&update(&[], &[])), [Seen::Heard(Heard::EndOfRib(Family::Ipv4))]);
+    let mark = |subtype| Message::RouteRefresh(RouteRefresh { afi: 2, subtype, safi: 1 });
+    assert_eq!(bench.hear(mark(RouteRefresh::BEGIN)), [Seen::Heard(Heard::RefreshBegins(Family::Ipv6))]);
+    assert_eq!(bench.hear(mark(RouteRefresh::END)), [Seen::Heard(Heard::RefreshEnds(Family::Ipv6))]);
 }

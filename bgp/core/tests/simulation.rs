@@ -232,7 +232,7 @@ impl World {
                     }
                 }
                 Output::Event(bgp_core::Event::Up(_)) => self.ups += 1,
-                Output::Event(_) => {}
+                Output::Event(_) | Output::Heard(_) => {}
             }
         }
         self.plan_tick(node);

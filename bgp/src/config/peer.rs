@@ -200,6 +200,7 @@ pub(super) fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> 
                     delay_open: raw.delay_open_s.filter(|s| *s > 0).map(|s| Duration::from_secs(u64::from(s))),
                     add_path: raw.add_path,
                     role,
+                    import: false,
                 },
             },
         });

@@ -99,6 +99,34 @@ impl Update {
         chain(&self.withdrawn, v4, v6).chain(self.named_reachable().filter(move |_| counts))
     }
 
+    /// Takes out all prefixes of `family`.
+    pub fn drop_family(&mut self, family: Family) {
+        let reach = match &self.mp_reach {
+            Some(MpReach::Ipv4 { .. } | MpReach::Ipv4ByIpv6 { .. }) => Some(Family::Ipv4),
+            Some(MpReach::Ipv6 { .. }) => Some(Family::Ipv6),
+            Some(MpReach::Other { .. }) | None => None,
+        };
+        let unreach = match &self.mp_unreach {
+            Some(MpUnreach::Ipv4(_)) => Some(Family::Ipv4),
+            Some(MpUnreach::Ipv6(_)) => Some(Family::Ipv6),
+            Some(MpUnreach::Other { .. }) | None => None,
+        };
+        if reach == Some(family) {
+            self.mp_reach = None;
+            self.path_ids.mp_reach.clear();
+        }
+        if unreach == Some(family) {
+            self.mp_unreach = None;
+            self.path_ids.mp_unreach.clear();
+        }
+        if family == Family::Ipv4 {
+            self.withdrawn.clear();
+            self.announced.clear();
+            self.path_ids.withdrawn.clear();
+            self.path_ids.announced.clear();
+        }
+    }
+
     fn named_reachable(&self) -> impl Iterator<Item = IpNet> {
         let (v4, v6): (&[Ipv4Net], &[Ipv6Net]) = match &self.mp_reach {
             Some(MpReach::Ipv4 { prefixes, .. } | MpReach::Ipv4ByIpv6 { prefixes, .. }) => (prefixes, &[]),

@@ -6,7 +6,7 @@ use bgp_wire::{Asn, Context, Family, Message, Role, RouteRefresh, Update};
 use ipnet::IpNet;
 
 use super::Session;
-use super::values::{Event, Export, LinkId, Negotiated, Output};
+use super::values::{Event, Export, Heard, LinkId, Negotiated, Output};
 use crate::export::Exporter;
 use crate::injector::Routes;
 
@@ -49,14 +49,20 @@ impl Session {
         }
     }
 
-    /// The peer wants a family again, or marks its own answer, of which nothing is kept here (RFC 2918, RFC 7313).
+    /// The peer wants a family again, or marks where its own answer begins and ends (RFC 2918, RFC 7313).
     pub(super) fn refresh(&mut self, id: LinkId, negotiated: &Negotiated, refresh: RouteRefresh) {
         // A family that was not negotiated, and a subtype that nobody knows, is ignored (RFC 2918 §4, RFC 7313 §5).
         let Some(family) = Family::from_codes(refresh.afi, refresh.safi) else { return };
-        if refresh.subtype != RouteRefresh::REQUEST || !negotiated.families.contains(&family) {
+        if !negotiated.families.contains(&family) {
             return;
         }
         let marked = negotiated.context.enhanced_refresh;
+        match refresh.subtype {
+            RouteRefresh::REQUEST => {}
+            RouteRefresh::BEGIN if marked => return self.hear(Heard::RefreshBegins(family)),
+            RouteRefresh::END if marked => return self.hear(Heard::RefreshEnds(family)),
+            _ => return,
+        }
         if marked {
             let begin = self.refresh_mark(family, RouteRefresh::BEGIN);
             self.output.push_back(Output::Send(id, begin));
@@ -78,28 +84,32 @@ impl Session {
         message.encode(Context::default()).expect("ROUTE-REFRESH has one length")
     }
 
-    pub(super) fn update(&mut self, update: &Update) {
+    pub(super) fn update(&mut self, mut update: Update, agreed: &BTreeSet<Family>) {
         for flaw in &update.flaws {
             self.counters.flaws += 1;
             if self.reported.flaws.insert(flaw.code) {
-                self.event(Event::Flaw(flaw.clone()));
+                self.output.push_back(Output::Event(Event::Flaw(flaw.clone())));
             }
         }
         for family in update.disables() {
             if self.reported.disabled.insert(family) {
-                self.event(Event::FamilyDisabled(family));
+                self.output.push_back(Output::Event(Event::FamilyDisabled(family)));
             }
         }
-        let disabled = self.reported.disabled.clone();
-        let listened = |prefix: &IpNet| !disabled.contains(&Family::of(prefix));
-        self.counters.prefixes_withdrawn += update.unreachable().filter(listened).count() as u64;
+        let ends = update.ends_rib_of();
+        for family in Family::ALL {
+            if !agreed.contains(&family) || self.reported.disabled.contains(&family) {
+                update.drop_family(family);
+            }
+        }
+        self.counters.prefixes_withdrawn += update.unreachable().count() as u64;
         let leak = self.leaks(update.attributes.only_to_customer);
-        for received in update.reachable().filter(listened) {
+        for received in update.reachable() {
             self.counters.prefixes_announced += 1;
             if leak {
                 self.counters.leaks += 1;
                 if !std::mem::replace(&mut self.reported.leak, true) {
-                    self.event(Event::RouteLeak(received));
+                    self.output.push_back(Output::Event(Event::RouteLeak(received)));
                 }
             }
             let Some(ours) = self.settings.private.iter().copied().find(|ours| ours.contains(&received)) else {
@@ -107,8 +117,20 @@ impl Session {
             };
             self.counters.private_received += 1;
             if self.reported.private.insert(ours) {
-                self.event(Event::PrivatePrefixReceived { received, ours });
+                self.output.push_back(Output::Event(Event::PrivatePrefixReceived { received, ours }));
             }
+        }
+        match ends {
+            Some(family) if agreed.contains(&family) => self.hear(Heard::EndOfRib(family)),
+            Some(_) => {}
+            None if self.settings.options.import => self.hear(Heard::Update(Box::new(update))),
+            None => {}
+        }
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        if self.settings.options.import {
+            self.output.push_back(Output::Heard(heard));
         }
     }
 

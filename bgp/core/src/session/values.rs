@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_wire::{Asn, AttributeError, Context, Family, HoldTime, Message, Notification, Role, RouterId};
+use bgp_wire::{Asn, AttributeError, Context, Family, HoldTime, Message, Notification, Role, RouterId, Update};
 use cloakway_types::Instant;
 use ipnet::IpNet;
 
@@ -60,6 +60,8 @@ pub struct Options {
     pub add_path: bool,
     /// What we are to an external peer (RFC 9234).
     pub role: Option<RoleSetting>,
+    /// Hand out what the peer says of routes: [`Output::Heard`].
+    pub import: bool,
 }
 
 /// Our role towards an external peer.
@@ -119,8 +121,24 @@ pub enum Output {
     Send(LinkId, Vec<u8>),
     /// Send what is unsent, then close; nothing more is heard of the connection. Also ends an attempt to connect.
     Close(LinkId),
+    /// What the peer says of routes, between [`Event::Up`] and [`Event::Down`]; with [`Options::import`] only.
+    Heard(Heard),
     /// For logs and counters.
     Event(Event),
+}
+
+/// What an Established peer says of routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// Routes come and go. [`Update::reachable`] and [`Update::unreachable`] say which, with RFC 7606 obeyed; families
+    /// that were not agreed on, or are no longer listened to, are taken out.
+    Update(Box<Update>),
+    /// All routes of the family were told (RFC 4724 §2).
+    EndOfRib(Family),
+    /// The peer tells a family again: from here (RFC 7313, BoRR).
+    RefreshBegins(Family),
+    /// That was all of the family: what was not told again is gone (RFC 7313, EoRR).
+    RefreshEnds(Family),
 }
 
 /// Something that an operator wants to hear.

@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_core::{Event, Export, Guard, Input, LinkId, Options, Output, PrivateRoute, Routes, Session, Settings, State};
+use bgp_core::{
+    Event, Export, Guard, Heard, Input, LinkId, Options, Output, PrivateRoute, Routes, Session, Settings, State,
+};
 use bgp_wire::{Asn, Context, ErrorCode, Family, HoldTime, Message, Notification, Open, RouterId};
 use cloakway_types::Instant;
 
@@ -69,6 +71,7 @@ pub enum Seen {
     Down,
     Failed,
     Other(Event),
+    Heard(Heard),
 }
 
 pub struct Bench {
@@ -93,6 +96,7 @@ impl Bench {
                     Seen::Connect
                 }
                 Output::Close(_) => Seen::Close,
+                Output::Heard(heard) => Seen::Heard(heard),
                 Output::Event(Event::Up(_)) => Seen::Up,
                 Output::Event(Event::Down(_)) => Seen::Down,
                 Output::Event(Event::Failed(_)) => Seen::Failed,
