@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use cloakway_apidoc::Document;
 use cloakway_runtime::config;
 use toolbox::api::ROUTES;
 use toolbox::config::Config;
@@ -93,16 +94,9 @@ fn two_of_a_kind_are_refused() {
 
 #[test]
 fn the_openapi_document_has_the_paths_of_the_router_and_no_others() {
-    let mut documented = Vec::new();
-    let mut path = "";
-    let paths = OPENAPI.lines().skip_while(|line| *line != "paths:").skip(1);
-    for line in paths.take_while(|line| line.starts_with(' ')) {
-        if let Some(named) = line.strip_prefix("  /").and_then(|rest| rest.strip_suffix(':')) {
-            path = named;
-        } else if let Some(method) = line.strip_prefix("    ").filter(|rest| !rest.starts_with(' ')) {
-            documented.push((method.trim_end_matches(':').to_owned(), format!("/{path}")));
-        }
-    }
+    let document = Document::read(OPENAPI);
+    let operations = document.operations("paths").into_iter();
+    let mut documented: Vec<_> = operations.map(|(method, path, _)| (method.to_owned(), path.to_owned())).collect();
     let mut routes: Vec<_> = ROUTES.iter().map(|route| (route.method.to_owned(), route.path.to_owned())).collect();
     documented.sort();
     routes.sort();
