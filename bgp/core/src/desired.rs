@@ -1,6 +1,6 @@
 //! Changes to the sets of routes that an operator wants: checked whole, then applied in slices.
 //!
-//! A change that passed [`SetChange::check`] can't fail any more, so it may be written down first and applied
+//! A change that passed [`SetChange::check`], and so is [`crate::Checked`], can't fail any more, so it may be written down first and applied
 //! after. Changes to one set have to be applied one after the other, in the order in which they were written down;
 //! changes to different sets may overlap.
 
@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use ipnet::IpNet;
 
-use crate::policy::{Policy, Refusal};
+use crate::policy::Refusal;
 use crate::rib::{Change, Rib, SetId, Walk};
 use crate::route::{AttributesError, Prefixes, RouteAttributes};
 
@@ -66,6 +66,9 @@ pub enum ChangeError {
         /// What is wrong.
         error: AttributesError,
     },
+    /// Prefixes before any attributes.
+    #[error("a prefix before any attributes: give a line such as {{\"next-hop\":\"192.0.2.1\"}}")]
+    NoAttributes,
     /// IPv4 by way of IPv6, or the reverse.
     #[error("routes[{at}]: next hop {} is not of the family of {prefix}", .attributes.next_hop)]
     Family {
@@ -95,31 +98,16 @@ pub enum ChangeError {
 }
 
 impl SetChange {
-    /// Holds the whole change to `policy`, and brings its attributes into their one form.
-    ///
-    /// # Errors
-    /// [`ChangeError`] names the first thing that is wrong.
-    pub fn check(mut self, policy: &Policy) -> Result<Self, ChangeError> {
-        check_name("set", &self.set)?;
-        for (at, group) in self.add.iter_mut().enumerate() {
-            let checked = group.attributes.clone().checked();
-            group.attributes = checked.map_err(|error| ChangeError::Attributes { at, error })?;
-            for prefix in group.prefixes.iter() {
-                if bgp_wire::Family::of(&prefix) != group.attributes.family() {
-                    let attributes = Box::new(group.attributes.clone());
-                    return Err(ChangeError::Family { at, prefix, attributes });
-                }
-                let allowed = policy.check(prefix, group.attributes.guard);
-                allowed.map_err(|refusal| ChangeError::Refused { at, refusal })?;
-            }
-        }
-        Ok(self)
-    }
-
     /// Prefixes that come.
     #[must_use]
     pub fn adds(&self) -> usize {
         self.add.iter().map(|group| group.prefixes.len()).sum()
+    }
+
+    /// Prefixes that come or go by name.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.adds() + self.remove.len()
     }
 }
 
@@ -291,6 +279,8 @@ impl Requests {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Policy;
+    use std::sync::Arc;
 
     fn change(others: Others, prefixes: &[&str], remove: &[&str]) -> SetChange {
         let all = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Prefixes>();
@@ -346,8 +336,8 @@ mod tests {
 
     #[test]
     fn a_change_is_refused_whole_with_the_place_of_the_fault() {
-        let policy = Policy::new(&["10.0.0.0/8".parse().unwrap()], &[]);
-        let fault = |change: SetChange| change.check(&policy).unwrap_err().to_string();
+        let policy = Arc::new(Policy::new(&["10.0.0.0/8".parse().unwrap()], &[]));
+        let fault = |change: SetChange| change.check(policy.clone()).unwrap_err().to_string();
         assert!(
             fault(change(Others::Stay, &["10.0.0.0/24", "11.0.0.0/24"], &[]))
                 .starts_with("routes[0]: 11.0.0.0/24 is outside")

@@ -10,6 +10,7 @@
 //! of routes is handed out as [`Heard`] where the operator wants it kept, which is the business of `bgp-rib`.
 
 mod desired;
+mod draft;
 mod export;
 mod guard;
 mod health;
@@ -25,6 +26,7 @@ mod session;
 pub use desired::{
     Applying, ChangeError, Conflict, Digest, Group, MAX_NAME, Others, Outcome, Requests, SetChange, apply, check_name,
 };
+pub use draft::{Checked, Draft};
 pub use guard::{Guard, Guarded, MAX_COMMUNITIES, PrivateRoute, RouteError};
 pub use health::{Health, HealthInput, HealthTable};
 pub use injector::{Injector, Notice, Routes};

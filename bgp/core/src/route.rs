@@ -110,6 +110,12 @@ impl Prefixes {
         }
     }
 
+    /// Gives back the room that nothing was put in.
+    pub fn shrink(&mut self) {
+        self.v4.shrink_to_fit();
+        self.v6.shrink_to_fit();
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_core::{Others, Outcome, SetChange, Walk};
+use bgp_core::{Checked, Others, Outcome, SetChange, Walk};
 use cloakway_runtime::{Stop, admin};
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -21,7 +21,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::request::{Lines, RawGroup, Request, Wait};
+use super::lines::Lines;
+use super::request::{RawGroup, Request, Wait};
 use super::{Engine, LISTING, lock};
 
 /// Clients at a time.
@@ -106,16 +107,25 @@ impl Client {
             self.taken = 0;
             looked = self.buffer.len();
             if looked > LINE {
-                let error = format!("a line exceeds {LINE} octets: stream the prefixes instead");
-                self.say(&json!({ "error": error })).await?;
-                return Err(error);
+                return Err(self.too_long().await);
             }
-            self.buffer.reserve(READ);
-            match self.read.read_buf(&mut self.buffer).await {
-                Ok(0) | Err(_) => return Ok(None),
-                Ok(_) => {}
+            if !self.more().await {
+                return Ok(None);
             }
         }
+    }
+
+    /// Reads on; says whether anything came.
+    async fn more(&mut self) -> bool {
+        self.buffer.reserve(READ);
+        matches!(self.read.read_buf(&mut self.buffer).await, Ok(1..))
+    }
+
+    async fn too_long(&mut self) -> String {
+        let error = format!("a line exceeds {LINE} octets: stream the prefixes instead");
+        // The connection ends either way.
+        let _ = self.say(&json!({ "error": error })).await;
+        error
     }
 
     async fn say(&mut self, value: &Value) -> Result<(), String> {
@@ -132,8 +142,10 @@ impl Client {
             (None, Some(patch), None, None) => return self.submit(id, patch.change(Others::Stay)?).await,
             (None, None, Some(delete), None) => return self.submit(id, delete.removal()).await,
             (None, None, None, Some(stream)) => {
-                let change = self.stream(Lines::new(stream, self.engine.settings.max_routes)).await?;
-                return self.submit(id, change).await;
+                let settings = &self.engine.settings;
+                let lines = Lines::new(stream, settings.max_routes, settings.policy.clone());
+                let change = self.stream(lines).await?;
+                return self.accept(id, change).await;
             }
             (None, None, None, None) => {}
             _ => return Err("one of put, patch, delete and stream at a time".to_owned()),
@@ -151,23 +163,32 @@ impl Client {
     }
 
     async fn submit(&self, id: Option<String>, change: SetChange) -> Result<Value, String> {
+        let policy = self.engine.settings.policy.clone();
+        self.accept(id, change.check(policy).map_err(|error| error.to_string())?).await
+    }
+
+    async fn accept(&self, id: Option<String>, change: Checked) -> Result<Value, String> {
         let Outcome { added, changed, removed } = self.engine.submit(id.clone(), change).await?;
         Ok(json!({ "id": id, "added": added, "changed": changed, "removed": removed }))
     }
 
     /// The lines of a bulk, up to a full stop. All are read before an error in them is told.
-    async fn stream(&mut self, mut lines: Lines) -> Result<SetChange, String> {
-        let mut wrong = None;
-        while let Some(line) = self.line().await? {
-            let line = self.buffer.get(line).unwrap_or_default();
-            if line == b"." {
-                return wrong.map_or_else(|| Ok(lines.change()), Err);
+    async fn stream(&mut self, mut lines: Lines) -> Result<Checked, String> {
+        loop {
+            let taken = lines.take(self.buffer.get(self.taken..).unwrap_or_default());
+            self.taken += taken.octets;
+            if taken.ended {
+                return lines.finish();
             }
-            if wrong.is_none() {
-                wrong = lines.line(line).err();
+            self.buffer.drain(..self.taken);
+            self.taken = 0;
+            if self.buffer.len() > LINE {
+                return Err(self.too_long().await);
+            }
+            if !self.more().await {
+                return Err("the stream ended without a full stop: nothing of it was taken".to_owned());
             }
         }
-        Err("the stream ended without a full stop: nothing of it was taken".to_owned())
     }
 
     async fn wait(&self, wait: Wait) -> Result<Value, String> {

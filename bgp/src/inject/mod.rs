@@ -5,6 +5,7 @@ pub(crate) mod api;
 pub mod check;
 pub mod cli;
 mod journal;
+mod lines;
 pub mod process;
 mod request;
 pub(crate) mod settings;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use bgp_core::record::{self, Record};
 use bgp_core::{
-    Applying, Batch, ChangeError, FenceId, Group, LinkId, Others, Outcome, Policy, Prefixes, Requests, Rib,
+    Applying, Batch, ChangeError, Checked, FenceId, Group, LinkId, Others, Outcome, Policy, Prefixes, Requests, Rib,
     RouteAttributes, Session, SetChange, Walk, apply, check_name,
 };
 use cloakway_crypto::hash::sha256;
@@ -144,26 +145,28 @@ impl Engine {
 
     /// Accepts `change`: journaled, then applied. The same request again gets the same answer. Once begun it is
     /// carried through, whether or not anybody waits for the answer.
-    pub(crate) async fn submit(self: &Arc<Self>, id: Option<String>, change: SetChange) -> Result<Outcome, String> {
+    pub(crate) async fn submit(self: &Arc<Self>, id: Option<String>, change: Checked) -> Result<Outcome, String> {
         let engine = self.clone();
         let work = tokio::spawn(async move { engine.carry_through(id, change).await });
         work.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
-    async fn carry_through(&self, id: Option<String>, change: SetChange) -> Result<Outcome, String> {
+    async fn carry_through(&self, id: Option<String>, change: Checked) -> Result<Outcome, String> {
         if let Some(id) = &id {
             check_name("request", id).map_err(|error| error.to_string())?;
         }
-        let policy = self.settings.policy.clone();
-        // A million routes take tens of milliseconds, which no other task has to wait for.
-        let checked = tokio::task::spawn_blocking(move || {
-            let change = change.check(&policy)?;
-            let body = record::encode_change(id.as_deref(), &change);
+        let large = change.change().size() > SLICE;
+        let write = move || {
+            let body = record::encode_change(id.as_deref(), change.change());
             let digest = sha256(&[record::body_of(&body, id.as_deref())]);
-            Ok::<_, ChangeError>((id, change, body, digest))
-        });
-        let checked = checked.await.map_err(|error| error.to_string())?;
-        let (id, change, body, digest) = checked.map_err(|error| error.to_string())?;
+            (id, change, body, digest)
+        };
+        // A million routes take milliseconds, which no other task has to wait for.
+        let (id, change, body, digest) = match large {
+            true => tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?,
+            false => write(),
+        };
+        let change = change.change();
         let _open = self.gate.read().await;
         let id_lock = id.as_ref().map(|id| self.lock_for(&format!("id {id}")));
         let _one_of_id = match &id_lock {
@@ -177,9 +180,9 @@ impl Engine {
         {
             return Ok(outcome);
         }
-        self.check_room(&change).map_err(|error| error.to_string())?;
+        self.check_room(change).map_err(|error| error.to_string())?;
         self.journal.append(body).await?;
-        let mut applying = Applying::new(&change, &mut lock(&self.table).rib);
+        let mut applying = Applying::new(change, &mut lock(&self.table).rib);
         let mut slices = 0;
         let outcome = loop {
             if let ControlFlow::Break(outcome) = applying.step(&mut lock(&self.table).rib, SLICE) {

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_core::{Group, Others, Prefixes, RouteAttributes, SetChange};
+use bgp_core::{Group, Others, Outcome, Prefixes, RouteAttributes, SetChange};
 use cloakway_runtime::Stop;
 use ipnet::IpNet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -43,7 +43,7 @@ impl Process {
 pub(crate) async fn run(process: Process, engine: Arc<Engine>, stop: Stop) {
     loop {
         let empty = SetChange { set: process.set(), others: Others::Go, remove: Prefixes::default(), add: Vec::new() };
-        if let Err(error) = engine.submit(None, empty).await {
+        if let Err(error) = submit(&engine, empty).await {
             tracing::error!(%error, "cannot empty the program's set");
         }
         if stop.is_told() {
@@ -55,7 +55,7 @@ pub(crate) async fn run(process: Process, engine: Arc<Engine>, stop: Stop) {
         }
         let empty = SetChange { set: process.set(), others: Others::Go, remove: Prefixes::default(), add: Vec::new() };
         // What goes wrong here goes wrong again, and is told, at the start of the next round.
-        let _ = engine.submit(None, empty).await;
+        let _ = submit(&engine, empty).await;
         tokio::select! {
             () = stop.told() => return,
             () = tokio::time::sleep(RESPAWN) => {}
@@ -124,7 +124,7 @@ async fn obey(process: &Process, engine: &Arc<Engine>, stop: &Stop, lines: &str)
             Command::Announce(route, prefixes) => {
                 let group = Group { attributes: route.clone(), prefixes: prefixes.iter().copied().collect() };
                 let change = change(process, Prefixes::default(), vec![group]);
-                change.check(&engine.settings.policy).map_err(|error| error.to_string()).map(|_| command)
+                change.check(engine.settings.policy.clone()).map_err(|error| error.to_string()).map(|_| command)
             }
             _ => Ok(command),
         });
@@ -158,7 +158,7 @@ async fn obey(process: &Process, engine: &Arc<Engine>, stop: &Stop, lines: &str)
     }
     if !remove.is_empty() || !groups.is_empty() {
         let add = groups.into_iter().map(|(attributes, prefixes)| Group { attributes, prefixes }).collect();
-        if let Err(error) = engine.submit(None, change(process, remove, add)).await {
+        if let Err(error) = submit(engine, change(process, remove, add)).await {
             tracing::warn!(%error, "refused");
             answers.fill(false);
         }
@@ -168,4 +168,9 @@ async fn obey(process: &Process, engine: &Arc<Engine>, stop: &Stop, lines: &str)
 
 fn change(process: &Process, remove: Prefixes, add: Vec<Group>) -> SetChange {
     SetChange { set: process.set(), others: Others::Stay, remove, add }
+}
+
+async fn submit(engine: &Arc<Engine>, change: SetChange) -> Result<Outcome, String> {
+    let checked = change.check(engine.settings.policy.clone()).map_err(|error| error.to_string())?;
+    engine.submit(None, checked).await
 }

@@ -124,7 +124,10 @@ impl Rib {
     pub fn add(&mut self, prefix: IpNet, attributes: u32, mark: bool) -> Change {
         let set = self.interned.set(attributes);
         self.interned.hold(attributes);
-        let id = self.find(&prefix).unwrap_or_else(|| self.insert(prefix, attributes));
+        let Some(id) = self.find(&prefix) else {
+            self.insert(prefix, attributes, mark);
+            return Change::Added;
+        };
         let Some(row) = self.row(id) else { return Change::None };
         let change = if row.state == State::Gone {
             self.own(id, attributes, mark);
@@ -262,10 +265,18 @@ impl Rib {
         }
     }
 
-    fn insert(&mut self, prefix: IpNet, attributes: u32) -> NodeId {
-        match prefix {
-            IpNet::V4(net) => NodeId::v4(self.list.v4.insert(net.addr().octets(), net.prefix_len(), attributes)),
-            IpNet::V6(net) => NodeId::v6(self.list.v6.insert(net.addr().octets(), net.prefix_len(), attributes)),
+    /// Nobody wanted `prefix` so far.
+    fn insert(&mut self, prefix: IpNet, attributes: u32, mark: bool) {
+        let set = self.sets.get_mut(self.interned.set(attributes));
+        set.routes += 1;
+        let state = if set.shown { State::Live } else { State::Held };
+        let (shown, bits) = (set.shown, prefix.prefix_len());
+        let id = match prefix {
+            IpNet::V4(net) => NodeId::v4(self.list.v4.insert(net.addr().octets(), bits, attributes, state, mark)),
+            IpNet::V6(net) => NodeId::v6(self.list.v6.insert(net.addr().octets(), bits, attributes, state, mark)),
+        };
+        if shown {
+            self.list.append(id);
         }
     }
 

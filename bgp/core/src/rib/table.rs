@@ -96,8 +96,9 @@ impl<const N: usize> Table<N> {
     }
 
     /// Adds a prefix that is not in the table.
-    pub(super) fn insert(&mut self, octets: [u8; N], bits: u8, attributes: u32) -> u32 {
-        let entry = Entry { links: Links::default(), attributes, counts: 0, octets, bits, state: State::Gone };
+    pub(super) fn insert(&mut self, octets: [u8; N], bits: u8, attributes: u32, state: State, mark: bool) -> u32 {
+        let counts = if mark { MARKED } else { 0 };
+        let entry = Entry { links: Links::default(), attributes, counts, octets, bits, state };
         let at = match self.free.pop() {
             Some(at) => {
                 if let Some(slot) = self.entries.get_mut(at as usize) {
@@ -148,7 +149,8 @@ mod tests {
     #[test]
     fn what_is_inserted_is_found_until_it_is_removed() {
         let mut table = Table::<4>::default();
-        let places: Vec<u32> = (0..5000_u32).map(|n| table.insert(n.to_be_bytes(), 32, n)).collect();
+        let places: Vec<u32> =
+            (0..5000_u32).map(|n| table.insert(n.to_be_bytes(), 32, n, State::Live, false)).collect();
         for (n, at) in places.iter().enumerate() {
             assert_eq!(table.find(&(n as u32).to_be_bytes(), 32), Some(*at));
             assert_eq!(table.find(&(n as u32).to_be_bytes(), 31), None);
@@ -158,6 +160,6 @@ mod tests {
         }
         assert_eq!(table.index.len(), 2500);
         assert_eq!(table.find(&4_u32.to_be_bytes(), 32), None);
-        assert!(table.insert([9, 9, 9, 9], 32, 7) < 5000, "a free slot is taken again");
+        assert!(table.insert([9, 9, 9, 9], 32, 7, State::Live, false) < 5000, "a free slot is taken again");
     }
 }
