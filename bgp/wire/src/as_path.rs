@@ -82,8 +82,43 @@ impl AsPath {
         self.0.iter().any(|segment| segment.numbers().contains(&asn))
     }
 
-    fn length(&self) -> usize {
+    /// How long it counts (RFC 4271 §9.1.2.2): a set as one, what is within a confederation as nothing.
+    #[must_use]
+    pub fn length(&self) -> usize {
         self.0.iter().map(Segment::length).sum()
+    }
+
+    /// The neighbouring AS that it came from: the first of the first sequence outside the confederation; `None` when
+    /// there is none or a set comes first.
+    #[must_use]
+    pub fn first(&self) -> Option<Asn> {
+        match self.0.iter().find(|segment| !segment.within_confederation())? {
+            Segment::Sequence(numbers) => numbers.first().copied(),
+            _ => None,
+        }
+    }
+
+    /// The AS that originated the route (RFC 6811 §2): the last of the last sequence; `None` when a set comes last or
+    /// the path is empty.
+    #[must_use]
+    pub fn origin(&self) -> Option<Asn> {
+        match self.0.iter().rfind(|segment| !segment.within_confederation())? {
+            Segment::Sequence(numbers) => numbers.last().copied(),
+            _ => None,
+        }
+    }
+
+    /// The path as `asn` passes it to another AS (RFC 4271 §5.1.2, RFC 5065 §4.1): in front of it, and without what is
+    /// within a confederation.
+    #[must_use]
+    pub fn prepended(&self, asn: Asn) -> Self {
+        let mut segments: Vec<Segment> =
+            self.0.iter().filter(|segment| !segment.within_confederation()).cloned().collect();
+        match segments.first_mut() {
+            Some(Segment::Sequence(numbers)) if numbers.len() < 255 => numbers.insert(0, asn),
+            _ => segments.insert(0, Segment::Sequence(vec![asn])),
+        }
+        Self(segments)
     }
 
     /// `None` when it is malformed: RFC 7606 §7.2 names the ways.
@@ -104,8 +139,7 @@ impl AsPath {
         Some(Self(segments))
     }
 
-    pub(crate) fn encode(&self, four_octets: bool) -> Result<Vec<u8>, EncodeError> {
-        let mut out = Vec::new();
+    pub(crate) fn encode(&self, four_octets: bool, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         for segment in &self.0 {
             let length = segment.numbers().len();
             let count =
@@ -119,7 +153,7 @@ impl AsPath {
                 }
             }
         }
-        Ok(out)
+        Ok(())
     }
 
     /// Whether two octets a number lose something.

@@ -65,6 +65,20 @@ pub struct RawAttribute {
     pub value: Vec<u8>,
 }
 
+/// An attribute in the bytes that it came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RawView<'a> {
+    pub(crate) flags: u8,
+    pub(crate) code: u8,
+    pub(crate) value: &'a [u8],
+}
+
+impl RawView<'_> {
+    fn to_owned(self) -> RawAttribute {
+        RawAttribute { flags: self.flags, code: self.code, value: self.value.into() }
+    }
+}
+
 impl RawAttribute {
     pub(crate) fn write(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         write_attribute(self.flags, self.code, &self.value, out)
@@ -121,11 +135,11 @@ impl Attributes {
     /// Sets what the attribute says; `Err` names what is wrong with it.
     pub(crate) fn set(
         &mut self,
-        raw: &RawAttribute,
+        raw: RawView<'_>,
         context: Context,
         words: &mut FourOctetWords,
     ) -> Result<(), AttributeFault> {
-        let value = raw.value.as_slice();
+        let value = raw.value;
         match rules::of(raw.code).map(|rule| rule.sender) {
             Some(rules::Sender::Internal) if context.external => return Ok(()),
             Some(rules::Sender::TwoOctet) if context.four_octet_as => return Ok(()),
@@ -167,7 +181,7 @@ impl Attributes {
             code::EXTENDED_COMMUNITIES => self.extended_communities = list(value, ExtendedCommunity)?,
             code::IPV6_EXTENDED_COMMUNITIES => {
                 list(value, |_: [u8; 20]| ())?;
-                self.others.push(raw.clone());
+                self.others.push(raw.to_owned());
             }
             code::AS4_PATH => {
                 let path = AsPath::decode(value, true).ok_or(AttributeFault::Value)?;
@@ -185,7 +199,7 @@ impl Attributes {
                 })?;
             }
             code::ONLY_TO_CUSTOMER => self.only_to_customer = Some(Asn(number(value)?)),
-            _ => self.others.push(raw.clone()),
+            _ => self.others.push(raw.to_owned()),
         }
         Ok(())
     }
@@ -204,63 +218,139 @@ impl Attributes {
         }
     }
 
-    /// Writes them in the order of their types (RFC 4271 §5).
-    pub(crate) fn write(&self, context: Context, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let mut list = Vec::new();
-        let mut add = |code, value: Vec<u8>| {
-            let flags = rules::of(code).map_or(flag::OPTIONAL, |rule| rule.category.flags());
-            list.push(RawAttribute { flags, code, value });
-        };
+    /// Writes them as the list that an UPDATE carries; `next_hop` stands for [`Attributes::next_hop`].
+    ///
+    /// # Errors
+    /// [`EncodeError`] when something does not fit its length field.
+    pub fn encode(&self, next_hop: Option<Ipv4Addr>, context: Context, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        // In the order of their types (RFC 4271 §5); the unread ones each in its place.
+        let mut others: Vec<&RawAttribute> = self.others.iter().collect();
+        others.sort_by_key(|attribute| attribute.code);
+        let mut writer = Writer { out, others: &others };
         if let Some(origin) = self.origin {
-            add(code::ORIGIN, vec![origin as u8]);
+            writer.put(code::ORIGIN, |out| out.push(origin as u8))?;
         }
+        let outside =
+            |path: &AsPath| AsPath(path.0.iter().filter(|segment| !segment.within_confederation()).cloned().collect());
         if let Some(path) = &self.as_path {
-            add(code::AS_PATH, path.encode(context.four_octet_as)?);
-            if !context.four_octet_as && path.needs_as4() {
-                let outside = path.0.iter().filter(|segment| !segment.within_confederation()).cloned().collect();
-                add(code::AS4_PATH, AsPath(outside).encode(true)?);
+            writer.begin(code::AS_PATH, |out| path.encode(context.four_octet_as, out))?;
+        }
+        if let Some(next_hop) = next_hop {
+            writer.put(code::NEXT_HOP, |out| out.extend_from_slice(&next_hop.octets()))?;
+        }
+        for (code, value) in [(code::MULTI_EXIT_DISC, self.multi_exit_disc), (code::LOCAL_PREF, self.local_pref)] {
+            if let Some(value) = value {
+                writer.put(code, |out| out.extend_from_slice(&value.to_be_bytes()))?;
             }
-        }
-        if let Some(next_hop) = self.next_hop {
-            add(code::NEXT_HOP, next_hop.octets().into());
-        }
-        if let Some(value) = self.multi_exit_disc {
-            add(code::MULTI_EXIT_DISC, value.to_be_bytes().into());
-        }
-        if let Some(value) = self.local_pref {
-            add(code::LOCAL_PREF, value.to_be_bytes().into());
         }
         if self.atomic_aggregate {
-            add(code::ATOMIC_AGGREGATE, Vec::new());
+            writer.put(code::ATOMIC_AGGREGATE, |_| ())?;
         }
         if let Some(aggregator) = self.aggregator {
-            add(code::AGGREGATOR, aggregator.encode(context.four_octet_as));
-            if !context.four_octet_as && aggregator.asn.0 > u32::from(u16::MAX) {
-                add(code::AS4_AGGREGATOR, aggregator.encode(true));
-            }
+            writer.put(code::AGGREGATOR, |out| out.extend(aggregator.encode(context.four_octet_as)))?;
         }
+        writer.list(code::COMMUNITIES, &self.communities, |one| one.0.to_be_bytes())?;
         if let Some(id) = self.originator_id {
-            add(code::ORIGINATOR_ID, id.octets().into());
+            writer.put(code::ORIGINATOR_ID, |out| out.extend_from_slice(&id.octets()))?;
         }
-        if let Some(asn) = self.only_to_customer {
-            add(code::ONLY_TO_CUSTOMER, asn.0.to_be_bytes().into());
-        }
-        let mut add_list = |code, value: Vec<u8>| {
-            if !value.is_empty() {
-                add(code, value);
+        writer.list(code::CLUSTER_LIST, &self.cluster_list, Ipv4Addr::octets)?;
+        writer.list(code::EXTENDED_COMMUNITIES, &self.extended_communities, |one| one.0)?;
+        if !context.four_octet_as {
+            if let Some(path) = self.as_path.as_ref().filter(|path| path.needs_as4()) {
+                writer.begin(code::AS4_PATH, |out| outside(path).encode(true, out))?;
             }
-        };
-        add_list(code::COMMUNITIES, self.communities.iter().flat_map(|one| one.0.to_be_bytes()).collect());
-        add_list(code::CLUSTER_LIST, self.cluster_list.iter().flat_map(Ipv4Addr::octets).collect());
-        add_list(code::EXTENDED_COMMUNITIES, self.extended_communities.iter().flat_map(|one| one.0).collect());
-        let large = self.large_communities.iter().flat_map(|LargeCommunity(asn, first, second)| {
-            [asn, first, second].map(|number| number.to_be_bytes()).concat()
-        });
-        add_list(code::LARGE_COMMUNITIES, large.collect());
-        list.extend(self.others.iter().cloned());
-        list.sort_by_key(|attribute| attribute.code);
-        list.iter().try_for_each(|attribute| attribute.write(out))
+            if let Some(aggregator) = self.aggregator.filter(|aggregator| aggregator.asn.0 > u32::from(u16::MAX)) {
+                writer.put(code::AS4_AGGREGATOR, |out| out.extend(aggregator.encode(true)))?;
+            }
+        }
+        writer.list(code::LARGE_COMMUNITIES, &self.large_communities, large)?;
+        if let Some(asn) = self.only_to_customer {
+            writer.put(code::ONLY_TO_CUSTOMER, |out| out.extend_from_slice(&asn.0.to_be_bytes()))?;
+        }
+        writer.end()
     }
+
+    /// Reads a list that [`Attributes::encode`] wrote, or another of its kind; `None` when something in it is wrong,
+    /// however mild. The attributes that carry prefixes are left out.
+    #[must_use]
+    pub fn decode(list: &[u8], context: Context) -> Option<Self> {
+        let (raw, cut_off) = split(list);
+        let mut attributes = Self::default();
+        let mut words = FourOctetWords::default();
+        for raw in raw.iter().filter(|raw| !matches!(raw.code, code::MP_REACH | code::MP_UNREACH)) {
+            check_flags(*raw).and_then(|()| attributes.set(*raw, context, &mut words)).ok()?;
+        }
+        attributes.amend(words);
+        cut_off.is_none().then_some(attributes)
+    }
+}
+
+/// Writes attributes in the order of their types.
+struct Writer<'a> {
+    out: &'a mut Vec<u8>,
+    /// What is written as it is, and has yet to be.
+    others: &'a [&'a RawAttribute],
+}
+
+impl Writer<'_> {
+    /// An attribute of a type that is read here, and before it all others of lower types.
+    fn begin(
+        &mut self,
+        code: u8,
+        value: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
+    ) -> Result<(), EncodeError> {
+        while let Some((other, rest)) = self.others.split_first().filter(|(other, _)| other.code < code) {
+            other.write(self.out)?;
+            self.others = rest;
+        }
+        let flags = rules::of(code).map_or(flag::OPTIONAL, |rule| rule.category.flags());
+        let start = self.out.len();
+        self.out.extend_from_slice(&[flags, code, 0]);
+        value(self.out)?;
+        let length = self.out.len() - start - 3;
+        if let Ok(length) = u8::try_from(length) {
+            if let Some(place) = self.out.get_mut(start + 2) {
+                *place = length;
+            }
+            return Ok(());
+        }
+        let value = self.out.split_off(start + 3);
+        self.out.truncate(start);
+        write_attribute(flags, code, &value, self.out)
+    }
+
+    fn put(&mut self, code: u8, value: impl FnOnce(&mut Vec<u8>)) -> Result<(), EncodeError> {
+        self.begin(code, |out| {
+            value(out);
+            Ok(())
+        })
+    }
+
+    /// A list of items; none when it is empty.
+    fn list<T: Copy, const N: usize>(
+        &mut self,
+        code: u8,
+        items: &[T],
+        octets: impl Fn(&T) -> [u8; N],
+    ) -> Result<(), EncodeError> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        self.put(code, |out| out.extend(items.iter().flat_map(octets)))
+    }
+
+    fn end(self) -> Result<(), EncodeError> {
+        self.others.iter().try_for_each(|other| other.write(self.out))
+    }
+}
+
+fn large(one: &LargeCommunity) -> [u8; 12] {
+    let LargeCommunity(asn, first, second) = one;
+    let mut octets = [0; 12];
+    for (to, number) in octets.chunks_exact_mut(4).zip([asn, first, second]) {
+        to.copy_from_slice(&number.to_be_bytes());
+    }
+    octets
 }
 
 /// Whether an address can be a next hop (RFC 4271 §6.3: a host's).
@@ -286,8 +376,8 @@ fn list<T, const N: usize>(value: &[u8], item: impl Fn([u8; N]) -> T) -> Result<
 }
 
 /// Cuts an attribute list into attributes. After the first that is cut off, nothing more can be found.
-pub(crate) fn split(list: &[u8]) -> (Vec<RawAttribute>, Option<AttributeError>) {
-    let mut attributes = Vec::new();
+pub(crate) fn split(list: &[u8]) -> (Vec<RawView<'_>>, Option<AttributeError>) {
+    let mut attributes = Vec::with_capacity(12);
     let mut rest = list;
     while !rest.is_empty() {
         let mut reader = Reader::new(rest);
@@ -304,16 +394,16 @@ pub(crate) fn split(list: &[u8]) -> (Vec<RawAttribute>, Option<AttributeError>) 
     (attributes, None)
 }
 
-fn read_attribute(reader: &mut Reader<'_>) -> Option<RawAttribute> {
+fn read_attribute<'a>(reader: &mut Reader<'a>) -> Option<RawView<'a>> {
     let (flags, code) = (reader.u8()?, reader.u8()?);
     let length = if flags & flag::EXTENDED == 0 { usize::from(reader.u8()?) } else { usize::from(reader.u16()?) };
-    let value = reader.take(length)?.into();
+    let value = reader.take(length)?;
     // The low four bits mean nothing (RFC 4271 §4.3), the length bit only how the length is written.
-    Some(RawAttribute { flags: flags & 0xe0, code, value })
+    Some(RawView { flags: flags & 0xe0, code, value })
 }
 
 /// Holds the flags of `attribute` to its type.
-pub(crate) fn check_flags(attribute: &RawAttribute) -> Result<(), AttributeFault> {
+pub(crate) fn check_flags(attribute: RawView<'_>) -> Result<(), AttributeFault> {
     let bits = attribute.flags & (flag::OPTIONAL | flag::TRANSITIVE);
     match rules::of(attribute.code) {
         Some(rule) if bits != rule.category.flags() => Err(AttributeFault::Flags),
@@ -323,10 +413,10 @@ pub(crate) fn check_flags(attribute: &RawAttribute) -> Result<(), AttributeFault
 }
 
 /// The flaw `fault` in `attribute`, with the attribute written out for the NOTIFICATION.
-pub(crate) fn flaw(attribute: &RawAttribute, fault: AttributeFault) -> AttributeError {
+pub(crate) fn flaw(attribute: RawView<'_>, fault: AttributeFault) -> AttributeError {
     let mut received = Vec::new();
     // A value that was received fits the length field that it came with.
-    let written = attribute.write(&mut received);
+    let written = write_attribute(attribute.flags, attribute.code, attribute.value, &mut received);
     debug_assert!(written.is_ok(), "{written:?}");
     AttributeError { code: attribute.code, fault, received }
 }
@@ -386,8 +476,8 @@ mod tests {
     fn what_only_internal_peers_may_say_is_left_out_from_others() {
         for (code, value) in [(code::LOCAL_PREF, vec![0]), (code::ORIGINATOR_ID, vec![]), (code::CLUSTER_LIST, vec![1])]
         {
-            let raw = RawAttribute { flags: 0, code, value };
-            let set = |context| Attributes::default().set(&raw, context, &mut FourOctetWords::default());
+            let raw = RawView { flags: 0, code, value: &value };
+            let set = |context| Attributes::default().set(raw, context, &mut FourOctetWords::default());
             assert_eq!(set(TWO), Ok(()));
             assert_eq!(set(Context::default()), Err(AttributeFault::Length));
         }

@@ -8,8 +8,10 @@ use std::str::FromStr;
 pub struct Community(pub u32);
 
 /// The well-known communities by the names that operators write.
-const WELL_KNOWN: [(Community, &str); 6] = [
+const WELL_KNOWN: [(Community, &str); 8] = [
     (Community::GRACEFUL_SHUTDOWN, "graceful-shutdown"),
+    (Community::LLGR_STALE, "llgr-stale"),
+    (Community::NO_LLGR, "no-llgr"),
     (Community::BLACKHOLE, "blackhole"),
     (Community::NO_EXPORT, "no-export"),
     (Community::NO_ADVERTISE, "no-advertise"),
@@ -20,6 +22,10 @@ const WELL_KNOWN: [(Community, &str); 6] = [
 impl Community {
     /// The link is about to go: prefer any other path (RFC 8326).
     pub const GRACEFUL_SHUTDOWN: Self = Self(0xffff_0000);
+    /// Kept long after its router was lost: prefer any other path (RFC 9494).
+    pub const LLGR_STALE: Self = Self(0xffff_0006);
+    /// Not to be kept when its router is lost (RFC 9494).
+    pub const NO_LLGR: Self = Self(0xffff_0007);
     /// Drop what is sent there (RFC 7999).
     pub const BLACKHOLE: Self = Self(0xffff_029a);
     /// Not to be advertised outside the AS (or confederation).
@@ -45,7 +51,7 @@ impl fmt::Display for Community {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "community {0:?} is not understood: write `number:number` with numbers up to 65535, `no-export`, \
-     `no-advertise`, `no-export-subconfed`, `no-peer`, `graceful-shutdown` or `blackhole`"
+     `no-advertise`, `no-export-subconfed`, `no-peer`, `graceful-shutdown`, `llgr-stale`, `no-llgr` or `blackhole`"
 )]
 pub struct CommunityError(pub String);
 

@@ -2,7 +2,7 @@
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::attribute::{self, Attributes, FourOctetWords, RawAttribute};
+use crate::attribute::{self, Attributes, FourOctetWords, RawView};
 use crate::error::{AttributeError, AttributeFault, DecodeError, Disposition, EncodeError};
 use crate::message::Context;
 use crate::multiprotocol::{MpReach, MpUnreach};
@@ -172,17 +172,17 @@ impl Update {
             let read = if repeated {
                 Err(AttributeFault::Repeated)
             } else {
-                attribute::check_flags(attribute).and_then(|()| self.read_attribute(attribute, context, &mut words))
+                attribute::check_flags(*attribute).and_then(|()| self.read_attribute(*attribute, context, &mut words))
             };
             if let Err(fault) = read {
-                self.note(attribute::flaw(attribute, fault))?;
+                self.note(attribute::flaw(*attribute, fault))?;
             }
             // RFC 7606 §3 (h): wrong flags on the prefixes' own attribute still say which ones to withdraw.
             if read == Err(AttributeFault::Flags)
                 && matches!(attribute.code, code::MP_REACH | code::MP_UNREACH)
-                && let Err(fault) = self.read_attribute(attribute, context, &mut words)
+                && let Err(fault) = self.read_attribute(*attribute, context, &mut words)
             {
-                self.note(attribute::flaw(attribute, fault))?;
+                self.note(attribute::flaw(*attribute, fault))?;
             }
         }
         self.attributes.amend(words);
@@ -215,20 +215,20 @@ impl Update {
 
     fn read_attribute(
         &mut self,
-        attribute: &RawAttribute,
+        attribute: RawView<'_>,
         context: Context,
         words: &mut FourOctetWords,
     ) -> Result<(), AttributeFault> {
         match attribute.code {
             code::MP_REACH => {
                 let (reach, ids, next_hop_is_host) =
-                    MpReach::decode(&attribute.value, context).ok_or(AttributeFault::Length)?;
+                    MpReach::decode(attribute.value, context).ok_or(AttributeFault::Length)?;
                 self.mp_reach = Some(reach);
                 self.path_ids.mp_reach = ids;
                 if next_hop_is_host { Ok(()) } else { Err(AttributeFault::Value) }
             }
             code::MP_UNREACH => {
-                let (unreach, ids) = MpUnreach::decode(&attribute.value, context).ok_or(AttributeFault::Length)?;
+                let (unreach, ids) = MpUnreach::decode(attribute.value, context).ok_or(AttributeFault::Length)?;
                 self.mp_unreach = Some(unreach);
                 self.path_ids.mp_unreach = ids;
                 Ok(())
@@ -251,7 +251,7 @@ impl Update {
             let value = reach.encode(&self.path_ids.mp_reach, context);
             attribute::write_attribute(flag::OPTIONAL, code::MP_REACH, &value, &mut attributes)?;
         }
-        self.attributes.write(context, &mut attributes)?;
+        self.attributes.encode(self.attributes.next_hop, context, &mut attributes)?;
         for (what, field) in [("list of withdrawn routes", &withdrawn), ("list of path attributes", &attributes)] {
             let length = field.len();
             let limit = usize::from(u16::MAX);

@@ -414,3 +414,38 @@ proptest! {
 fn bgpkit(bytes: &[u8]) -> BgpMessage {
     parse_bgp_message(&mut bytes.to_vec().into(), false, &AsnLength::Bits32).expect("bgpkit-parser reads it")
 }
+
+proptest! {
+    #[test]
+    fn an_attribute_list_reads_as_it_was_written(attributes in basic_attributes(u32::MAX), four_octet_as: bool) {
+        let context = Context { four_octet_as, ..Context::LEAST };
+        let mut list = Vec::new();
+        attributes.encode(attributes.next_hop, context, &mut list).unwrap();
+        prop_assert!(list.windows(2).count() > 0);
+        let read = Attributes::decode(&list, context);
+        let confederation = attributes.as_path.iter().flat_map(|path| &path.0).any(|segment| {
+            matches!(segment, Segment::ConfederationSequence(_) | Segment::ConfederationSet(_))
+        });
+        // Two octets lose where a confederation stood among long numbers (RFC 6793 §4.2.3).
+        prop_assert!(read.as_ref() == Some(&attributes) || (!four_octet_as && confederation && read.is_some()));
+    }
+
+    #[test]
+    fn an_attribute_list_of_arbitrary_bytes_never_panics(list in vec(any::<u8>(), 0..200)) {
+        for context in [Context::LEAST, Context { external: true, ..Context::default() }] {
+            if let Some(attributes) = Attributes::decode(&list, context) {
+                let mut again = Vec::new();
+                attributes.encode(attributes.next_hop, context, &mut again).unwrap();
+                prop_assert_eq!(Attributes::decode(&again, context), Some(attributes));
+            }
+        }
+    }
+
+    #[test]
+    fn a_prepended_path_begins_with_its_as_and_counts_one_more(path in any_path(u32::MAX), asn in 1..u32::MAX) {
+        let longer = path.prepended(Asn(asn));
+        prop_assert_eq!(longer.first(), Some(Asn(asn)));
+        prop_assert_eq!(longer.length(), path.length() + 1);
+        prop_assert_eq!(longer.origin(), if path.length() == 0 { Some(Asn(asn)) } else { path.origin() });
+    }
+}

@@ -105,7 +105,10 @@ const TOP: &[&str] = &[
 #[must_use]
 pub fn is_pure(name: &str) -> bool {
     ["-wire", "-core", "-ledger", "-ecash", "-bank", "-cloak"].iter().any(|end| name.ends_with(end))
-        || matches!(name, "cloakway-types" | "cloakway-crypto" | "cloakway-sim" | "bgp-bmp" | "bgp-mrt" | "bgp-rpki")
+        || matches!(
+            name,
+            "cloakway-types" | "cloakway-crypto" | "cloakway-sim" | "bgp-bmp" | "bgp-mrt" | "bgp-rib" | "bgp-rpki"
+        )
 }
 
 /// Pure crates reach no crate that does input or output, however far down; the cloak alone has a TCP/IP of its own.

@@ -1,0 +1,538 @@
+//! Adj-RIB-In of all peers, and the best route of each prefix.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+
+use bgp_wire::{Asn, Attributes, Community, Family, MpReach, MpUnreach, RouterId, Update};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::attributes::{Interned, NextHop};
+use crate::decision::{self, Candidate};
+use crate::export::Readers;
+use crate::import::{self, Import, Rejected};
+use crate::peer::{Counts, Peer, PeerId, PeerSettings};
+use crate::table::{Entry, NONE, Path, Paths, State, Table};
+
+/// What holds for the speaker as a whole.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Our AS.
+    pub local_as: Asn,
+    /// Our router id, which is our cluster id as well.
+    pub router_id: RouterId,
+    /// Prefixes that are ours alone: a peer's route inside one is never used nor passed on (A3).
+    pub private: Vec<IpNet>,
+    /// What is injected here: a peer's route inside one is used, and never passed on.
+    pub own: Vec<IpNet>,
+    /// Compare MED between neighbouring ASes too.
+    pub always_compare_med: bool,
+}
+
+/// Everything but the prefixes.
+#[derive(Debug, Clone)]
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) attributes: Interned,
+    pub(crate) paths: Paths,
+    /// Our addresses, as sessions have them.
+    own_addresses: BTreeSet<IpAddr>,
+    candidates: Vec<Candidate>,
+}
+
+/// The routes of all peers.
+#[derive(Debug, Clone)]
+pub struct Rib {
+    pub(crate) core: Core,
+    pub(crate) v4: Table<4>,
+    pub(crate) v6: Table<16>,
+    pub(crate) readers: Readers,
+}
+
+/// How far a walk over all prefixes of a family has come.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Walk(u32);
+
+/// What a path was told to be.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    peer: PeerId,
+    id: u32,
+    attributes: u32,
+    state: State,
+}
+
+impl Rib {
+    /// No peers, no routes.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let core = Core {
+            settings,
+            peers: Vec::new(),
+            attributes: Interned::default(),
+            paths: Paths::default(),
+            own_addresses: BTreeSet::new(),
+            candidates: Vec::new(),
+        };
+        Self { core, v4: Table::default(), v6: Table::default(), readers: Readers::default() }
+    }
+
+    /// A further peer, which is not up.
+    pub fn add_peer(&mut self, settings: PeerSettings) -> PeerId {
+        self.core.peers.push(Peer::new(settings));
+        PeerId(u16::try_from(self.core.peers.len() - 1).unwrap_or(u16::MAX))
+    }
+
+    /// Other settings for a peer. What it told stays as it was judged: ask it for its routes again.
+    pub fn set_peer(&mut self, peer: PeerId, settings: PeerSettings) {
+        if let Some(peer) = self.core.peer_mut(peer) {
+            peer.settings = settings;
+        }
+    }
+
+    /// Established: the peer's router id, and our address in the session.
+    pub fn peer_up(&mut self, peer: PeerId, router_id: RouterId, local: Option<IpAddr>) {
+        // What was kept of another router under this address is not this one's.
+        let identifier = u32::from_be_bytes(router_id.octets());
+        if self.core.peer(peer).is_some_and(|known| known.identifier != identifier) {
+            Family::ALL.into_iter().for_each(|family| self.sweep_all(peer, family));
+        }
+        if let Some(peer) = self.core.peer_mut(peer) {
+            peer.up = true;
+            peer.identifier = identifier;
+            peer.local = local;
+        }
+        self.core.own_addresses = self.core.peers.iter().filter_map(|peer| peer.local).collect();
+    }
+
+    /// Established no more, and nothing is to be kept. [`Rib::sweep`] may do the same in slices.
+    pub fn peer_lost(&mut self, peer: PeerId) {
+        for family in Family::ALL {
+            self.outdate(peer, family);
+            self.sweep_all(peer, family);
+        }
+        if let Some(peer) = self.core.peer_mut(peer) {
+            peer.up = false;
+        }
+    }
+
+    /// Established no more, and its routes are used on (RFC 4724 §4.2): they are outdated until it tells them again.
+    /// What was outdated before goes now.
+    pub fn peer_stale(&mut self, peer: PeerId, family: Family) {
+        self.sweep_all(peer, family);
+        self.outdate(peer, family);
+        if let Some(peer) = self.core.peer_mut(peer) {
+            peer.up = false;
+        }
+    }
+
+    /// From now on, what the peer has told of `family` is outdated until it tells it again.
+    pub fn outdate(&mut self, peer: PeerId, family: Family) {
+        if let Some(peer) = self.core.peer_mut(peer) {
+            peer.next_epoch(family);
+        }
+    }
+
+    /// The peer tells `family` again from here (RFC 7313).
+    pub fn refresh_begins(&mut self, peer: PeerId, family: Family) {
+        self.outdate(peer, family);
+    }
+
+    /// It has told all of `family` again (RFC 7313), or for the first time since it was lost (RFC 4724 §4.2):
+    /// what is outdated goes.
+    pub fn sweep_all(&mut self, peer: PeerId, family: Family) {
+        let mut walk = Walk::default();
+        while self.sweep(peer, family, &mut walk, u32::MAX).is_continue() {}
+    }
+
+    /// Takes out what is outdated, in the next `slots` places; `Break` when all were seen.
+    pub fn sweep(&mut self, peer: PeerId, family: Family, walk: &mut Walk, slots: u32) -> ControlFlow<()> {
+        self.visit_outdated(peer, family, walk, slots, |_, _| None)
+    }
+
+    /// Outdated routes of `peer` become long-lived stale (RFC 9494 §4.2): the least preferred; those marked NO_LLGR
+    /// go. In the next `slots` places; `Break` when all were seen.
+    pub fn llgr_stale(&mut self, peer: PeerId, family: Family, walk: &mut Walk, slots: u32) -> ControlFlow<()> {
+        self.visit_outdated(peer, family, walk, slots, |core, path| {
+            let kept = !core.attributes.summary(path.attributes).marks.has(Community::NO_LLGR);
+            kept.then(|| path.state.llgr_stale())
+        })
+    }
+
+    /// What `peer` has told of `family`.
+    #[must_use]
+    pub fn counts(&self, peer: PeerId, family: Family) -> Counts {
+        self.core.peer(peer).map(|peer| peer.counts(family)).unwrap_or_default()
+    }
+
+    /// Prefixes of `family` that some peer has told.
+    #[must_use]
+    pub fn prefixes(&self, family: Family) -> usize {
+        match family {
+            Family::Ipv4 => self.v4.len(),
+            Family::Ipv6 => self.v6.len(),
+        }
+    }
+
+    /// Attribute sets that are kept.
+    #[must_use]
+    pub fn attribute_sets(&self) -> usize {
+        self.core.attributes.len()
+    }
+
+    /// Takes in what an Established peer says; RFC 7606 is obeyed. Families that the session does not listen to are to
+    /// be taken out before.
+    pub fn apply(&mut self, peer: PeerId, mut update: Update) {
+        match self.core.peer(peer) {
+            Some(known) if known.up && !matches!(known.settings.import, Import::Nothing) => {}
+            _ => return,
+        }
+        let withdraws = update.treat_as_withdraw();
+        let ids = update.path_ids;
+        self.withdraw_v4(peer, &update.withdrawn, &ids.withdrawn);
+        match &update.mp_unreach {
+            Some(MpUnreach::Ipv4(prefixes)) => self.withdraw_v4(peer, prefixes, &ids.mp_unreach),
+            Some(MpUnreach::Ipv6(prefixes)) => self.withdraw_v6(peer, prefixes, &ids.mp_unreach),
+            _ => {}
+        }
+        if withdraws {
+            self.withdraw_v4(peer, &update.announced, &ids.announced);
+            match &update.mp_reach {
+                Some(MpReach::Ipv4 { prefixes, .. } | MpReach::Ipv4ByIpv6 { prefixes, .. }) => {
+                    self.withdraw_v4(peer, prefixes, &ids.mp_reach);
+                }
+                Some(MpReach::Ipv6 { prefixes, .. }) => self.withdraw_v6(peer, prefixes, &ids.mp_reach),
+                _ => {}
+            }
+            return;
+        }
+        if let Some(known) = self.core.peer(peer) {
+            import::mark(known, &mut update.attributes);
+        }
+        if let Some(address) = update.attributes.next_hop.filter(|_| !update.announced.is_empty()) {
+            let next_hop = NextHop { address: address.into(), link_local: None };
+            self.announce_v4(peer, next_hop, &update.attributes, &update.announced, &ids.announced);
+        }
+        match &update.mp_reach {
+            Some(MpReach::Ipv4 { next_hop, prefixes }) => {
+                let next_hop = NextHop { address: (*next_hop).into(), link_local: None };
+                self.announce_v4(peer, next_hop, &update.attributes, prefixes, &ids.mp_reach);
+            }
+            Some(MpReach::Ipv4ByIpv6 { next_hop, link_local, prefixes }) => {
+                let next_hop = NextHop { address: (*next_hop).into(), link_local: *link_local };
+                self.announce_v4(peer, next_hop, &update.attributes, prefixes, &ids.mp_reach);
+            }
+            Some(MpReach::Ipv6 { next_hop, link_local, prefixes }) => {
+                let next_hop = NextHop { address: (*next_hop).into(), link_local: *link_local };
+                self.announce_v6(peer, next_hop, &update.attributes, prefixes, &ids.mp_reach);
+            }
+            _ => {}
+        }
+    }
+
+    fn announce_v4(&mut self, peer: PeerId, hop: NextHop, attributes: &Attributes, prefixes: &[Ipv4Net], ids: &[u32]) {
+        let Some(told) = self.core.receive(peer, hop, attributes) else {
+            return self.withdraw_v4(peer, prefixes, ids);
+        };
+        for (prefix, id) in prefixes.iter().zip(path_ids(ids)) {
+            let state = self.core.judge(&told, &IpNet::V4(*prefix));
+            let at = self.v4.place(prefix.addr().octets(), prefix.prefix_len());
+            if let Some(entry) = self.v4.get_mut(at)
+                && self.core.announce(entry, Family::Ipv4, Told { id, state, ..told })
+            {
+                self.readers.changed(Family::Ipv4, at);
+            }
+        }
+        self.core.attributes.release(told.attributes);
+    }
+
+    fn announce_v6(&mut self, peer: PeerId, hop: NextHop, attributes: &Attributes, prefixes: &[Ipv6Net], ids: &[u32]) {
+        let Some(told) = self.core.receive(peer, hop, attributes) else {
+            return self.withdraw_v6(peer, prefixes, ids);
+        };
+        for (prefix, id) in prefixes.iter().zip(path_ids(ids)) {
+            let state = self.core.judge(&told, &IpNet::V6(*prefix));
+            let at = self.v6.place(prefix.addr().octets(), prefix.prefix_len());
+            if let Some(entry) = self.v6.get_mut(at)
+                && self.core.announce(entry, Family::Ipv6, Told { id, state, ..told })
+            {
+                self.readers.changed(Family::Ipv6, at);
+            }
+        }
+        self.core.attributes.release(told.attributes);
+    }
+
+    fn withdraw_v4(&mut self, peer: PeerId, prefixes: &[Ipv4Net], ids: &[u32]) {
+        for (prefix, id) in prefixes.iter().zip(path_ids(ids)) {
+            let Some(at) = self.v4.find(&prefix.addr().octets(), prefix.prefix_len()) else { continue };
+            let Some(entry) = self.v4.get_mut(at) else { continue };
+            if self.core.withdraw(entry, Family::Ipv4, peer, |path| path.id == id) {
+                self.readers.changed(Family::Ipv4, at);
+            }
+            self.tidy(Family::Ipv4, at);
+        }
+    }
+
+    fn withdraw_v6(&mut self, peer: PeerId, prefixes: &[Ipv6Net], ids: &[u32]) {
+        for (prefix, id) in prefixes.iter().zip(path_ids(ids)) {
+            let Some(at) = self.v6.find(&prefix.addr().octets(), prefix.prefix_len()) else { continue };
+            let Some(entry) = self.v6.get_mut(at) else { continue };
+            if self.core.withdraw(entry, Family::Ipv6, peer, |path| path.id == id) {
+                self.readers.changed(Family::Ipv6, at);
+            }
+            self.tidy(Family::Ipv6, at);
+        }
+    }
+
+    /// Frees a prefix that has no path, and that no reader has to withdraw.
+    pub(crate) fn tidy(&mut self, family: Family, at: u32) {
+        if self.head(family, at) == Some(NONE) && !self.readers.need(family, at) {
+            match family {
+                Family::Ipv4 => self.v4.remove(at),
+                Family::Ipv6 => self.v6.remove(at),
+            }
+        }
+    }
+
+    pub(crate) fn head(&self, family: Family, at: u32) -> Option<u32> {
+        match family {
+            Family::Ipv4 => self.v4.get(at).map(|entry| entry.head),
+            Family::Ipv6 => self.v6.get(at).map(|entry| entry.head),
+        }
+    }
+
+    pub(crate) fn slots(&self, family: Family) -> u32 {
+        match family {
+            Family::Ipv4 => self.v4.slots(),
+            Family::Ipv6 => self.v6.slots(),
+        }
+    }
+
+    /// Gives the outdated paths of `peer` in the next places what `change` says, or takes them out.
+    fn visit_outdated(
+        &mut self,
+        peer: PeerId,
+        family: Family,
+        walk: &mut Walk,
+        slots: u32,
+        change: impl Fn(&Core, &Path) -> Option<State>,
+    ) -> ControlFlow<()> {
+        let known = self.core.peer(peer);
+        let epoch = known.map(|known| known.epoch(family)).unwrap_or_default();
+        // Most peers tell nothing that is kept: nothing to look for.
+        let idle = known.is_none_or(|known| known.counts(family).routes == 0);
+        let until = walk.0.saturating_add(slots).min(self.slots(family));
+        for at in if idle { 0..0 } else { walk.0..until } {
+            let changed = match family {
+                Family::Ipv4 => self.v4.get_mut(at).map(|entry| self.core.change(entry, family, peer, epoch, &change)),
+                Family::Ipv6 => self.v6.get_mut(at).map(|entry| self.core.change(entry, family, peer, epoch, &change)),
+            };
+            if changed == Some(true) {
+                self.readers.changed(family, at);
+            }
+            self.tidy(family, at);
+        }
+        walk.0 = until;
+        if idle || until >= self.slots(family) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// Path identifiers, each for the prefix in its place; 0 where the session has none.
+fn path_ids(ids: &[u32]) -> impl Iterator<Item = u32> + '_ {
+    ids.iter().copied().chain(std::iter::repeat(0))
+}
+
+impl Core {
+    pub(crate) fn peer(&self, id: PeerId) -> Option<&Peer> {
+        self.peers.get(usize::from(id.0))
+    }
+
+    fn peer_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
+        self.peers.get_mut(usize::from(id.0))
+    }
+
+    /// What holds for all prefixes with these attributes, which are held; `None` when they cannot be kept.
+    fn receive(&mut self, id: PeerId, next_hop: NextHop, attributes: &Attributes) -> Option<Told> {
+        let peer = self.peers.get(usize::from(id.0))?;
+        let is_own = |address| self.own_addresses.contains(&address);
+        let verdict = import::check(&self.settings, peer, is_own, next_hop, attributes);
+        let attributes = self.attributes.hold_new(next_hop, attributes)?;
+        Some(Told { peer: id, id: 0, attributes, state: state(verdict) })
+    }
+
+    fn judge(&self, told: &Told, prefix: &IpNet) -> State {
+        let Some(peer) = self.peer(told.peer).filter(|_| told.state.is_usable()) else { return told.state };
+        state(import::check_prefix(&self.settings, peer, prefix, &self.attributes.summary(told.attributes)))
+    }
+
+    /// Takes note of one path. Says whether the best route is another now.
+    fn announce<const N: usize>(&mut self, entry: &mut Entry<N>, family: Family, told: Told) -> bool {
+        let epoch = self.peer(told.peer).map(|peer| peer.epoch(family)).unwrap_or_default();
+        let found = self.paths.list(entry.head).find(|(_, path)| path.peer == told.peer.0 && path.id == told.id);
+        let before = self.best_of(entry.head);
+        match found.map(|(at, path)| (at, *path)) {
+            Some((at, old)) => {
+                let path = Path { attributes: told.attributes, state: told.state, epoch, ..old };
+                if let Some(slot) = self.paths.get_mut(at) {
+                    *slot = path;
+                }
+                if old.attributes == path.attributes && old.state == path.state {
+                    return false;
+                }
+                self.attributes.hold(told.attributes);
+                self.attributes.release(old.attributes);
+                let rejected = usize::from(!path.state.is_usable());
+                let was = usize::from(!old.state.is_usable());
+                self.count(told.peer, family, |counts| counts.rejected = counts.rejected + rejected - was);
+            }
+            None => {
+                let path = Path {
+                    attributes: told.attributes,
+                    id: told.id,
+                    next: entry.head,
+                    peer: told.peer.0,
+                    epoch,
+                    state: told.state,
+                };
+                entry.head = self.paths.add(path);
+                self.attributes.hold(told.attributes);
+                let rejected = usize::from(!path.state.is_usable());
+                self.count(told.peer, family, |counts| {
+                    counts.routes += 1;
+                    counts.rejected += rejected;
+                });
+            }
+        }
+        self.elect(entry);
+        self.best_of(entry.head) != before
+    }
+
+    /// Takes out the paths of `peer` that fit. Says whether the best route is another now.
+    fn withdraw<const N: usize>(
+        &mut self,
+        entry: &mut Entry<N>,
+        family: Family,
+        peer: PeerId,
+        fits: impl Fn(&Path) -> bool,
+    ) -> bool {
+        let before = self.best_of(entry.head);
+        let (mut at, mut previous, mut found) = (entry.head, NONE, false);
+        while let Some(path) = self.paths.get(at).copied() {
+            if path.peer == peer.0 && fits(&path) {
+                match self.paths.get_mut(previous) {
+                    Some(previous) => previous.next = path.next,
+                    None => entry.head = path.next,
+                }
+                self.paths.remove(at);
+                self.attributes.release(path.attributes);
+                let rejected = usize::from(!path.state.is_usable());
+                self.count(peer, family, |counts| {
+                    counts.routes -= 1;
+                    counts.rejected -= rejected;
+                });
+                found = true;
+            } else {
+                previous = at;
+            }
+            at = path.next;
+        }
+        if found {
+            self.elect(entry);
+        }
+        found && self.best_of(entry.head) != before
+    }
+
+    /// [`Rib::visit_outdated`] for one prefix.
+    fn change<const N: usize>(
+        &mut self,
+        entry: &mut Entry<N>,
+        family: Family,
+        peer: PeerId,
+        epoch: u8,
+        change: impl Fn(&Self, &Path) -> Option<State>,
+    ) -> bool {
+        let is_outdated = |path: &Path| path.peer == peer.0 && path.epoch != epoch;
+        if !self.paths.list(entry.head).any(|(_, path)| is_outdated(path)) {
+            return false;
+        }
+        let before = self.best_of(entry.head);
+        let mut at = entry.head;
+        let mut goes = false;
+        while let Some(path) = self.paths.get(at).copied() {
+            if is_outdated(&path) {
+                match (change(self, &path), self.paths.get_mut(at)) {
+                    (Some(state), Some(path)) => path.state = state,
+                    _ => goes = true,
+                }
+            }
+            at = path.next;
+        }
+        if goes {
+            let keeps: Vec<u32> = self
+                .paths
+                .list(entry.head)
+                .filter(|(_, path)| is_outdated(path) && change(self, path).is_some())
+                .map(|(_, path)| path.id)
+                .collect();
+            self.withdraw(entry, family, peer, |path| is_outdated(path) && !keeps.contains(&path.id));
+        }
+        self.elect(entry);
+        self.best_of(entry.head) != before
+    }
+
+    fn count(&mut self, peer: PeerId, family: Family, change: impl FnOnce(&mut Counts)) {
+        if let Some(peer) = self.peer_mut(peer) {
+            peer.count(family, change);
+        }
+    }
+
+    /// What readers are told of the best path: where it is, its attributes and state.
+    fn best_of(&self, head: u32) -> Option<(u16, u32, u32, State)> {
+        let path = self.paths.get(head).filter(|path| path.state.is_usable())?;
+        Some((path.peer, path.id, path.attributes, path.state))
+    }
+
+    /// The usable paths from `head` on.
+    pub(crate) fn candidates(&self, head: u32) -> impl Iterator<Item = Candidate> + '_ {
+        self.paths.list(head).filter(|(_, path)| path.state.is_usable()).filter_map(|(at, path)| {
+            let peer = self.peers.get(usize::from(path.peer))?;
+            Some(Candidate {
+                at,
+                summary: self.attributes.summary(path.attributes),
+                llgr_stale: path.state.is_llgr_stale(),
+                internal: peer.settings.internal,
+                identifier: peer.identifier,
+                address: peer.settings.address,
+                path_id: path.id,
+            })
+        })
+    }
+
+    /// Puts the best path first.
+    fn elect<const N: usize>(&mut self, entry: &mut Entry<N>) {
+        match self.paths.get(entry.head) {
+            Some(first) if first.next != NONE => {}
+            _ => return,
+        }
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.clear();
+        candidates.extend(self.candidates(entry.head));
+        let best = decision::best(&candidates, self.settings.always_compare_med).map(|best| best.at);
+        self.candidates = candidates;
+        let Some(best) = best.filter(|best| *best != entry.head) else { return };
+        let behind = self.paths.get(best).map_or(NONE, |path| path.next);
+        let before = self.paths.list(entry.head).find(|(_, path)| path.next == best).map(|(at, _)| at);
+        if let Some(path) = before.and_then(|at| self.paths.get_mut(at)) {
+            path.next = behind;
+        }
+        if let Some(path) = self.paths.get_mut(best) {
+            path.next = entry.head;
+        }
+        entry.head = best;
+    }
+}
+
+fn state(verdict: Result<(), Rejected>) -> State {
+    State(verdict.err().map_or(0, |rejected| rejected as u8))
+}
