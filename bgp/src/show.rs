@@ -152,6 +152,8 @@ fn capabilities(agreed: &Negotiated) -> Vec<&'static str> {
         ("ipv4-by-ipv6", sent.ipv4_by_ipv6),
         ("add-path-send", sent.path_ids != Families::NONE),
         ("add-path-receive", read.path_ids != Families::NONE),
+        ("ipv4-flow", sent.flow.ipv4),
+        ("ipv6-flow", sent.flow.ipv6),
     ];
     all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
 }

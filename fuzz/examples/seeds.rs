@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use bgp_wire::{
-    AsPath, Asn, Attributes, Capability, Community, Context, ErrorCode, Family, HoldTime, Message, Notification, Open,
-    Origin, RouteRefresh, RouterId, Update, announce_v4, announce_v6, withdraw_v4, withdraw_v6,
+    AsPath, Asn, Attributes, Capability, Community, Context, ErrorCode, Families, Family, FlowRule, HoldTime, Message,
+    Notification, Open, Origin, RouteRefresh, RouterId, Update, announce_flow, announce_v4, announce_v6, withdraw_v4,
+    withdraw_v6,
 };
 use cloakway_crypto::sign::SigningKey;
 use cloakway_crypto::{Secret, encode};
@@ -23,7 +24,8 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() -> std::io::Result<()> {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora");
-    let all: [(&str, Seeds); 10] = [
+    let all: [(&str, Seeds); 11] = [
+        ("bgp_flow", flow()),
         ("bgp_framer", streams(&bgp())),
         ("bgp_message", bgp()),
         ("cloak_frames", cloak()),
@@ -47,6 +49,44 @@ fn main() -> std::io::Result<()> {
 
 fn unhex(text: &str) -> Vec<u8> {
     encode::unhex(&text.split_whitespace().collect::<String>()).expect("hexadecimal")
+}
+
+/// The examples of RFC 8955 and RFC 8956, and a rule of every component.
+fn flow() -> Seeds {
+    let rule = |text: &str| {
+        let rule: FlowRule = text.parse().expect("a rule");
+        [&[u8::from(rule.family() == Family::Ipv6)], rule.encode().as_slice()].concat()
+    };
+    vec![
+        ("port-25", rule("destination 192.0.2.0/24 protocol =6 port =25")),
+        ("ports", rule("destination 192.0.2.0/24 source 203.0.113.0/24 port >=137&<=139 =8080")),
+        ("fragment", rule("destination 192.0.2.1/32 fragment 0x5")),
+        ("offset", rule("destination 2001:db8::/32 source ::1234:5678:9a00:0/64-104 protocol =6")),
+        ("odd-offset", rule("destination 2001:db8::/32 source ::1234:5678:9a00:0/65-104")),
+        (
+            "everything",
+            rule(
+                "destination 2001:db8::/32 source 2001:db8:1::/48 protocol =6 =17 port >1&<9 destination-port =443 \
+                 source-port !=53 icmp-type =128 icmp-code =0 tcp-flags =syn&!ack packet-length true:1500 dscp =46 \
+                 fragment !is-fragment flow-label =7",
+            ),
+        ),
+    ]
+}
+
+/// UPDATEs of flow specifications.
+fn flow_updates(attributes: &Attributes) -> Seeds {
+    let context = Context { flow: Families { ipv4: true, ipv6: true }, ..Context::default() };
+    let rules: Vec<FlowRule> = ["destination 203.0.113.200/32 protocol =6 destination-port =443", "ipv6 protocol =17"]
+        .map(|text| text.parse().expect("a rule"))
+        .into();
+    let write = |update: &Update| Message::Update(update.clone()).encode(context).expect("a valid message");
+    let announced = |family| announce_flow(attributes, family, &rules, context).expect("it fits");
+    vec![
+        ("announce-flow-v4", write(&announced(Family::Ipv4)[0])),
+        ("announce-flow-v6", write(&announced(Family::Ipv6)[0])),
+        ("end-of-flow", write(&Update::end_of_flow(Family::Ipv4))),
+    ]
 }
 
 fn bgp() -> Seeds {
@@ -73,7 +113,7 @@ fn bgp() -> Seeds {
     );
     open.capabilities.push(Capability::Other { code: 64, value: vec![0, 0x78] });
     let next_hop_v6 = "2001:db8:5100:1::2".parse().expect("an address");
-    vec![
+    let mut seeds = vec![
         ("open", write(Message::Open(open))),
         (
             // BIRD 2.0.12.
@@ -107,7 +147,9 @@ fn bgp() -> Seeds {
             "flawed-v6",
             unhex("02 0000 0025 400101004002 00 800e1b 00020110 ff020000000000000000000000000001 00 2020010db8 00"),
         ),
-    ]
+    ];
+    seeds.extend(flow_updates(&attributes));
+    seeds
 }
 
 /// The messages one behind the other, cut in small and in large pieces.

@@ -1,6 +1,9 @@
 //! BGP messages and the stream that they come in.
 
-use bgp_wire::{Context, DecodeError, Disposition, Framer, HEADER_LENGTH, MAX_LENGTH, Message, Update};
+use bgp_wire::{
+    Context, DecodeError, Disposition, Families, Family, FlowRule, Framer, HEADER_LENGTH, LONGEST_RULE, MAX_LENGTH,
+    Message, Update, announce_flow,
+};
 
 const MARKER: [u8; 16] = [0xff; 16];
 
@@ -16,13 +19,42 @@ pub fn bgp_message(bytes: &[u8]) {
     };
     for (four_octet_as, external) in [(true, false), (true, true), (false, false), (false, true)] {
         for rich in [false, true] {
-            let context =
-                Context { four_octet_as, external, enhanced_refresh: rich, ipv4_by_ipv6: rich, ..Context::LEAST };
+            let context = Context {
+                four_octet_as,
+                external,
+                enhanced_refresh: rich,
+                ipv4_by_ipv6: rich,
+                flow: Families { ipv4: rich, ipv6: rich },
+                ..Context::LEAST
+            };
             match Message::decode(&frame, context) {
                 Ok(message) => stays(&message, frame.len(), context),
                 Err(error) => answered(&error),
             }
         }
+    }
+}
+
+/// The first byte says whose packets the flow specification in the rest is about. What is read says the same in words
+/// and on the wire.
+pub fn bgp_flow(bytes: &[u8]) {
+    let Some((first, value)) = bytes.split_first() else { return };
+    let family = if first % 2 == 0 { Family::Ipv4 } else { Family::Ipv6 };
+    match FlowRule::decode(family, value) {
+        Ok(rule) => {
+            assert_eq!(rule.to_string().parse(), Ok(rule.clone()));
+            assert!(rule.encoded_length() <= 2 + LONGEST_RULE);
+            let context =
+                Context { extended_messages: true, flow: Families { ipv4: true, ipv6: true }, ..Context::LEAST };
+            let updates = announce_flow(&Default::default(), family, [&rule], context).expect("a long message");
+            let bytes = Message::Update(updates[0].clone()).encode(context).expect("it was packed");
+            // Without ORIGIN and AS_PATH, the rule counts as withdrawn.
+            let Ok(Message::Update(update)) = Message::decode(&bytes, context) else {
+                panic!("{rule} is not read again")
+            };
+            assert!(update.flow_unreachable().eq([&rule]));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 
@@ -97,6 +129,9 @@ fn prefixes_are_clear(update: &Update) {
     }
     for prefix in update.reachable().chain(update.unreachable()) {
         assert_eq!(prefix, prefix.trunc());
+    }
+    if update.ends_flow_of().is_some() || update.treat_as_withdraw() {
+        assert!(update.flow_reachable().is_empty());
     }
     for flaw in &update.flaws {
         assert!(flaw.disposition() < Disposition::Reset && !flaw.to_string().is_empty());

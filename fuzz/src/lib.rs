@@ -17,7 +17,7 @@ mod mrt;
 mod radius;
 
 pub use bank::{iso8583_framer, iso8583_message};
-pub use bgp::{bgp_framer, bgp_message};
+pub use bgp::{bgp_flow, bgp_framer, bgp_message};
 pub use cloak::cloak_frames;
 pub use json::{forwarder_line, toolbox_verify, transact_json};
 pub use mrt::mrt_rib;
@@ -28,6 +28,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    ("bgp_flow", bgp_flow),
     ("bgp_framer", bgp_framer),
     ("bgp_message", bgp_message),
     ("cloak_frames", cloak_frames),

@@ -339,7 +339,7 @@ fn withdrawn(update: &Update) -> impl Iterator<Item = (IpNet, u32)> {
     let (v4, v6): (&[Ipv4Net], &[Ipv6Net]) = match &update.mp_unreach {
         Some(MpUnreach::Ipv4(prefixes)) => (prefixes, &[]),
         Some(MpUnreach::Ipv6(prefixes)) => (&[], prefixes),
-        Some(MpUnreach::Other { .. }) | None => (&[], &[]),
+        Some(MpUnreach::Flow { .. } | MpUnreach::Other { .. }) | None => (&[], &[]),
     };
     let ids = &update.path_ids;
     numbered(&update.withdrawn, &ids.withdrawn)
@@ -352,7 +352,7 @@ fn announced(update: &Update) -> impl Iterator<Item = (IpNet, u32)> {
     let (v4, v6): (&[Ipv4Net], &[Ipv6Net]) = match &update.mp_reach {
         Some(MpReach::Ipv4 { prefixes, .. } | MpReach::Ipv4ByIpv6 { prefixes, .. }) => (prefixes, &[]),
         Some(MpReach::Ipv6 { prefixes, .. }) => (&[], prefixes),
-        Some(MpReach::Other { .. }) | None => (&[], &[]),
+        Some(MpReach::Flow { .. } | MpReach::Other { .. }) | None => (&[], &[]),
     };
     let ids = &update.path_ids;
     numbered(&update.announced, &ids.announced).chain(numbered(v4, &ids.mp_reach)).chain(numbered(v6, &ids.mp_reach))
@@ -401,6 +401,7 @@ fn read(bytes: &[u8], two_octet_as: bool, path_ids: Families) -> Result<Update, 
         enhanced_refresh: false,
         ipv4_by_ipv6: true,
         path_ids,
+        flow: Families::NONE,
     };
     match Bgp::decode(bytes, context) {
         Ok(Bgp::Update(update)) => Ok(update),

@@ -71,6 +71,8 @@ pub(super) struct RawPeer {
     delay_open_s: Option<u16>,
     #[serde(default)]
     add_path: bool,
+    #[serde(default)]
+    flowspec: bool,
     role: Option<RawRole>,
     #[serde(default)]
     strict_role: bool,
@@ -200,6 +202,7 @@ pub(super) fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> 
                     delay_open: raw.delay_open_s.filter(|s| *s > 0).map(|s| Duration::from_secs(u64::from(s))),
                     add_path: raw.add_path,
                     role,
+                    flow: raw.flowspec,
                     import: false,
                 },
             },

@@ -3,7 +3,7 @@
 use crate::error::EncodeError;
 use crate::open::length_octet;
 use crate::reader::Reader;
-use crate::types::{Asn, Family};
+use crate::types::{Asn, FLOW_SAFI, Family};
 
 /// What a speaker is to its neighbour (RFC 9234 §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +65,8 @@ pub struct GracefulRestart {
 pub enum Capability {
     /// Routes of a family (RFC 4760 §8).
     Multiprotocol(Family),
+    /// Flow specifications for packets of a family (RFC 8955 §4).
+    Flow(Family),
     /// ROUTE-REFRESH is answered (RFC 2918).
     RouteRefresh,
     /// IPv4 prefixes may come with an IPv6 next hop (RFC 8950 §4).
@@ -114,7 +116,9 @@ impl Capability {
     fn known(code: u8, value: &[u8]) -> Option<Self> {
         match (code, value) {
             (code::MULTIPROTOCOL, [high, low, _, safi]) => {
-                Family::from_codes(u16::from_be_bytes([*high, *low]), *safi).map(Self::Multiprotocol)
+                let afi = u16::from_be_bytes([*high, *low]);
+                let flow = || Family::from_flow_codes(afi, *safi).map(Self::Flow);
+                Family::from_codes(afi, *safi).map(Self::Multiprotocol).or_else(flow)
             }
             (code::ROUTE_REFRESH, []) => Some(Self::RouteRefresh),
             (code::EXTENDED_NEXT_HOP, value) => {
@@ -146,6 +150,10 @@ impl Capability {
             Self::Multiprotocol(family) => {
                 let [high, low] = family.afi().to_be_bytes();
                 (code::MULTIPROTOCOL, vec![high, low, 0, family.safi()])
+            }
+            Self::Flow(family) => {
+                let [high, low] = family.afi().to_be_bytes();
+                (code::MULTIPROTOCOL, vec![high, low, 0, FLOW_SAFI])
             }
             Self::RouteRefresh => (code::ROUTE_REFRESH, Vec::new()),
             Self::ExtendedNextHop => (code::EXTENDED_NEXT_HOP, IPV4_BY_IPV6.into()),

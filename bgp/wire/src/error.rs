@@ -105,6 +105,8 @@ pub enum AttributeFault {
     Unrecognized,
     /// A mandatory attribute is not there.
     Missing,
+    /// A flow specification that is none, among others whose places are known (RFC 8955 §4.2).
+    FlowRule,
 }
 
 /// A flaw in one path attribute (RFC 4271 §6.3, RFC 7606).
@@ -117,6 +119,7 @@ pub enum AttributeFault {
     AttributeFault::Repeated => "given twice",
     AttributeFault::Unrecognized => "well-known, but not known",
     AttributeFault::Missing => "missing",
+    AttributeFault::FlowRule => "holds a flow specification that is none",
 })]
 pub struct AttributeError {
     /// The attribute type.
@@ -133,7 +136,7 @@ impl AttributeError {
     pub fn disposition(&self) -> Disposition {
         match rules::treatment(self.fault, self.code).0 {
             // Nobody knows which family it was, or it is none that we could do without.
-            Disposition::DisableFamily if self.family().is_none() => Disposition::Reset,
+            Disposition::DisableFamily if self.family().is_none() && self.flow_family().is_none() => Disposition::Reset,
             disposition => disposition,
         }
     }
@@ -147,6 +150,17 @@ impl AttributeError {
     /// The family whose prefixes a damaged MP_REACH_NLRI or MP_UNREACH_NLRI holds.
     #[must_use]
     pub fn family(&self) -> Option<Family> {
+        self.codes().and_then(|(afi, safi)| Family::from_codes(afi, safi))
+    }
+
+    /// The family of the packets whose flow specifications it holds.
+    #[must_use]
+    pub fn flow_family(&self) -> Option<Family> {
+        self.codes().and_then(|(afi, safi)| Family::from_flow_codes(afi, safi))
+    }
+
+    /// The address family and the subsequent one that prefixes or rules are of.
+    fn codes(&self) -> Option<(u16, u8)> {
         let value = match self.received.as_slice() {
             [flags, _, _, _, value @ ..] if flags & rules::flag::EXTENDED != 0 => value,
             [_, _, _, value @ ..] => value,
@@ -154,7 +168,7 @@ impl AttributeError {
         };
         match (self.code, value) {
             (code::MP_REACH | code::MP_UNREACH, [high, low, safi, ..]) => {
-                Family::from_codes(u16::from_be_bytes([*high, *low]), *safi)
+                Some((u16::from_be_bytes([*high, *low]), *safi))
             }
             _ => None,
         }
@@ -177,7 +191,7 @@ impl AttributeError {
             (AttributeFault::Length | AttributeFault::CutOff, _) => ErrorCode::ATTRIBUTE_LENGTH,
             (AttributeFault::Value, code::ORIGIN) => ErrorCode::INVALID_ORIGIN,
             (AttributeFault::Value, code::NEXT_HOP) => ErrorCode::INVALID_NEXT_HOP,
-            (AttributeFault::Value, _) => ErrorCode::OPTIONAL_ATTRIBUTE,
+            (AttributeFault::Value | AttributeFault::FlowRule, _) => ErrorCode::OPTIONAL_ATTRIBUTE,
         };
         Notification::new(error, self.received.clone())
     }

@@ -39,6 +39,8 @@ pub struct Context {
     pub ipv4_by_ipv6: bool,
     /// Families whose prefixes carry path identifiers (RFC 7911).
     pub path_ids: Families,
+    /// Families of packets whose flow specifications are exchanged (RFC 8955, RFC 8956).
+    pub flow: Families,
 }
 
 impl Context {
@@ -50,6 +52,7 @@ impl Context {
         enhanced_refresh: false,
         ipv4_by_ipv6: false,
         path_ids: Families::NONE,
+        flow: Families::NONE,
     };
 
     /// Octets of the longest message, other than OPEN and KEEPALIVE.

@@ -59,11 +59,9 @@ impl Open {
     #[must_use]
     pub fn families(&self) -> BTreeSet<Family> {
         // A capability of another family still means that the speaker lists what it takes.
-        if !self
-            .capabilities
-            .iter()
-            .any(|c| matches!(c, Capability::Multiprotocol(_) | Capability::Other { code: 1, .. }))
-        {
+        if !self.capabilities.iter().any(|c| {
+            matches!(c, Capability::Multiprotocol(_) | Capability::Flow(_) | Capability::Other { code: 1, .. })
+        }) {
             return BTreeSet::from([Family::Ipv4]);
         }
         let family = |capability: &Capability| match capability {
@@ -71,6 +69,14 @@ impl Open {
             _ => None,
         };
         self.capabilities.iter().filter_map(family).collect()
+    }
+
+    /// The families of packets whose flow specifications it takes.
+    pub fn flow_families(&self) -> impl Iterator<Item = Family> {
+        self.capabilities.iter().filter_map(|capability| match capability {
+            Capability::Flow(family) => Some(*family),
+            _ => None,
+        })
     }
 
     pub(crate) fn decode_body(body: &[u8]) -> Result<Self, DecodeError> {

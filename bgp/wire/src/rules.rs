@@ -141,6 +141,9 @@ pub(crate) fn treatment(fault: AttributeFault, code: u8) -> (Disposition, &'stat
         AttributeFault::CutOff => (Withdraw, "RFC 7606 §4"),
         // The prefixes could be read, and so can be withdrawn.
         AttributeFault::Value if code == code::MP_REACH => (Withdraw, "RFC 7606 §7.3, §7.11"),
+        // A rule that is none was never taken, so that it can't be taken back either.
+        AttributeFault::FlowRule if code == code::MP_UNREACH => (Discard, "RFC 8955 §4.2, §10"),
+        AttributeFault::FlowRule => (Withdraw, "RFC 8955 §4.2, §10"),
         AttributeFault::Length | AttributeFault::Value => {
             of(code).map_or((Withdraw, "RFC 7606 §2"), |rule| (rule.malformed, rule.section))
         }

@@ -105,6 +105,9 @@ impl fmt::Display for HoldTime {
     }
 }
 
+/// The subsequent address family of flow specifications (RFC 8955 §4): in the address family of the packets.
+pub const FLOW_SAFI: u8 = 133;
+
 /// An address family of unicast routes (RFC 4760).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -143,6 +146,16 @@ impl Family {
         }
     }
 
+    /// The family of packets whose flow specifications the codes stand for.
+    #[must_use]
+    pub const fn from_flow_codes(afi: u16, safi: u8) -> Option<Self> {
+        match (afi, safi) {
+            (1, FLOW_SAFI) => Some(Self::Ipv4),
+            (2, FLOW_SAFI) => Some(Self::Ipv6),
+            _ => None,
+        }
+    }
+
     /// The family of `prefix`.
     #[must_use]
     pub const fn of(prefix: &ipnet::IpNet) -> Self {
@@ -173,6 +186,11 @@ impl Families {
             Family::Ipv4 => self.ipv4,
             Family::Ipv6 => self.ipv6,
         }
+    }
+
+    /// Its members.
+    pub fn iter(self) -> impl Iterator<Item = Family> {
+        Family::ALL.into_iter().filter(move |family| self.has(*family))
     }
 
     /// Puts `family` in.

@@ -4,6 +4,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::attribute::{self, Attributes, FourOctetWords, RawView};
 use crate::error::{AttributeError, AttributeFault, DecodeError, Disposition, EncodeError};
+use crate::flow::{self, FlowRule};
 use crate::message::Context;
 use crate::multiprotocol::{MpReach, MpUnreach};
 use crate::nlri;
@@ -53,16 +54,36 @@ impl Update {
         }
     }
 
-    /// The family that it marks the end of, if it is an End-of-RIB.
+    /// The End-of-RIB marker of flow specifications for packets of `family`.
     #[must_use]
-    pub fn ends_rib_of(&self) -> Option<Family> {
-        let rest_is_empty = self.withdrawn.is_empty()
+    pub fn end_of_flow(family: Family) -> Self {
+        Self { mp_unreach: Some(MpUnreach::Flow { family, rules: Vec::new() }), ..Self::default() }
+    }
+
+    fn has_no_more_than_mp_unreach(&self) -> bool {
+        self.withdrawn.is_empty()
             && self.announced.is_empty()
             && self.mp_reach.is_none()
             && self.attributes.is_empty()
-            && self.flaws.is_empty();
+            && self.flaws.is_empty()
+    }
+
+    /// The family whose flow specifications it marks the end of, if it is such an End-of-RIB.
+    #[must_use]
+    pub fn ends_flow_of(&self) -> Option<Family> {
         match &self.mp_unreach {
-            _ if !rest_is_empty => None,
+            Some(MpUnreach::Flow { family, rules }) if rules.is_empty() && self.has_no_more_than_mp_unreach() => {
+                Some(*family)
+            }
+            _ => None,
+        }
+    }
+
+    /// The family that it marks the end of, if it is an End-of-RIB.
+    #[must_use]
+    pub fn ends_rib_of(&self) -> Option<Family> {
+        match &self.mp_unreach {
+            _ if !self.has_no_more_than_mp_unreach() => None,
             None => Some(Family::Ipv4),
             Some(MpUnreach::Ipv4(gone)) if gone.is_empty() => Some(Family::Ipv4),
             Some(MpUnreach::Ipv6(gone)) if gone.is_empty() => Some(Family::Ipv6),
@@ -82,6 +103,40 @@ impl Update {
         self.flaws.iter().filter(disable).filter_map(AttributeError::family)
     }
 
+    /// The families of packets whose flow specifications are no longer to be listened to.
+    pub fn disables_flow(&self) -> impl Iterator<Item = Family> {
+        let disable = |flaw: &&AttributeError| flaw.disposition() == Disposition::DisableFamily;
+        self.flaws.iter().filter(disable).filter_map(AttributeError::flow_family)
+    }
+
+    /// The flow specifications that come; none under [`Update::treat_as_withdraw`].
+    #[must_use]
+    pub fn flow_reachable(&self) -> &[FlowRule] {
+        if self.treat_as_withdraw() { &[] } else { self.named_flow() }
+    }
+
+    /// The flow specifications that go, with those that count as withdrawn.
+    pub fn flow_unreachable(&self) -> impl Iterator<Item = &FlowRule> {
+        let gone: &[FlowRule] = match &self.mp_unreach {
+            Some(MpUnreach::Flow { rules, .. }) => rules,
+            _ => &[],
+        };
+        gone.iter().chain(if self.treat_as_withdraw() { self.named_flow() } else { &[] })
+    }
+
+    fn named_flow(&self) -> &[FlowRule] {
+        match &self.mp_reach {
+            Some(MpReach::Flow { rules, .. }) => rules,
+            _ => &[],
+        }
+    }
+
+    /// Whether the peer named something that comes, even if it can't be read.
+    fn names_something(&self) -> bool {
+        let unread = |flaw: &AttributeError| (flaw.code, flaw.fault) == (code::MP_REACH, AttributeFault::FlowRule);
+        self.named_reachable().next().is_some() || !self.named_flow().is_empty() || self.flaws.iter().any(unread)
+    }
+
     /// The prefixes that come, all families; none under [`Update::treat_as_withdraw`].
     pub fn reachable(&self) -> impl Iterator<Item = IpNet> {
         let counts = !self.treat_as_withdraw();
@@ -93,7 +148,7 @@ impl Update {
         let (v4, v6): (&[Ipv4Net], &[Ipv6Net]) = match &self.mp_unreach {
             Some(MpUnreach::Ipv4(prefixes)) => (prefixes, &[]),
             Some(MpUnreach::Ipv6(prefixes)) => (&[], prefixes),
-            Some(MpUnreach::Other { .. }) | None => (&[], &[]),
+            Some(MpUnreach::Flow { .. } | MpUnreach::Other { .. }) | None => (&[], &[]),
         };
         let counts = self.treat_as_withdraw();
         chain(&self.withdrawn, v4, v6).chain(self.named_reachable().filter(move |_| counts))
@@ -104,12 +159,12 @@ impl Update {
         let reach = match &self.mp_reach {
             Some(MpReach::Ipv4 { .. } | MpReach::Ipv4ByIpv6 { .. }) => Some(Family::Ipv4),
             Some(MpReach::Ipv6 { .. }) => Some(Family::Ipv6),
-            Some(MpReach::Other { .. }) | None => None,
+            Some(MpReach::Flow { .. } | MpReach::Other { .. }) | None => None,
         };
         let unreach = match &self.mp_unreach {
             Some(MpUnreach::Ipv4(_)) => Some(Family::Ipv4),
             Some(MpUnreach::Ipv6(_)) => Some(Family::Ipv6),
-            Some(MpUnreach::Other { .. }) | None => None,
+            Some(MpUnreach::Flow { .. } | MpUnreach::Other { .. }) | None => None,
         };
         if reach == Some(family) {
             self.mp_reach = None;
@@ -131,7 +186,7 @@ impl Update {
         let (v4, v6): (&[Ipv4Net], &[Ipv6Net]) = match &self.mp_reach {
             Some(MpReach::Ipv4 { prefixes, .. } | MpReach::Ipv4ByIpv6 { prefixes, .. }) => (prefixes, &[]),
             Some(MpReach::Ipv6 { prefixes, .. }) => (&[], prefixes),
-            Some(MpReach::Other { .. }) | None => (&[], &[]),
+            Some(MpReach::Flow { .. } | MpReach::Other { .. }) | None => (&[], &[]),
         };
         chain(&self.announced, v4, v6)
     }
@@ -152,8 +207,9 @@ impl Update {
         let mut update = Self { withdrawn, announced, path_ids, ..Self::default() };
         update.read_attributes(attributes, context)?;
         // RFC 7606 §5.2: with a flaw, and no prefix found that would go with it, nothing milder is left.
-        if update.named_reachable().next().is_none()
+        if !update.names_something()
             && update.disables().next().is_none()
+            && update.disables_flow().next().is_none()
             && let Some(flaw) = update.flaws.iter().find(|flaw| flaw.disposition() == Disposition::Withdraw)
         {
             return Err(flaw.clone().into());
@@ -189,7 +245,14 @@ impl Update {
         if let Some(flaw) = cut_off {
             self.note(flaw)?;
         }
-        if self.named_reachable().next().is_some() {
+        // RFC 8955 §10: an action that can't be read.
+        if !self.named_flow().is_empty()
+            && flow::malformed(&self.attributes.extended_communities)
+            && let Some(attribute) = attributes.iter().find(|raw| raw.code == code::EXTENDED_COMMUNITIES)
+        {
+            self.note(attribute::flaw(*attribute, AttributeFault::Value))?;
+        }
+        if self.names_something() {
             let missing = [
                 (code::ORIGIN, self.attributes.origin.is_none()),
                 (code::AS_PATH, self.attributes.as_path.is_none()),
@@ -221,17 +284,17 @@ impl Update {
     ) -> Result<(), AttributeFault> {
         match attribute.code {
             code::MP_REACH => {
-                let (reach, ids, next_hop_is_host) =
-                    MpReach::decode(attribute.value, context).ok_or(AttributeFault::Length)?;
+                let (reach, ids, fault) = MpReach::decode(attribute.value, context).ok_or(AttributeFault::Length)?;
                 self.mp_reach = Some(reach);
                 self.path_ids.mp_reach = ids;
-                if next_hop_is_host { Ok(()) } else { Err(AttributeFault::Value) }
+                fault.map_or(Ok(()), Err)
             }
             code::MP_UNREACH => {
-                let (unreach, ids) = MpUnreach::decode(attribute.value, context).ok_or(AttributeFault::Length)?;
+                let (unreach, ids, fault) =
+                    MpUnreach::decode(attribute.value, context).ok_or(AttributeFault::Length)?;
                 self.mp_unreach = Some(unreach);
                 self.path_ids.mp_unreach = ids;
-                Ok(())
+                fault.map_or(Ok(()), Err)
             }
             _ => self.attributes.set(attribute, context, words),
         }

@@ -206,12 +206,12 @@ fn any_rich_update() -> impl Strategy<Value = Update> {
             let reach = match &update.mp_reach {
                 Some(MpReach::Ipv4 { prefixes, .. } | MpReach::Ipv4ByIpv6 { prefixes, .. }) => prefixes.len(),
                 Some(MpReach::Ipv6 { prefixes, .. }) => prefixes.len(),
-                Some(MpReach::Other { .. }) | None => 0,
+                Some(MpReach::Flow { .. } | MpReach::Other { .. }) | None => 0,
             };
             let unreach = match &update.mp_unreach {
                 Some(MpUnreach::Ipv4(prefixes)) => prefixes.len(),
                 Some(MpUnreach::Ipv6(prefixes)) => prefixes.len(),
-                Some(MpUnreach::Other { .. }) | None => 0,
+                Some(MpUnreach::Flow { .. } | MpUnreach::Other { .. }) | None => 0,
             };
             update.path_ids = PathIds {
                 withdrawn: of(update.withdrawn.len()),
@@ -231,6 +231,7 @@ const RICH: Context = Context {
     enhanced_refresh: true,
     ipv4_by_ipv6: true,
     path_ids: Families { ipv4: true, ipv6: true },
+    flow: Families { ipv4: true, ipv6: true },
 };
 
 proptest! {

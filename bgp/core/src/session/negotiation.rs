@@ -11,6 +11,9 @@ pub(super) fn offer(settings: &Settings) -> Open {
     let mut open = Open::new(settings.local_as, settings.hold_time, settings.router_id, Family::ALL);
     let more = [Capability::ExtendedNextHop, Capability::ExtendedMessages, Capability::EnhancedRouteRefresh];
     open.capabilities.extend(more);
+    if settings.options.flow {
+        open.capabilities.extend(Family::ALL.map(Capability::Flow));
+    }
     if settings.options.add_path {
         let both = |family| AddPath { family, receive: true, send: true };
         open.capabilities.push(Capability::AddPath(Family::ALL.map(both).into()));
@@ -52,6 +55,7 @@ pub(super) fn negotiate(settings: &Settings, open: &Open) -> Result<Negotiated, 
         enhanced_refresh: has(Capability::EnhancedRouteRefresh),
         ipv4_by_ipv6: has(Capability::ExtendedNextHop),
         path_ids: Families::NONE,
+        flow: open.flow_families().filter(|_| settings.options.flow).collect(),
     };
     let path_ids = |way: fn(&AddPath) -> bool| {
         let lists = open.capabilities.iter().filter_map(|capability| match capability {

@@ -60,6 +60,8 @@ pub struct Options {
     pub add_path: bool,
     /// What we are to an external peer (RFC 9234).
     pub role: Option<RoleSetting>,
+    /// Offer flow specifications for packets of both families (RFC 8955, RFC 8956).
+    pub flow: bool,
     /// Hand out what the peer says of routes: [`Output::Heard`].
     pub import: bool,
 }
