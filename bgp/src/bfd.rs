@@ -6,6 +6,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::os::fd::AsRawFd as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bfd_core::{Input, Output, Session, Settings};
 use cloakway_runtime::clock;
@@ -14,6 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// Where control packets go (RFC 5881 §4).
 const PORT: u16 = 3784;
@@ -47,55 +49,57 @@ pub(crate) fn discriminator(index: usize) -> NonZeroU32 {
     NonZeroU32::new(spread | index).unwrap_or(NonZeroU32::MIN)
 }
 
-/// The receivers of what arrives, one for each of our own addresses.
+/// Whose packets arrive at one of our addresses, and where they go.
+type Sessions = Arc<Mutex<BTreeMap<IpAddr, mpsc::Sender<Vec<u8>>>>>;
+
+/// The receivers of what arrives, one for each of our own addresses; they end with this.
 #[derive(Default)]
-pub(crate) struct Receivers(BTreeMap<IpAddr, BTreeMap<IpAddr, mpsc::Sender<Vec<u8>>>>);
+pub(crate) struct Receivers {
+    sessions: BTreeMap<IpAddr, Sessions>,
+    tasks: JoinSet<()>,
+}
 
 impl Receivers {
-    /// The packets from the peer of `path`.
-    pub(crate) fn expect(&mut self, path: &Path) -> mpsc::Receiver<Vec<u8>> {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        self.0.entry(path.local()).or_default().insert(path.peer, sender);
-        receiver
-    }
-
-    /// Opens the sockets.
+    /// Opens the socket that `path` takes, if it is not open.
     ///
     /// # Errors
     /// Names the address.
-    pub(crate) fn open(self) -> Result<Vec<Receiver>, String> {
-        let open = |(local, sessions): (IpAddr, _)| {
-            let socket = listen(local).map_err(|error| format!("cannot take BFD on {local}: {error}"))?;
-            Ok(Receiver { socket, sessions })
-        };
-        self.0.into_iter().map(open).collect()
+    pub(crate) fn open(&mut self, path: &Path) -> Result<(), String> {
+        let local = path.local();
+        if self.sessions.contains_key(&local) {
+            return Ok(());
+        }
+        let socket = listen(local).map_err(|error| format!("cannot take BFD on {local}: {error}"))?;
+        let sessions = Sessions::default();
+        self.tasks.spawn(Receiver { socket, sessions: sessions.clone() }.run());
+        self.sessions.insert(local, sessions);
+        Ok(())
+    }
+
+    /// The packets from the peer of `path`, whose socket is open.
+    pub(crate) fn expect(&mut self, path: &Path) -> mpsc::Receiver<Vec<u8>> {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let sessions = self.sessions.entry(path.local()).or_default();
+        sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(path.peer, sender);
+        receiver
     }
 }
 
 /// Takes what arrives at one of our addresses.
-pub(crate) struct Receiver {
+struct Receiver {
     socket: UdpSocket,
-    sessions: BTreeMap<IpAddr, mpsc::Sender<Vec<u8>>>,
+    sessions: Sessions,
 }
 
 impl Receiver {
-    /// Hands packets to their sessions until the last of them has ended.
-    pub(crate) async fn run(self) {
-        let all_ended = async {
-            for session in self.sessions.values() {
-                session.closed().await;
-            }
-        };
-        tokio::pin!(all_ended);
+    /// Hands packets to their sessions.
+    async fn run(self) {
         loop {
-            let received = tokio::select! {
-                () = &mut all_ended => return,
-                received = self.socket.async_io(Interest::READABLE, || receive(&self.socket)) => received,
-            };
-            match received {
+            match self.socket.async_io(Interest::READABLE, || receive(&self.socket)).await {
                 Ok(Datagram { from: Some(from), ttl: Some(255), bytes }) => {
+                    let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
                     // A session that does not keep up loses packets, as on the wire.
-                    if let Some(session) = self.sessions.get(&from.to_canonical()) {
+                    if let Some(session) = sessions.get(&from.to_canonical()) {
                         let _ = session.try_send(bytes);
                     }
                 }

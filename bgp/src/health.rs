@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bgp_core::{HealthInput, Injector, Notice, Routes};
+use bgp_core::{HealthInput, Injector, Notice, PrivateRoute, Routes};
 use cloakway_runtime::{Stop, clock};
 use cloakway_types::Instant;
 use forwarder_wire::{MAX_LINE, Message, decode};
@@ -28,8 +28,7 @@ pub(crate) fn lock(injector: &Mutex<Injector>) -> MutexGuard<'_, Injector> {
 }
 
 /// Follows the stream at `path` until the stop, connecting again whenever it ends.
-pub(crate) async fn run(path: PathBuf, injector: Arc<Mutex<Injector>>, announce: watch::Sender<Announced>, stop: Stop) {
-    let gate = Gate { injector, announce };
+pub(crate) async fn run(path: PathBuf, gate: Gate, stop: Stop) {
     let mut told = String::new();
     loop {
         let reason = tokio::select! {
@@ -77,17 +76,27 @@ async fn follow(path: &Path, gate: &Gate) -> String {
 }
 
 /// What the injector lets through goes to the peers.
-struct Gate {
-    injector: Arc<Mutex<Injector>>,
-    announce: watch::Sender<Announced>,
+#[derive(Clone)]
+pub(crate) struct Gate {
+    pub(crate) injector: Arc<Mutex<Injector>>,
+    pub(crate) announce: watch::Sender<Announced>,
 }
 
 impl Gate {
+    /// Other routes are wanted from now on.
+    pub(crate) fn configure(&self, routes: Vec<PrivateRoute>) {
+        self.change(|injector, now| injector.configure(routes, now));
+    }
+
     fn handle(&self, input: &HealthInput<'_>) {
+        self.change(|injector, now| injector.handle(input, now));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Injector, Instant) -> Vec<Notice>) {
         let now = clock::now();
         let (notices, routes) = {
             let mut injector = lock(&self.injector);
-            (injector.handle(input, now), injector.announced())
+            (change(&mut injector, now), injector.announced())
         };
         self.announce.send_if_modified(|announced| {
             if Arc::ptr_eq(&announced.routes, &routes) {

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bgp_core::{Event, FenceId, Input, LinkId, Output, Session, Status};
-use cloakway_runtime::{Stop, clock};
+use cloakway_runtime::clock;
 use cloakway_types::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::config::Peer;
 use crate::health::Announced;
 use crate::inject::{self, Engine};
+use crate::neighbours::Common;
 use crate::telemetry::PeerMetrics;
 
 /// What one read takes at most, so that timers and routes get their turn.
@@ -43,17 +44,44 @@ pub(crate) struct Report {
     pub(crate) last_withdraw: Option<Duration>,
 }
 
-/// Keeps the session with `peer` until the stop.
+/// Whether a peer's task outlives its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lifetime {
+    /// The file names it.
+    Configured,
+    /// It was made for a connection.
+    UntilOver,
+}
+
+/// What a peer's task is told to do.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// The configuration says otherwise of it now.
+    Change {
+        /// What it says.
+        peer: Box<Peer>,
+        /// Something changed for which the session starts again.
+        reset: bool,
+        /// Who says that the path is lost, if that has changed.
+        lost: Option<mpsc::Receiver<String>>,
+    },
+    /// The configuration no longer has it.
+    Remove,
+}
+
+/// What reaches a peer's task.
+pub(crate) struct Ways {
+    pub(crate) incoming: mpsc::Receiver<TcpStream>,
+    pub(crate) questions: mpsc::Receiver<oneshot::Sender<Report>>,
+    pub(crate) orders: mpsc::UnboundedReceiver<Order>,
+    pub(crate) lost: mpsc::Receiver<String>,
+}
+
+/// Keeps the session with `peer` until the stop, or until it is no longer wanted. Gives back the connections that came
+/// too late.
 #[tracing::instrument(name = "peer", skip_all, fields(peer = %peer.name, address = %peer.address, asn = %peer.settings.remote_as))]
-pub(crate) async fn run(
-    peer: Peer,
-    mut routes: watch::Receiver<Announced>,
-    mut incoming: mpsc::Receiver<TcpStream>,
-    mut questions: mpsc::Receiver<oneshot::Sender<Report>>,
-    mut lost: mpsc::Receiver<String>,
-    engine: Option<Arc<Engine>>,
-    stop: Stop,
-) {
+pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: Common) -> Vec<TcpStream> {
+    let Common { announced: mut routes, engine, stop } = common;
     let seed = RandomState::new().build_hasher().finish();
     let session = Session::new(peer.settings.clone(), seed, clock::now());
     let session = if engine.is_some() { session.with_table() } else { session };
@@ -83,26 +111,44 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             () = stop.told() => break,
-            Some(why) = lost.recv() => task.handle(Input::PathLost(&why)),
+            Some(why) = ways.lost.recv() => task.handle(Input::PathLost(&why)),
             Ok(()) = routes.changed() => {
                 let announced = routes.borrow_and_update().clone();
                 task.announce(announced);
             }
+            Some(order) = ways.orders.recv() => match order {
+                Order::Change { peer, reset, lost } => {
+                    task.change(*peer, reset);
+                    if let Some(lost) = lost {
+                        ways.lost = lost;
+                    }
+                }
+                Order::Remove => {
+                    task.handle(Input::Remove);
+                    break;
+                }
+            },
             () = clock::until(task.session.poll_timeout()) => task.handle(Input::Tick),
             Ok(()) = changes.changed() => task.feed(true),
             () = Outlet::look(task.outlet.as_ref()) => task.acknowledged(),
-            Some(stream) = incoming.recv() => task.accept(stream),
+            Some(stream) = ways.incoming.recv() => task.accept(stream),
             Some(Ok((id, connected))) = task.connecting.join_next() => task.connected(id, connected),
-            Some(question) = questions.recv() => {
+            Some(question) = ways.questions.recv() => {
                 // An asker that has gone away wants no answer.
                 let _ = question.send(Report { status: task.session.status(), last_withdraw: task.last_withdraw });
             }
             (id, readiness) = ready(&task.links, hungry) => task.transfer(id, readiness),
             Some(_) = task.farewells.join_next() => {}
         }
+        if lifetime == Lifetime::UntilOver && task.session.is_over() && ways.incoming.is_empty() {
+            break;
+        }
     }
+    ways.incoming.close();
+    let late = std::iter::from_fn(|| ways.incoming.try_recv().ok()).collect();
     task.farewell();
     while task.farewells.join_next().await.is_some() {}
+    late
 }
 
 /// The session's way to the table.
@@ -162,6 +208,24 @@ struct Task {
 impl Task {
     fn handle(&mut self, input: Input<'_>) {
         self.session.handle(input, clock::now());
+        self.carry_out();
+    }
+
+    /// Takes over what the configuration says now.
+    fn change(&mut self, peer: Peer, reset: bool) {
+        let settings = peer.settings.clone();
+        self.peer = peer;
+        if reset {
+            tracing::info!("configured anew: the session starts again");
+            self.session.restart(settings, clock::now());
+        } else {
+            self.session.configure(settings, clock::now());
+        }
+        self.carry_out();
+    }
+
+    /// Does what the session says.
+    fn carry_out(&mut self) {
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::Connect(id) => {

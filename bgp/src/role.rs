@@ -24,9 +24,11 @@ impl Role for BgpSpeaker {
                                     bgp-speaker show sessions\n  \
                                     bgp-speaker show routes --json\n  \
                                     bgp-speaker show health\n  \
+                                    bgp-speaker reload\n  \
                                     bgp-speaker route add 10.0.0.0/24 --next-hop 192.0.2.1 --community 64500:1\n  \
                                     bgp-speaker route wait --prefix 10.0.0.0/24\n";
     const TOPICS: &'static [Topic] = show::TOPICS;
+    const RELOADS: bool = true;
     type Config = Config;
 
     fn admin_socket(config: &Config) -> &Path {
@@ -51,6 +53,23 @@ impl Role for BgpSpeaker {
                 (true, Export::Private | Export::All) => {}
             }
         }
+        for dynamic in &config.dynamic {
+            let (prefix, limit, like) = (dynamic.prefix, dynamic.limit, &dynamic.template);
+            let kind = if like.is_internal() { "internal" } else { "external" };
+            lines.push(format!("up to {limit} neighbours from {prefix}, {kind}"));
+            if !like.protection.is_signed() && like.protection.ttl_security_hops.is_none() {
+                lines.push(format!(
+                    "warning: whoever can send from {prefix} is a neighbour: give its group md5-password-file or \
+                     ttl-security-hops"
+                ));
+            }
+        }
+        lines.extend(
+            config
+                .unused_groups
+                .iter()
+                .map(|group| format!("warning: no peer is of group {group}: its settings are not looked at")),
+        );
         lines
     }
 
@@ -63,6 +82,6 @@ impl Role for BgpSpeaker {
     }
 
     fn run(config: Config, context: Context) -> impl Future<Output = Outcome> + Send {
-        speaker::run(config, context.stop)
+        speaker::run(config, context)
     }
 }

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 use bgp_core::{Down, Injector, Negotiated};
 use bgp_wire::Families;
 use cloakway_runtime::admin::Request;
-use cloakway_runtime::{Topic, clock};
+use cloakway_runtime::{Topic, clock, reload};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
 
-use crate::config::Peer;
 use crate::health::lock;
+use crate::neighbours::Neighbours;
 use crate::peer::Report;
+use crate::reload::Reloader;
 
 /// What can be shown.
 pub(crate) const TOPICS: &[Topic] = &[
@@ -27,24 +27,10 @@ pub(crate) const TOPICS: &[Topic] = &[
 
 /// What the admin socket sees.
 pub(crate) struct Shared {
-    pub(crate) peers: Vec<Asked>,
+    pub(crate) neighbours: Neighbours,
     pub(crate) injector: Arc<Mutex<Injector>>,
     pub(crate) health_socket: PathBuf,
-}
-
-/// A peer whose task can be asked.
-pub(crate) struct Asked {
-    pub(crate) peer: Peer,
-    pub(crate) ask: mpsc::Sender<oneshot::Sender<Report>>,
-}
-
-impl Asked {
-    async fn report(&self) -> Result<Report, String> {
-        let (answer, answered) = oneshot::channel();
-        let gone = || format!("the task of peer {} has ended", self.peer.name);
-        self.ask.send(answer).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())
-    }
+    pub(crate) reloader: Arc<Reloader>,
 }
 
 #[derive(Serialize)]
@@ -53,6 +39,7 @@ struct SessionRow {
     address: String,
     remote_as: u32,
     kind: &'static str,
+    dynamic: bool,
     state: String,
     for_s: u64,
     announced: usize,
@@ -99,8 +86,9 @@ struct PrefixRow {
 /// Answers one question of the admin socket.
 pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, String> {
     let json = match request.topic.as_str() {
-        "sessions" => serde_json::to_value(sessions(&shared).await?),
-        "routes" => serde_json::to_value(routes(&shared).await?),
+        reload::TOPIC => return shared.reloader.reload().await,
+        "sessions" => serde_json::to_value(sessions(&shared).await),
+        "routes" => serde_json::to_value(routes(&shared).await),
         "health" => serde_json::to_value(health(&shared)),
         other => {
             let names: Vec<&str> = TOPICS.iter().map(|topic| topic.name).collect();
@@ -110,17 +98,18 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Valu
     json.map_err(|error| error.to_string())
 }
 
-async fn sessions(shared: &Shared) -> Result<Vec<SessionRow>, String> {
+async fn sessions(shared: &Shared) -> Vec<SessionRow> {
     let mut rows = Vec::new();
-    for asked in &shared.peers {
-        let Report { status, last_withdraw } = asked.report().await?;
+    for asked in shared.neighbours.list().await {
+        let Some(Report { status, last_withdraw }) = asked.report().await else { continue };
         let counters = status.counters;
         let agreed = status.negotiated.as_ref();
         rows.push(SessionRow {
             peer: asked.peer.name.clone(),
             address: asked.peer.address.to_string(),
-            remote_as: asked.peer.settings.remote_as.0,
+            remote_as: agreed.map_or(asked.peer.settings.remote_as, |agreed| agreed.asn).0,
             kind: if asked.peer.is_internal() { "internal" } else { "external" },
+            dynamic: asked.dynamic,
             state: status.state.to_string(),
             for_s: (clock::now() - status.since).as_secs(),
             announced: status.advertised.len(),
@@ -138,7 +127,7 @@ async fn sessions(shared: &Shared) -> Result<Vec<SessionRow>, String> {
             last_down: status.last_down.as_ref().map(Down::to_string),
         });
     }
-    Ok(rows)
+    rows
 }
 
 /// What the session uses beyond RFC 4271, by the names of `docs/bgp.md`.
@@ -158,10 +147,12 @@ fn capabilities(agreed: &Negotiated) -> Vec<&'static str> {
     all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
 }
 
-async fn routes(shared: &Shared) -> Result<Vec<RouteRow>, String> {
+async fn routes(shared: &Shared) -> Vec<RouteRow> {
     let mut advertised = Vec::new();
-    for asked in &shared.peers {
-        advertised.push((asked.peer.name.clone(), asked.report().await?.status.advertised));
+    for asked in shared.neighbours.list().await {
+        if let Some(report) = asked.report().await {
+            advertised.push((asked.peer.name.clone(), report.status.advertised));
+        }
     }
     let row = |(route, health): (&bgp_core::PrivateRoute, bgp_core::Health)| {
         let to = advertised.iter().filter(|(_, prefixes)| prefixes.contains(&route.prefix()));
@@ -180,7 +171,7 @@ async fn routes(shared: &Shared) -> Result<Vec<RouteRow>, String> {
             reason,
         }
     };
-    Ok(lock(&shared.injector).routes(clock::now()).map(row).collect())
+    lock(&shared.injector).routes(clock::now()).map(row).collect()
 }
 
 fn health(shared: &Shared) -> HealthView {

@@ -3,55 +3,52 @@
 use std::sync::{Arc, Mutex};
 
 use bgp_core::Injector;
-use cloakway_runtime::{Outcome, Stop, admin, metrics};
-use tokio::sync::{mpsc, watch};
+use cloakway_runtime::{Context, Outcome, admin, metrics, reload};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::bfd::{self, Path, Receivers};
-use crate::config::{Config, Peer};
-use crate::health::{self, Announced};
+use crate::config::Config;
+use crate::health::{self, Announced, Gate};
 use crate::inject::{self, Engine, api};
-use crate::listener::{self, Door};
-use crate::peer;
-use crate::show::{self, Asked, Shared};
-
-/// Connections of one peer that wait to be looked at.
-const INCOMING: usize = 4;
-/// Questions to one peer's task that wait for an answer.
-const QUESTIONS: usize = 16;
+use crate::neighbours::{Common, List, Wanted};
+use crate::reload::Reloader;
+use crate::show::{self, Shared};
 
 /// Runs until the stop.
 ///
 /// # Errors
 /// When a socket cannot be opened, or a task ends that should not.
-pub async fn run(config: Config, stop: Stop) -> Outcome {
+pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
+    let Context { stop, config_path, config_text } = context.into();
     let injector = Arc::new(Mutex::new(Injector::new(config.routes)));
     let (announce, announced) = watch::channel(Announced::default());
+    let gate = Gate { injector: injector.clone(), announce };
     let engine = config.inject.map(Engine::open).transpose()?;
     let mut tasks = JoinSet::new();
-    let (mut doors, mut asked) = (Vec::new(), Vec::new());
-    let mut receivers = Receivers::default();
-    for (index, peer) in config.peers.into_iter().enumerate() {
-        let lost = watch_path(&peer, index, &mut receivers, &mut tasks);
-        let (door, incoming) = mpsc::channel(INCOMING);
-        let (ask, questions) = mpsc::channel(QUESTIONS);
-        doors.push(Door { peer: peer.address.ip(), protection: peer.protection.clone(), door });
-        asked.push(Asked { peer: peer.clone(), ask });
-        tasks.spawn(peer::run(peer, announced.clone(), incoming, questions, lost, engine.clone(), stop.clone()));
-    }
-    for receiver in receivers.open()? {
-        tasks.spawn(receiver.run());
-    }
-    for address in config.listen {
-        tasks.spawn(listener::run(listener::bind(address, &doors)?, doors.clone(), stop.clone()));
-    }
+    let common = Common { announced, engine: engine.clone(), stop: stop.clone() };
+    let (neighbours, mut list) = List::new(common);
+    list.want(Wanted { listen: config.listen, peers: config.peers, dynamic: config.dynamic }, || {})?;
+    tasks.spawn(list.run());
+    let reloader = Arc::new(Reloader {
+        path: config_path,
+        text: tokio::sync::Mutex::new(config_text),
+        neighbours: neighbours.clone(),
+        gate: gate.clone(),
+        engine: engine.clone(),
+    });
+    let by_signal = reloader.clone();
+    reload::on_hangup(stop.clone(), move || {
+        let reloader = by_signal.clone();
+        async move { reloader.reload().await }
+    })?;
     if let Some(engine) = engine {
         api::serve(engine.clone(), stop.clone())?;
         inject::start(&engine, &mut tasks, &stop);
     }
     let shared = Arc::new(Shared {
-        peers: asked,
-        injector: injector.clone(),
+        neighbours,
+        injector,
+        reloader,
         health_socket: config.health_socket.clone().unwrap_or_default(),
     });
     admin::serve(&config.admin_socket, stop.clone(), move |request| show::answer(shared.clone(), request))?;
@@ -59,7 +56,7 @@ pub async fn run(config: Config, stop: Stop) -> Outcome {
         metrics::serve(listen, stop.clone()).await?;
     }
     if let Some(socket) = config.health_socket {
-        tasks.spawn(health::run(socket, injector, announce, stop.clone()));
+        tasks.spawn(health::run(socket, gate, stop.clone()));
     }
     while let Some(ended) = tasks.join_next().await {
         if !stop.is_told() || ended.is_err() {
@@ -68,17 +65,4 @@ pub async fn run(config: Config, stop: Stop) -> Outcome {
         }
     }
     Ok(())
-}
-
-/// Watches the path to `peer`, if it is to be watched; gives the words that say that it is lost.
-fn watch_path(peer: &Peer, index: usize, receivers: &mut Receivers, tasks: &mut JoinSet<()>) -> mpsc::Receiver<String> {
-    let (lost, words) = mpsc::channel(1);
-    if let Some(wanted) = peer.bfd {
-        let discriminator = bfd::discriminator(index);
-        let settings = bfd_core::Settings { interval: wanted.interval, multiplier: wanted.multiplier, discriminator };
-        let path = Path { peer: peer.address.ip(), local: peer.local_address, settings };
-        let packets = receivers.expect(&path);
-        tasks.spawn(bfd::run(path, packets, lost));
-    }
-    words
 }

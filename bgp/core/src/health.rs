@@ -123,6 +123,12 @@ impl HealthTable {
         }
     }
 
+    /// How many prefixes the stream has spoken of.
+    #[must_use]
+    pub fn said(&self) -> usize {
+        self.stream.as_ref().map_or(0, |stream| stream.words.len())
+    }
+
     /// Whether the stream is open.
     #[must_use]
     pub const fn is_connected(&self) -> bool {

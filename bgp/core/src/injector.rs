@@ -12,6 +12,9 @@ use crate::health::{Health, HealthInput, HealthTable};
 /// Routes by prefix.
 pub type Routes = BTreeMap<IpNet, PrivateRoute>;
 
+/// Words of prefixes that are no private routes are kept up to so many.
+const STRANGERS: usize = 4096;
+
 /// Something that an operator wants to hear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
@@ -47,6 +50,13 @@ impl Injector {
         }
     }
 
+    /// Other routes are wanted from now on. What the forwarder has said of a prefix that stays is kept; of one that is
+    /// new it has yet to say something.
+    pub fn configure(&mut self, routes: impl IntoIterator<Item = PrivateRoute>, now: Instant) -> Vec<Notice> {
+        self.routes = routes.into_iter().map(|route| (route.prefix(), route)).collect();
+        self.elect(now)
+    }
+
     /// Takes note of `input` and says what changed.
     pub fn handle(&mut self, input: &HealthInput<'_>, now: Instant) -> Vec<Notice> {
         let mut notices = Vec::new();
@@ -55,8 +65,17 @@ impl Injector {
         {
             notices.push(Notice::UnknownPrefix(*prefix));
         }
-        self.health.handle(input, |prefix| self.routes.contains_key(prefix), now);
+        // What is said of others counts when they are configured later: the forwarder says it once.
+        let room = self.health.said() < STRANGERS;
+        self.health.handle(input, |prefix| room || self.routes.contains_key(prefix), now);
         self.silence_at = self.health.silence_at().filter(|at| *at > now);
+        notices.extend(self.elect(now));
+        notices
+    }
+
+    /// Lets through what is healthy now.
+    fn elect(&mut self, now: Instant) -> Vec<Notice> {
+        let mut notices = Vec::new();
         let mut announced = Routes::new();
         for (prefix, route) in &self.routes {
             let health = self.health.of(prefix, now);

@@ -19,6 +19,7 @@ use cloakway_types::Instant;
 use crate::injector::Routes;
 use crate::jitter::{Backoff, Jitter};
 
+mod configure;
 mod connections;
 mod feed;
 mod negotiation;
@@ -133,6 +134,7 @@ impl Session {
                 }
             }
             Input::Stop(word) => self.stop(word, now),
+            Input::Remove => self.end(&ErrorCode::PEER_DECONFIGURED.into(), "no longer configured", now),
             Input::Connected(id) => {
                 if let Some(Link::Connecting { .. }) = self.links.get(&id) {
                     self.opened(id, true, now);
@@ -159,6 +161,10 @@ impl Session {
             }
             Input::Tick => self.tick(now),
         }
+        self.note_state(now);
+    }
+
+    fn note_state(&mut self, now: Instant) {
         let state = self.current_state();
         if state != self.state {
             self.state = state;

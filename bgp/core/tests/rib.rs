@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bgp_core::{Encode, FenceId, Guard, Policy, Prefixes, ReaderId, Rib, RouteAttributes, Walk};
+use bgp_core::{
+    Encode, FenceId, Filter, Guard, Policy, PrefixList, Prefixes, ReaderId, Rib, RouteAttributes, Rule, Verdict, Walk,
+};
 use bgp_wire::{Attributes, Bulk, Context, EncodeError, Family, Framer, Message};
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -32,6 +34,7 @@ impl Encode for Plain {
 struct Peer {
     reader: Option<ReaderId>,
     families: BTreeSet<Family>,
+    filter: Filter,
     held: BTreeMap<IpNet, u32>,
     fences: Vec<FenceId>,
     ended: bool,
@@ -39,8 +42,8 @@ struct Peer {
 
 impl Peer {
     fn attach(&mut self, rib: &mut Rib, families: BTreeSet<Family>) {
-        self.reader = rib.attach(families.clone());
-        *self = Self { reader: self.reader, families, ..Self::default() };
+        self.reader = rib.attach(families.clone(), self.filter.clone());
+        *self = Self { reader: self.reader, families, filter: self.filter.clone(), ..Self::default() };
     }
 
     /// Reads once; says whether there is more.
@@ -90,6 +93,24 @@ fn rib() -> Rib {
     Rib::new(Arc::new(Policy::new(&allow, &[])))
 }
 
+/// Lets pass what a bit of `bits` stands for; all of them make no list.
+fn filter(bits: u32) -> Filter {
+    let rule = |n: &u8| Rule::new(prefix(*n), None, None, Verdict::Permit).unwrap();
+    match bits {
+        0 => Filter::Nothing,
+        u32::MAX => Filter::All,
+        _ => Filter::List(Arc::new(PrefixList::new(
+            (0..24).filter(|n| bits & (1 << n) != 0).collect::<Vec<u8>>().iter().map(rule).collect(),
+        ))),
+    }
+}
+
+/// Allows one half of the prefixes, or all.
+fn policy(half: bool) -> Policy {
+    let v4 = if half { "10.0.0.0/21" } else { "10.0.0.0/8" };
+    Policy::new(&[v4.parse().unwrap(), "2001:db8::/32".parse().unwrap()], &[])
+}
+
 const SETS: [&str; 3] = ["a", "b", "c"];
 
 #[derive(Debug, Clone)]
@@ -102,6 +123,8 @@ enum Step {
     Detach(usize),
     Refresh(usize, bool),
     Read(usize, usize),
+    Filter(usize, u32),
+    Policy(bool),
     Fence,
 }
 
@@ -115,6 +138,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3usize).prop_map(Step::Detach),
         1 => (0..3usize, any::<bool>()).prop_map(|(peer, v4)| Step::Refresh(peer, v4)),
         4 => (0..3usize, 0..200usize).prop_map(|(peer, octets)| Step::Read(peer, octets)),
+        1 => (0..3usize, prop_oneof![Just(0), Just(u32::MAX), any::<u32>()]).prop_map(|(peer, bits)| Step::Filter(peer, bits)),
+        1 => any::<bool>().prop_map(Step::Policy),
         1 => Just(Step::Fence),
     ]
 }
@@ -122,10 +147,14 @@ fn step() -> impl Strategy<Value = Step> {
 /// Sets as the operator meant them, and whether they are shown.
 type Model = [(BTreeMap<IpNet, u32>, bool); 3];
 
-fn expected(model: &Model, families: &BTreeSet<Family>) -> BTreeMap<IpNet, u32> {
+fn expected(model: &Model, peer: &Peer, half: bool) -> BTreeMap<IpNet, u32> {
+    let policy = policy(half);
+    let passes = |prefix: &IpNet| {
+        peer.families.contains(&Family::of(prefix)) && peer.filter.takes(prefix) && policy.check(*prefix, None).is_ok()
+    };
     let mut table = BTreeMap::new();
     for (routes, _) in model.iter().filter(|(_, shown)| *shown) {
-        for (prefix, med) in routes.iter().filter(|(prefix, _)| families.contains(&Family::of(prefix))) {
+        for (prefix, med) in routes.iter().filter(|(prefix, _)| passes(prefix)) {
             table.entry(*prefix).or_insert(*med);
         }
     }
@@ -139,6 +168,7 @@ proptest! {
         let mut rib = rib();
         let mut model: Model = [(); 3].map(|()| (BTreeMap::new(), true));
         let mut peers = [(); 3].map(|()| Peer::default());
+        let (mut half, mut narrowed) = (false, false);
         let mut fences: Vec<(FenceId, Vec<(usize, ReaderId)>)> = Vec::new();
         for step in steps {
             match step {
@@ -188,6 +218,19 @@ proptest! {
                         rib.refresh(reader, if v4 { Family::Ipv4 } else { Family::Ipv6 });
                     }
                 }
+                Step::Filter(peer, bits) => {
+                    peers[peer].filter = filter(bits);
+                    if let Some(reader) = peers[peer].reader {
+                        rib.refilter(reader, peers[peer].filter.clone());
+                    }
+                }
+                Step::Policy(to) => {
+                    half = to;
+                    narrowed |= half;
+                    let before = rib.set_policy(Arc::new(policy(half)));
+                    let mut walk = Walk::default();
+                    while rib.settle_policy(&before, &mut walk, 3).is_continue() {}
+                }
                 Step::Read(peer, octets) => drop(peers[peer].read(&mut rib, octets)),
                 Step::Fence => {
                     let waiting = peers.iter().enumerate().filter_map(|(at, peer)| Some((at, peer.reader?))).collect();
@@ -204,7 +247,7 @@ proptest! {
         for peer in &mut peers {
             peer.read_all(&mut rib);
             if let Some(reader) = peer.reader {
-                prop_assert_eq!(&peer.held, &expected(&model, &peer.families));
+                prop_assert_eq!(&peer.held, &expected(&model, peer, half));
                 prop_assert!(peer.ended);
                 // What it holds is what it gets again.
                 peer.held.clear();
@@ -212,7 +255,7 @@ proptest! {
                     rib.refresh(reader, family);
                 }
                 peer.read_all(&mut rib);
-                prop_assert_eq!(&peer.held, &expected(&model, &peer.families));
+                prop_assert_eq!(&peer.held, &expected(&model, peer, half));
             }
         }
         for (fence, waiting) in fences {
@@ -220,7 +263,7 @@ proptest! {
                 prop_assert!(peers[at].reader != Some(reader) || peers[at].fences.contains(&fence) || reader_is_new(&peers[at], fence));
             }
         }
-        prop_assert_eq!(rib.refused(), 0);
+        prop_assert!(narrowed || rib.refused() == 0);
     }
 }
 

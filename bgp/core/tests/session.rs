@@ -4,12 +4,13 @@
 
 mod bench;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bench::{
     Bench, PRIVATE, PRIVATE_V6, Seen, at, encode, hold, peer_open, refused, reset, router_id, routes, settings,
 };
-use bgp_core::{Down, Event, Input, LinkId, Settings, State};
+use bgp_core::{Down, Event, Export, Filter, Input, LinkId, PrefixList, Rule, Settings, State, Verdict};
 use bgp_wire::{
     AsPath, Asn, Attributes, Capability, Context, ErrorCode, Family, Message, Notification, Open, Origin, RouteRefresh,
     announce_v4,
@@ -325,4 +326,90 @@ fn a_damaged_update_is_borne_and_reported() {
     assert_eq!(bench.state(), State::Established);
     assert_eq!(bench.session.status().counters.prefixes_announced, 0);
     assert_eq!(bench.session.status().counters.prefixes_withdrawn, 1);
+}
+
+#[test]
+fn what_the_open_says_ends_the_session_when_it_changes_and_nothing_else_does() {
+    let with = |change: fn(&mut Settings)| {
+        let mut settings = settings();
+        change(&mut settings);
+        settings
+    };
+    type Change = fn(&mut Settings);
+    let hard: [(&str, Change); 6] = [
+        ("local-as", |s| s.local_as = Asn(64501)),
+        ("router-id", |s| s.router_id = router_id("10.0.0.6")),
+        ("remote-as", |s| s.remote_as = Asn(64502)),
+        ("hold-time-s", |s| s.hold_time = hold(91)),
+        ("passive", |s| s.passive = true),
+        ("add-path", |s| s.options.add_path = true),
+    ];
+    for (name, change) in hard {
+        let (mut bench, new) = (Bench::established(), with(change));
+        assert_eq!(settings().reset_by(&new), Some(name));
+        bench.session.configure(new, at(0));
+        let seen = bench.drain();
+        assert_eq!(seen[..3], reset(ErrorCode::CONFIGURATION_CHANGE), "{name}");
+        assert_eq!(seen.get(3), (name != "passive").then_some(&Seen::Connect), "{name}");
+    }
+    let soft: [Change; 3] = [
+        |s| s.private = [PRIVATE_V6.parse().unwrap()].into(),
+        |s| s.export = Export::All,
+        |s| s.options.filter = Filter::Nothing,
+    ];
+    for change in soft {
+        let mut bench = Bench::established();
+        bench.session.configure(with(change), at(0));
+        assert_eq!((bench.drain(), bench.state()), (vec![], State::Established));
+    }
+}
+
+#[test]
+fn another_filter_tells_only_what_differs() {
+    let mut bench = Bench::established();
+    bench.handle(Input::Routes(routes(&[PRIVATE, PRIVATE_V6])));
+    let rule = Rule::new("2001:db8::/32".parse().unwrap(), None, Some(128), Verdict::Permit).unwrap();
+    let filtered = |filter| {
+        let mut settings = settings();
+        settings.options.filter = filter;
+        settings
+    };
+    bench.session.configure(filtered(Filter::List(Arc::new(PrefixList::new(vec![rule])))), at(0));
+    assert_eq!(bench.drain(), [Seen::Update(format!("-{PRIVATE}"))]);
+    bench.session.configure(filtered(Filter::All), at(0));
+    assert_eq!(bench.drain(), [Seen::Update(format!("+{PRIVATE}"))]);
+}
+
+#[test]
+fn a_peer_that_is_taken_out_hears_so_and_nothing_is_tried_again() {
+    let mut bench = Bench::established();
+    assert_eq!(bench.handle(Input::Remove), reset(ErrorCode::PEER_DECONFIGURED));
+    assert_eq!((bench.session.poll_timeout(), bench.session.is_over()), (None, true));
+}
+
+#[test]
+fn a_session_for_several_as_numbers_takes_each_of_them_and_no_other() {
+    for (asn, taken) in [(64510, true), (64515, true), (64519, true), (64509, false), (64520, false), (64530, true)] {
+        let mut any = Settings { remote_as: Asn(64510), passive: true, ..settings() };
+        any.options.remote_as_among = vec![Asn(64510)..=Asn(64519), Asn(64530)..=Asn(64530)];
+        let mut bench = Bench::new(any);
+        assert_eq!(bench.handle(Input::Start), []);
+        let link = bench.session.new_link();
+        bench.link = Some(link);
+        assert!(bench.session.is_over());
+        assert_eq!(bench.handle(Input::Accepted(link)), [Seen::Open]);
+        let seen = bench.hear(Message::Open(Open::new(Asn(asn), hold(30), router_id("10.0.0.9"), Family::ALL)));
+        assert_eq!(seen == [Seen::KeepAlive], taken, "{asn}: {seen:?}");
+        if taken {
+            bench.hear(Message::KeepAlive);
+            assert_eq!(bench.session.status().negotiated.unwrap().asn, Asn(asn));
+            assert!(!bench.session.is_over());
+        }
+        bench.handle(Input::Closed(link));
+        // Not before the wait after an error is over: whoever connects again and again is damped.
+        let until = bench.session.poll_timeout().unwrap();
+        assert!(!bench.session.is_over());
+        bench.tick_at(until);
+        assert!(bench.session.is_over());
+    }
 }

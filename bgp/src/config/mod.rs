@@ -12,11 +12,16 @@ use serde::Deserialize;
 
 use crate::inject;
 
+mod dynamic;
 mod peer;
+mod prefix_list;
 mod route;
 
+pub use dynamic::DynamicPeers;
+use dynamic::RawDynamic;
 pub use peer::{Bfd, Peer};
-use peer::{Own, RawPeer};
+use peer::{Own, RawGroup, RawPeer};
+use prefix_list::RawPrefixList;
 use route::RawRoute;
 
 /// A usable configuration.
@@ -30,6 +35,10 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Who hears the routes.
     pub peers: Vec<Peer>,
+    /// Who may come beside them.
+    pub dynamic: Vec<DynamicPeers>,
+    /// Groups that nobody is of.
+    pub unused_groups: Vec<String>,
     /// What they hear.
     pub routes: Vec<PrivateRoute>,
     /// Where the forwarder's health is read; there is none without private routes.
@@ -45,7 +54,14 @@ pub struct Raw {
     admin_socket: Option<PathBuf>,
     metrics_listen: Option<SocketAddr>,
     speaker: RawSpeaker,
+    #[serde(default)]
     peers: Vec<RawPeer>,
+    #[serde(default)]
+    peer_groups: Vec<RawGroup>,
+    #[serde(default)]
+    dynamic_peers: Vec<RawDynamic>,
+    #[serde(default)]
+    prefix_lists: Vec<RawPrefixList>,
     #[serde(default)]
     private_routes: Vec<RawRoute>,
     health: Option<RawHealth>,
@@ -86,8 +102,15 @@ impl config::Config for Config {
             let reason = format!("longer than {LONGEST_COMMUNICATION} octets: RFC 9003 §2 takes no more");
             return Err(Invalid::at("speaker.shutdown-communication", reason));
         }
-        let own = Own { local_as, router_id, private, listens: !raw.speaker.listen.is_empty(), shutdown_communication };
-        let peers = peer::peers(raw.peers, &own)?;
+        let lists = prefix_list::lists(raw.prefix_lists)?;
+        let listens = !raw.speaker.listen.is_empty();
+        let own = Own { local_as, router_id, private, listens, shutdown_communication, lists };
+        let groups = peer::groups(raw.peer_groups)?;
+        if raw.peers.is_empty() && raw.dynamic_peers.is_empty() {
+            return Err(Invalid::at("peers", "there is none: give at least the edge router"));
+        }
+        let peers = peer::peers(raw.peers, &groups, &own)?;
+        let dynamic = dynamic::dynamic(raw.dynamic_peers, &groups, &peers, &own)?;
         let admin_socket = raw.admin_socket.unwrap_or_else(|| config::default_socket("bgp-speaker"));
         let health_socket = raw.health.map(|health| health.socket);
         if health_socket.is_none() && !routes.is_empty() {
@@ -103,7 +126,9 @@ impl config::Config for Config {
             admin_socket,
             metrics_listen: raw.metrics_listen,
             listen: raw.speaker.listen,
+            unused_groups: groups.unused(&peers, &dynamic),
             peers,
+            dynamic,
             routes,
             health_socket,
             inject,

@@ -1,6 +1,6 @@
-//! The tables `peers`.
+//! The tables `peers` and `peer-groups`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
@@ -14,15 +14,21 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::asn;
+use super::dynamic::DynamicPeers;
+use super::prefix_list::Lists;
 use crate::tcp::{LONGEST_PASSWORD, Protection};
 
 const BGP_PORT: u16 = 179;
+/// So soon our routes are gone when this host dies.
+const HOLD_TIME_S: u16 = 9;
 
 /// A router that hears the routes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Peer {
     /// For logs, metrics and `show`.
     pub name: String,
+    /// The group whose settings it takes over.
+    pub group: Option<String>,
     /// Where it is.
     pub address: SocketAddr,
     /// Where we connect from.
@@ -38,7 +44,7 @@ pub struct Peer {
 }
 
 /// How a path is watched (RFC 5880).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bfd {
     /// Between packets.
     pub interval: Duration,
@@ -52,36 +58,75 @@ impl Peer {
     pub fn is_internal(&self) -> bool {
         self.settings.is_internal()
     }
+
+    /// The first setting that `new` has otherwise and for which its session has to start again.
+    #[must_use]
+    pub fn reset_by(&self, new: &Self) -> Option<&'static str> {
+        let differs = [
+            ("address", self.address != new.address),
+            ("local-address", self.local_address != new.local_address),
+            ("md5-password-file", self.protection.md5_password != new.protection.md5_password),
+            ("ttl-security-hops", self.protection.ttl_security_hops != new.protection.ttl_security_hops),
+        ];
+        let beside = differs.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name);
+        beside.or_else(|| self.settings.reset_by(&new.settings))
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct RawPeer {
-    name: String,
-    address: IpAddr,
-    #[serde(default = "bgp_port")]
+/// Makes the tables that hold settings of a peer: the peer's own, and a group's, whose settings count where the peer
+/// has none.
+macro_rules! peer_settings {
+    ($($field:ident: $type:ty,)*) => {
+        #[derive(Debug, Clone, Default, Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        pub(super) struct RawPeer {
+            #[serde(default)]
+            name: String,
+            address: Option<IpAddr>,
+            group: Option<String>,
+            $($field: Option<$type>,)*
+        }
+
+        #[derive(Debug, Clone, Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        pub(super) struct RawGroup {
+            name: String,
+            $($field: Option<$type>,)*
+        }
+
+        impl RawPeer {
+            /// Takes what it has not from `group`, and says which those were.
+            fn inherit(&mut self, group: &RawGroup) -> BTreeSet<&'static str> {
+                let mut inherited = BTreeSet::new();
+                $(if self.$field.is_none() && group.$field.is_some() {
+                    self.$field = group.$field.clone();
+                    inherited.insert(stringify!($field));
+                })*
+                inherited
+            }
+        }
+    };
+}
+
+peer_settings! {
     port: u16,
     remote_as: u32,
-    local_address: Option<IpAddr>,
-    #[serde(default = "nine")]
+    local_address: IpAddr,
     hold_time_s: u16,
-    #[serde(default)]
     passive: bool,
-    export: Option<RawExport>,
-    delay_open_s: Option<u16>,
-    #[serde(default)]
+    export: RawExport,
+    export_prefixes: String,
+    delay_open_s: u16,
     add_path: bool,
-    #[serde(default)]
     flowspec: bool,
-    role: Option<RawRole>,
-    #[serde(default)]
+    role: RawRole,
     strict_role: bool,
-    md5_password_file: Option<PathBuf>,
-    ttl_security_hops: Option<NonZeroU8>,
-    bfd: Option<RawBfd>,
+    md5_password_file: PathBuf,
+    ttl_security_hops: NonZeroU8,
+    bfd: RawBfd,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawBfd {
     interval_ms: u32,
@@ -111,14 +156,6 @@ enum RawRole {
     Peer,
 }
 
-const fn bgp_port() -> u16 {
-    BGP_PORT
-}
-
-const fn nine() -> u16 {
-    9
-}
-
 /// What the tables need to know of the rest of the file.
 pub(super) struct Own {
     pub(super) local_as: Asn,
@@ -126,89 +163,181 @@ pub(super) struct Own {
     pub(super) private: BTreeSet<IpNet>,
     pub(super) listens: bool,
     pub(super) shutdown_communication: String,
+    pub(super) lists: Lists,
+}
+
+/// The groups by name, and where each stands in the file.
+#[derive(Debug, Default)]
+pub(super) struct Groups(BTreeMap<String, (usize, RawGroup)>);
+
+/// Holds the names of groups to what can be; their settings are looked at where they are used.
+pub(super) fn groups(raw: Vec<RawGroup>) -> Result<Groups, Invalid> {
+    let mut groups = BTreeMap::new();
+    for (index, group) in raw.into_iter().enumerate() {
+        let name = group.name.clone();
+        if name.is_empty() || groups.insert(name.clone(), (index, group)).is_some() {
+            let reason = format!("{name:?} is empty or taken: each group has its own");
+            return Err(Invalid::at(format!("peer-groups[{index}].name"), reason));
+        }
+    }
+    Ok(Groups(groups))
+}
+
+/// Where the settings of one peer are written: in its own table, or in its group's.
+struct Place {
+    table: String,
+    group: Option<(usize, BTreeSet<&'static str>)>,
+}
+
+impl Place {
+    /// The path of `field`, which is written in kebab case.
+    fn of(&self, field: &str) -> String {
+        let inherited = field.split('.').next().unwrap_or(field).replace('-', "_");
+        match &self.group {
+            Some((index, fields)) if fields.contains(inherited.as_str()) => format!("peer-groups[{index}].{field}"),
+            _ => format!("{}.{field}", self.table),
+        }
+    }
+}
+
+impl Groups {
+    /// Those that nobody is of.
+    pub(super) fn unused(&self, peers: &[Peer], dynamic: &[DynamicPeers]) -> Vec<String> {
+        let templates = dynamic.iter().map(|dynamic| &dynamic.template);
+        let used: BTreeSet<&str> = peers.iter().chain(templates).filter_map(|peer| peer.group.as_deref()).collect();
+        self.0.keys().filter(|name| !used.contains(name.as_str())).cloned().collect()
+    }
+
+    /// Fills up `raw` from its group.
+    fn fill(&self, raw: &mut RawPeer, table: String) -> Result<Place, Invalid> {
+        let Some(name) = &raw.group else { return Ok(Place { table, group: None }) };
+        let Some((index, group)) = self.0.get(name) else {
+            let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
+            let reason = format!("there is no group {name:?} among [[peer-groups]]: there is {}", known.join(", "));
+            return Err(Invalid::at(format!("{table}.group"), reason));
+        };
+        let inherited = raw.inherit(group);
+        Ok(Place { table, group: Some((*index, inherited)) })
+    }
 }
 
 /// Holds the tables to what can be.
-pub(super) fn peers(raw: Vec<RawPeer>, own: &Own) -> Result<Vec<Peer>, Invalid> {
-    if raw.is_empty() {
-        return Err(Invalid::at("peers", "there is none: give at least the edge router"));
-    }
+pub(super) fn peers(raw: Vec<RawPeer>, groups: &Groups, own: &Own) -> Result<Vec<Peer>, Invalid> {
     let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
     let mut peers = Vec::new();
-    for (index, raw) in raw.into_iter().enumerate() {
-        let at = |field: &str| format!("peers[{index}].{field}");
-        let address = raw.address.to_canonical();
+    for (index, mut raw) in raw.into_iter().enumerate() {
+        let place = groups.fill(&mut raw, format!("peers[{index}]"))?;
         if raw.name.is_empty() || !names.insert(raw.name.clone()) {
-            return Err(Invalid::at(at("name"), format!("{:?} is empty or taken: each peer has its own", raw.name)));
+            let reason = format!("{:?} is empty or taken: each peer has its own", raw.name);
+            return Err(Invalid::at(place.of("name"), reason));
         }
+        let Some(address) = raw.address.map(|address| address.to_canonical()) else {
+            return Err(Invalid::at(place.of("address"), "there is none: give the router's"));
+        };
         if address.is_unspecified() || address.is_multicast() {
-            return Err(Invalid::at(at("address"), format!("{address} is no router: give its address")));
+            return Err(Invalid::at(place.of("address"), format!("{address} is no router: give its address")));
         }
         if !addresses.insert(address) {
-            return Err(Invalid::at(
-                at("address"),
-                format!("{address} is given twice: one session carries both families"),
-            ));
+            let reason = format!("{address} is given twice: one session carries both families");
+            return Err(Invalid::at(place.of("address"), reason));
         }
-        if raw.port == 0 {
-            return Err(Invalid::at(at("port"), "0 is no port: 179 is the usual one"));
-        }
-        let remote_as = asn(raw.remote_as).map_err(|reason| Invalid::at(at("remote-as"), reason))?;
-        if let Some(local) = raw.local_address
-            && local.to_canonical().is_ipv4() != address.is_ipv4()
-        {
-            let reason = format!("{local} is not of the family of {address}: give an address of the same family");
-            return Err(Invalid::at(at("local-address"), reason));
-        }
-        // Zero is legal BGP, but would leave our routes with the router for ever if this host died.
-        let hold_time = HoldTime::from_secs(raw.hold_time_s).ok().filter(|hold_time| hold_time.duration().is_some());
-        let hold_time = hold_time.ok_or_else(|| {
-            Invalid::at(at("hold-time-s"), format!("{} s is not allowed: 3 to 65535", raw.hold_time_s))
-        })?;
-        if raw.passive && !own.listens {
-            let reason = "true takes an address to listen on: give speaker.listen, or leave passive out";
-            return Err(Invalid::at(at("passive"), reason));
-        }
-        let internal = remote_as == own.local_as;
-        let export = match raw.export {
-            Some(RawExport::All) => Export::All,
-            Some(RawExport::Private) => Export::Private,
-            Some(RawExport::Nothing) => Export::Nothing,
-            None if internal => Export::All,
-            None => Export::Nothing,
+        let Some(remote_as) = raw.remote_as else {
+            return Err(Invalid::at(place.of("remote-as"), "there is none: give it here or in the group"));
         };
-        let md5_password = raw.md5_password_file.as_deref().map(md5_password).transpose();
-        let md5_password = md5_password.map_err(|reason| Invalid::at(at("md5-password-file"), reason))?;
-        let protection = Protection { md5_password, ttl_security_hops: raw.ttl_security_hops };
-        let bfd = raw.bfd.map(bfd).transpose().map_err(|reason| Invalid::at(at("bfd.interval-ms"), reason))?;
-        let role =
-            role(raw.role, raw.strict_role, internal).map_err(|(field, reason)| Invalid::at(at(field), reason))?;
-        peers.push(Peer {
-            name: raw.name,
-            address: SocketAddr::new(address, raw.port),
-            local_address: raw.local_address.map(|local| local.to_canonical()),
-            shutdown_communication: own.shutdown_communication.clone(),
-            protection,
-            bfd,
-            settings: Settings {
-                local_as: own.local_as,
-                router_id: own.router_id,
-                remote_as,
-                hold_time,
-                passive: raw.passive,
-                private: own.private.clone(),
-                export,
-                options: Options {
-                    delay_open: raw.delay_open_s.filter(|s| *s > 0).map(|s| Duration::from_secs(u64::from(s))),
-                    add_path: raw.add_path,
-                    role,
-                    flow: raw.flowspec,
-                    import: false,
-                },
-            },
-        });
+        let remote_as = asn(remote_as).map_err(|reason| Invalid::at(place.of("remote-as"), reason))?;
+        peers.push(peer(raw, address, remote_as, &place, own)?);
     }
     Ok(peers)
+}
+
+/// What neighbours from `prefix` are like.
+pub(super) fn template(
+    mut raw: RawPeer,
+    prefix: IpNet,
+    groups: &Groups,
+    table: String,
+    own: &Own,
+) -> Result<Peer, Invalid> {
+    let place = groups.fill(&mut raw, table)?;
+    let Some(remote_as) = raw.remote_as else {
+        return Err(Invalid::at(place.of("remote-as"), "there is none: give it here or in the group"));
+    };
+    let remote_as = asn(remote_as).map_err(|reason| Invalid::at(place.of("remote-as"), reason))?;
+    peer(RawPeer { passive: Some(true), ..raw }, prefix.addr(), remote_as, &place, own)
+}
+
+impl RawPeer {
+    /// One with nothing of its own but an AS, if there is one.
+    pub(super) fn of_group(group: String, remote_as: Option<u32>) -> Self {
+        Self { group: Some(group), remote_as, ..Self::default() }
+    }
+}
+
+/// One peer of the file, or the likeness of those that a prefix makes.
+fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own) -> Result<Peer, Invalid> {
+    let invalid = |field: &str, reason: String| Invalid::at(place.of(field), reason);
+    let port = raw.port.unwrap_or(BGP_PORT);
+    if port == 0 {
+        return Err(invalid("port", "0 is no port: 179 is the usual one".to_owned()));
+    }
+    if let Some(local) = raw.local_address
+        && local.to_canonical().is_ipv4() != address.is_ipv4()
+    {
+        let reason = format!("{local} is not of the family of {address}: give an address of the same family");
+        return Err(invalid("local-address", reason));
+    }
+    // Zero is legal BGP, but would leave our routes with the router for ever if this host died.
+    let hold_time_s = raw.hold_time_s.unwrap_or(HOLD_TIME_S);
+    let hold_time = HoldTime::from_secs(hold_time_s).ok().filter(|hold_time| hold_time.duration().is_some());
+    let hold_time =
+        hold_time.ok_or_else(|| invalid("hold-time-s", format!("{hold_time_s} s is not allowed: 3 to 65535")))?;
+    let passive = raw.passive.unwrap_or_default();
+    if passive && !own.listens {
+        let reason = "true takes an address to listen on: give speaker.listen, or leave passive out".to_owned();
+        return Err(invalid("passive", reason));
+    }
+    let internal = remote_as == own.local_as;
+    let export = match raw.export {
+        Some(RawExport::All) => Export::All,
+        Some(RawExport::Private) => Export::Private,
+        Some(RawExport::Nothing) => Export::Nothing,
+        None if internal => Export::All,
+        None => Export::Nothing,
+    };
+    let filter = own.lists.filter(raw.export_prefixes.as_deref());
+    let filter = filter.map_err(|reason| invalid("export-prefixes", reason))?;
+    let md5_password = raw.md5_password_file.as_deref().map(md5_password).transpose();
+    let md5_password = md5_password.map_err(|reason| invalid("md5-password-file", reason))?;
+    let protection = Protection { md5_password, ttl_security_hops: raw.ttl_security_hops };
+    let bfd = raw.bfd.map(bfd).transpose().map_err(|reason| invalid("bfd.interval-ms", reason))?;
+    let role = role(raw.role, raw.strict_role.unwrap_or_default(), internal)
+        .map_err(|(field, reason)| invalid(field, reason.to_owned()))?;
+    Ok(Peer {
+        name: raw.name,
+        group: raw.group,
+        address: SocketAddr::new(address, port),
+        local_address: raw.local_address.map(|local| local.to_canonical()),
+        shutdown_communication: own.shutdown_communication.clone(),
+        protection,
+        bfd,
+        settings: Settings {
+            local_as: own.local_as,
+            router_id: own.router_id,
+            remote_as,
+            hold_time,
+            passive,
+            private: own.private.clone(),
+            export,
+            options: Options {
+                delay_open: raw.delay_open_s.filter(|s| *s > 0).map(|s| Duration::from_secs(u64::from(s))),
+                add_path: raw.add_path.unwrap_or_default(),
+                flow: raw.flowspec.unwrap_or_default(),
+                role,
+                filter,
+                ..Options::default()
+            },
+        },
+    })
 }
 
 fn bfd(raw: RawBfd) -> Result<Bfd, String> {

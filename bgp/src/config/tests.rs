@@ -174,3 +174,133 @@ fn a_value_that_cannot_be_names_line_field_and_what_would_be_right() {
     let same = EXAMPLE.replace("forwarder-health.sock", "bgp-speaker.sock");
     assert!(error(&same).contains("health.socket: the same path as admin-socket"));
 }
+
+/// What is commented out in the example from `start` on, up to an empty line, without the marks.
+fn commented(start: &str) -> String {
+    let block = EXAMPLE.split("\n\n").find(|block| block.contains(&format!("# {start}"))).unwrap();
+    let lines = block.lines().skip_while(|line| !line.starts_with(&format!("# {start}")));
+    lines.map(|line| format!("{}\n", line.strip_prefix("# ").unwrap())).collect()
+}
+
+fn replace_last(text: &str, from: &str, to: &str) -> String {
+    let (before, after) = text.rsplit_once(from).unwrap();
+    format!("{before}{to}{after}")
+}
+
+fn with_listen(more: &str) -> String {
+    EXAMPLE.replace("# listen = ", "listen = ").replace("\n[health]\n", &format!("\n{more}\n[health]\n"))
+}
+
+#[test]
+fn a_peer_takes_from_its_group_what_it_has_not_itself() {
+    let group = "[[peer-groups]]\nname = \"edges\"\nhold-time-s = 30\nadd-path = true\nremote-as = 64500\n";
+    let grouped = EXAMPLE
+        .replace("remote-as = 64500\n", "group = \"edges\"\n")
+        .replace("\n[health]\n", &format!("\n{group}\n[health]\n"));
+    let config: Config = config::parse("f.toml", &grouped).unwrap();
+    let settings = &config.peers[0].settings;
+    assert_eq!((settings.hold_time.as_secs(), settings.options.add_path, settings.remote_as), (9, true, Asn(64500)));
+    let config: Config = config::parse("f.toml", &grouped.replacen("hold-time-s = 9\n", "", 1)).unwrap();
+    assert_eq!(config.peers[0].settings.hold_time.as_secs(), 30);
+    // A fault is told where it is written.
+    let line = |text: &str, what: &str| text.lines().position(|line| line == what).unwrap() + 1;
+    let wrong = grouped.replacen("hold-time-s = 9\n", "", 1).replace("hold-time-s = 30", "hold-time-s = 2");
+    let expected = format!("bgp-speaker.toml:{}: peer-groups[0].hold-time-s: 2 s is", line(&wrong, "hold-time-s = 2"));
+    assert!(error(&wrong).starts_with(&expected), "{}", error(&wrong));
+    let wrong = grouped.replace("hold-time-s = 9", "hold-time-s = 1");
+    assert!(error(&wrong).contains("peers[0].hold-time-s: 1 s is"), "{}", error(&wrong));
+    for (from, to, expected) in [
+        (
+            "group = \"edges\"",
+            "group = \"core\"",
+            "peers[0].group: there is no group \"core\" among [[peer-groups]]: there is edges",
+        ),
+        ("name = \"edges\"", "name = \"\"", "peer-groups[0].name: \"\" is empty or taken"),
+        (
+            "remote-as = 64500\n\n[health]",
+            "\n[health]",
+            "peers[0].remote-as: there is none: give it here or in the group",
+        ),
+        ("add-path = true", "address = \"192.0.2.1\"", "unknown field `address`"),
+    ] {
+        let message = error(&grouped.replacen(from, to, 1));
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn neighbours_from_a_prefix_are_like_their_group() {
+    let text = with_listen(&(commented("[[peer-groups]]") + &commented("[[dynamic-peers]]")));
+    let config: Config = config::parse("f.toml", &text).unwrap();
+    let dynamic = &config.dynamic[0];
+    let peer = dynamic.at("198.51.100.70:40000".parse().unwrap());
+    assert_eq!((peer.name.as_str(), peer.settings.passive), ("leaves/198.51.100.70", true));
+    assert_eq!(peer.settings.options.remote_as_among, [Asn(64512)..=Asn(64999), Asn(65001)..=Asn(65001)]);
+    assert_eq!(dynamic.limit, 50);
+    for (from, to, expected) in [
+        (
+            "listen = [\"198",
+            "# listen = [\"198",
+            "dynamic-peers[0].prefix: neighbours that connect to us take speaker.listen",
+        ),
+        ("limit = 50", "limit = 0", "dynamic-peers[0].limit: 0 lets nobody in"),
+        ("\"198.51.100.64/26\"", "\"198.51.100.65/26\"", "dynamic-peers[0].prefix: 198.51.100.65/26 has host bits set"),
+        ("\"64512-64999\"", "\"64999-64512\"", "dynamic-peers[0].remote-as: \"64999-64512\" is no range"),
+        ("\"64512-64999\"", "\"x\"", "dynamic-peers[0].remote-as: \"x\" is no range"),
+        ("\"64512-64999\"", "64500", "dynamic-peers[0].remote-as: our own AS 64500 among others"),
+        ("\"64512-64999\"", "0", "dynamic-peers[0].remote-as: AS 0 is reserved"),
+        ("\"64512-64999\"", "true", "an AS number, or a list"),
+        ("group = \"leaves\"", "group = \"x\"", "dynamic-peers[0].group: there is no group \"x\""),
+        (
+            "name = \"leaves\"",
+            "name = \"leaves\"\nbfd = { interval-ms = 50 }",
+            "dynamic-peers[0].group: its group has bfd",
+        ),
+    ] {
+        let message = error(&replace_last(&text, from, to));
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn a_prefix_that_is_signed_signs_for_the_peers_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "x").unwrap();
+    let tables = format!(
+        "[[peer-groups]]\nname = \"g\"\nmd5-password-file = {:?}\n[[dynamic-peers]]\nprefix = \"198.51.100.0/24\"\n\
+         group = \"g\"\nremote-as = 64500\n",
+        file.display().to_string()
+    );
+    let message = error(&with_listen(&tables));
+    assert!(
+        message.contains("dynamic-peers[0].prefix: 198.51.100.0/24 is signed and peer \"edge\" inside it is not"),
+        "{message}"
+    );
+}
+
+#[test]
+fn prefix_lists_are_known_by_name_and_their_rules_can_be() {
+    let text = with_listen(&commented("[[prefix-lists]]")).replacen(
+        "hold-time-s = 9\n",
+        "export-prefixes = \"customers\"\n",
+        1,
+    );
+    let config: Config = config::parse("f.toml", &text).unwrap();
+    let passes = |prefix: &str| config.peers[0].settings.options.filter.takes(&prefix.parse().unwrap());
+    assert!(passes("198.51.100.0/26") && !passes("198.51.100.0/29") && !passes("203.0.113.0/24"));
+    for (from, to, expected) in [
+        (
+            "\"customers\"\n",
+            "\"x\"\n",
+            "peers[0].export-prefixes: there is no list \"customers\" among [[prefix-lists]]: there is x",
+        ),
+        ("ge = 29", "ge = 33", "prefix-lists[0].rules[0].ge: no prefix inside 198.51.100.0/24 is 33 to 32 bits long"),
+        ("le = 28", "le = 23", "prefix-lists[0].rules[1].le: no prefix"),
+        ("action = \"deny\"", "action = \"drop\"", "unknown variant `drop`"),
+        ("action = \"deny\"", "action = \"deny\", stray = 1", "unknown field `stray`"),
+    ] {
+        let message = error(&replace_last(&text, from, to));
+        assert!(message.contains(expected), "{message}");
+    }
+}

@@ -143,7 +143,7 @@ impl Client {
             (None, None, Some(delete), None) => return self.submit(id, delete.removal()).await,
             (None, None, None, Some(stream)) => {
                 let settings = &self.engine.settings;
-                let lines = Lines::new(stream, settings.max_routes, settings.policy.clone());
+                let lines = Lines::new(stream, settings.max_routes, self.engine.policy());
                 let change = self.stream(lines).await?;
                 return self.accept(id, change).await;
             }
@@ -163,7 +163,7 @@ impl Client {
     }
 
     async fn submit(&self, id: Option<String>, change: SetChange) -> Result<Value, String> {
-        let policy = self.engine.settings.policy.clone();
+        let policy = self.engine.policy();
         self.accept(id, change.check(policy).map_err(|error| error.to_string())?).await
     }
 

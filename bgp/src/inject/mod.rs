@@ -284,6 +284,25 @@ impl Engine {
         }
     }
 
+    /// What may be injected.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        lock(&self.table).rib.policy()
+    }
+
+    /// Allows what `policy` allows from now on; gives back the one before, for [`Engine::settle_policy`].
+    pub(crate) fn set_policy(&self, policy: Arc<Policy>) -> Arc<Policy> {
+        lock(&self.table).rib.set_policy(policy)
+    }
+
+    /// Withdraws what `before` allowed and the present policy does not, and announces the reverse.
+    pub(crate) async fn settle_policy(&self, before: &Policy) {
+        let mut walk = Walk::default();
+        while lock(&self.table).rib.settle_policy(before, &mut walk, LISTING).is_continue() {
+            tokio::task::yield_now().await;
+        }
+        self.wake();
+    }
+
     /// What the session of `peer` may send next; see [`Session::pull`].
     pub(crate) fn pull(&self, peer: &str, session: &mut Session) -> Option<(LinkId, Batch)> {
         let mut table = lock(&self.table);

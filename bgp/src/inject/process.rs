@@ -124,7 +124,7 @@ async fn obey(process: &Process, engine: &Arc<Engine>, stop: &Stop, lines: &str)
             Command::Announce(route, prefixes) => {
                 let group = Group { attributes: route.clone(), prefixes: prefixes.iter().copied().collect() };
                 let change = change(process, Prefixes::default(), vec![group]);
-                change.check(engine.settings.policy.clone()).map_err(|error| error.to_string()).map(|_| command)
+                change.check(engine.policy()).map_err(|error| error.to_string()).map(|_| command)
             }
             _ => Ok(command),
         });
@@ -171,6 +171,6 @@ fn change(process: &Process, remove: Prefixes, add: Vec<Group>) -> SetChange {
 }
 
 async fn submit(engine: &Arc<Engine>, change: SetChange) -> Result<Outcome, String> {
-    let checked = change.check(engine.settings.policy.clone()).map_err(|error| error.to_string())?;
+    let checked = change.check(engine.policy()).map_err(|error| error.to_string())?;
     engine.submit(None, checked).await
 }

@@ -86,9 +86,15 @@ pub enum ConfigError {
 /// # Errors
 /// [`ConfigError`].
 pub fn load<C: Config>(path: &Path) -> Result<C, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.display().to_string(), source })?;
-    parse(&path.display().to_string(), &text)
+    parse(&path.display().to_string(), &read(path)?)
+}
+
+/// Reads the file at `path`, for [`parse`].
+///
+/// # Errors
+/// [`ConfigError::Read`].
+pub fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.display().to_string(), source })
 }
 
 /// Validates `text`; `name` stands for the file in errors.

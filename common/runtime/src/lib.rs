@@ -9,6 +9,7 @@ pub mod config;
 pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod reload;
 pub mod role;
 pub mod stop;
 mod text;

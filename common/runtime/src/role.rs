@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::config::{self, Config};
 use crate::stop::Stop;
-use crate::{admin, log, metrics, text};
+use crate::{admin, log, metrics, reload, text};
 
 /// Something that `show` can show.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,15 @@ pub struct Context {
     pub stop: Stop,
     /// The configuration file, for a reload.
     pub config_path: PathBuf,
+    /// Its text when it was read.
+    pub config_text: String,
+}
+
+/// Of a role that runs without a file, as tests have it.
+impl From<Stop> for Context {
+    fn from(stop: Stop) -> Self {
+        Self { stop, config_path: PathBuf::new(), config_text: String::new() }
+    }
 }
 
 /// A server binary.
@@ -40,6 +49,9 @@ pub trait Role: 'static {
     const EXAMPLES: &'static str;
     /// What `show` can show; the first is the default.
     const TOPICS: &'static [Topic];
+    /// Whether the running role reads its file again when it is told to: it has the subcommand `reload` then, and
+    /// answers [`reload::TOPIC`].
+    const RELOADS: bool = false;
     /// The file's contents.
     type Config: Config + Send;
 
@@ -75,7 +87,11 @@ pub fn main<R: Role>() -> ExitCode {
     match matches.subcommand() {
         Some(("run", matches)) => run::<R>(&path(matches, "config")),
         Some(("check", matches)) => check::<R>(&path(matches, "config")),
-        Some(("show", matches)) => show::<R>(matches),
+        Some(("show", matches)) => {
+            let topic = matches.get_one::<String>("topic").cloned().unwrap_or_default();
+            ask::<R>(matches, &topic)
+        }
+        Some(("reload", matches)) if R::RELOADS => ask::<R>(matches, reload::TOPIC),
         Some(("man", _)) => print(|out| clap_mangen::Man::new(command::<R>()).render(out)),
         Some(("completions", matches)) => {
             let shell = matches.get_one::<clap_complete::Shell>("shell").copied().unwrap_or(clap_complete::Shell::Bash);
@@ -106,6 +122,22 @@ pub fn command<R: Role>() -> Command {
     if let Some(first) = R::TOPICS.first() {
         topic = topic.default_value(first.name);
     }
+    let asks = |command: Command| {
+        command
+            .arg(config().help("The configuration, which names the admin socket"))
+            .arg(
+                Arg::new("socket")
+                    .long("socket")
+                    .value_name("PATH")
+                    .value_parser(value_parser!(PathBuf))
+                    .help("The admin socket itself"),
+            )
+            .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON value instead of a table"))
+    };
+    let reload = asks(
+        Command::new("reload")
+            .about("Have the running role read its configuration again; a file with an error in it changes nothing"),
+    );
     Command::new(R::NAME)
         .about(R::ABOUT)
         .version(env!("CARGO_PKG_VERSION"))
@@ -125,22 +157,8 @@ pub fn command<R: Role>() -> Command {
                     .help("The configuration"),
             ),
         )
-        .subcommand(
-            Command::new("show")
-                .about("Show the state of the running role")
-                .arg(topic)
-                .arg(config().help("The configuration, which names the admin socket"))
-                .arg(
-                    Arg::new("socket")
-                        .long("socket")
-                        .value_name("PATH")
-                        .value_parser(value_parser!(PathBuf))
-                        .help("The admin socket itself"),
-                )
-                .arg(
-                    Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON value instead of a table"),
-                ),
-        )
+        .subcommand(asks(Command::new("show").about("Show the state of the running role").arg(topic)))
+        .subcommands(R::RELOADS.then_some(reload))
         .subcommand(Command::new("man").about("Print the manual page (roff)"))
         .subcommand(
             Command::new("completions").about("Print a completion script").arg(
@@ -165,20 +183,23 @@ pub fn block_on<T, E: From<std::io::Error>>(work: impl Future<Output = Result<T,
 }
 
 fn loaded<R: Role>(path: &Path) -> Result<R::Config, ExitCode> {
-    config::load::<R::Config>(path).map_err(|error| {
-        eprintln!("{}: {error}", R::NAME);
-        ExitCode::from(2)
-    })
+    config::load::<R::Config>(path).map_err(|error| refused::<R>(&error))
+}
+
+fn refused<R: Role>(error: &config::ConfigError) -> ExitCode {
+    eprintln!("{}: {error}", R::NAME);
+    ExitCode::from(2)
 }
 
 fn run<R: Role>(path: &Path) -> ExitCode {
-    let config = match loaded::<R>(path) {
-        Ok(config) => config,
-        Err(code) => return code,
+    let read = config::read(path).and_then(|text| Ok((config::parse(&path.display().to_string(), &text)?, text)));
+    let (config, config_text) = match read {
+        Ok(read) => read,
+        Err(error) => return refused::<R>(&error),
     };
     log::start();
     metrics::start();
-    let context = Context { stop: Stop::new(), config_path: path.to_owned() };
+    let context = Context { stop: Stop::new(), config_path: path.to_owned(), config_text };
     let result = block_on(async {
         context.stop.on_signals()?;
         tracing::info!(role = R::NAME, version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting");
@@ -204,7 +225,8 @@ fn check<R: Role>(path: &Path) -> ExitCode {
     }
 }
 
-fn show<R: Role>(matches: &ArgMatches) -> ExitCode {
+/// Asks the running role, and prints what it says.
+fn ask<R: Role>(matches: &ArgMatches, topic: &str) -> ExitCode {
     let socket = match matches.get_one::<PathBuf>("socket") {
         Some(socket) => socket.clone(),
         None => match loaded::<R>(&path(matches, "config")) {
@@ -212,8 +234,7 @@ fn show<R: Role>(matches: &ArgMatches) -> ExitCode {
             Err(code) => return code,
         },
     };
-    let topic = matches.get_one::<String>("topic").cloned().unwrap_or_default();
-    let asked: Result<_, Box<dyn std::error::Error>> = block_on(async { Ok(admin::ask(&socket, &topic).await?) });
+    let asked: Result<_, Box<dyn std::error::Error>> = block_on(async { Ok(admin::ask(&socket, topic).await?) });
     match asked {
         Ok(value) if matches.get_flag("json") => print(|out| {
             use std::io::Write;

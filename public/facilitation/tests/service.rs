@@ -203,7 +203,7 @@ async fn start() -> Bench {
     let listen = free_port();
     let text = example(folder.path(), listen, upstream_at, vendor_at);
     let config = config::parse::<facilitation::config::Config>("test.toml", &text).unwrap();
-    let context = Context { stop: stop.clone(), config_path: PathBuf::new() };
+    let context = Context::from(stop.clone());
     tokio::spawn(async move { Facilitation::run(config, context).await.unwrap() });
     let client = Client::new(client(&folder.path().join("ca.pem"), None).unwrap(), None).unwrap();
     let bench = Bench { folder, seen, stop, url: format!("https://{listen}"), client };

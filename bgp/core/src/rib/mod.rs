@@ -188,6 +188,33 @@ impl Rib {
         })
     }
 
+    /// What may be told at all.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.clone()
+    }
+
+    /// Holds `policy` from now on and gives back the one before, which [`Rib::settle_policy`] takes to carry it out.
+    pub fn set_policy(&mut self, policy: Arc<Policy>) -> Arc<Policy> {
+        std::mem::replace(&mut self.policy, policy)
+    }
+
+    /// Has readers told of what the policy allows and `before` did not, or the reverse, in the next `slots` places;
+    /// `Break` when all are done.
+    pub fn settle_policy(&mut self, before: &Policy, walk: &mut Walk, slots: u32) -> ControlFlow<()> {
+        self.walk(walk, slots, |rib, id, row| {
+            if row.state != State::Live {
+                return;
+            }
+            let guard = rib.interned.attributes(row.attributes).guard;
+            let allowed = |policy: &Policy| policy.check(row.prefix, guard).is_ok();
+            if allowed(before) != allowed(&rib.policy) {
+                rib.list.unlink(id);
+                rib.list.append(id);
+            }
+        })
+    }
+
     /// Removes what `set` wants and no [`Rib::add`] marked, in the next `slots` places, and counts it in
     /// `removed`; takes the marks away. `Break` when all is done.
     pub fn sweep(&mut self, set: SetId, walk: &mut Walk, slots: u32, removed: &mut usize) -> ControlFlow<()> {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::list::{Mark, NodeId, Place};
 use super::table::{MAX_READERS, State};
 use super::{Rib, Row};
+use crate::prefix_list::Filter;
 use crate::route::RouteAttributes;
 
 /// Places of the list that one read looks at, at most: bounds how long it takes when there is little to tell.
@@ -29,6 +30,42 @@ pub(super) struct Reader {
     /// What is told again up to `resume`.
     again: BTreeSet<Family>,
     families: BTreeSet<Family>,
+    filter: Filter,
+    /// What passed before, until all there is was looked at by the present filter.
+    before: Vec<Filter>,
+}
+
+/// What one prefix means to a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Announce,
+    Withdraw,
+    Nothing,
+}
+
+impl Reader {
+    /// What to say of a route that is wanted.
+    fn turn(&self, prefix: &IpNet) -> Turn {
+        let family = Family::of(prefix);
+        if !self.families.contains(&family) {
+            return Turn::Nothing;
+        }
+        let anew = self.resume.is_some();
+        let told = || self.before.iter().any(|filter| filter.takes(prefix));
+        match (self.filter.takes(prefix), anew && !self.again.contains(&family)) {
+            // Only differences: it is known already if it passed all along.
+            (true, true) if self.before.iter().all(|filter| filter.takes(prefix)) => Turn::Nothing,
+            (true, _) => Turn::Announce,
+            (false, _) if told() => Turn::Withdraw,
+            (false, _) => Turn::Nothing,
+        }
+    }
+
+    /// Whether the peer may hold a route of `prefix`.
+    fn may_hold(&self, prefix: &IpNet) -> bool {
+        let passed = self.filter.takes(prefix) || self.before.iter().any(|filter| filter.takes(prefix));
+        passed && self.families.contains(&Family::of(prefix))
+    }
 }
 
 /// What one read brought.
@@ -90,9 +127,9 @@ enum Kind {
 }
 
 impl Rib {
-    /// A place at the oldest change, for a peer that takes `families` and holds nothing; `None` when there
-    /// are too many readers.
-    pub fn attach(&mut self, families: BTreeSet<Family>) -> Option<ReaderId> {
+    /// A place at the oldest change, for a peer that takes `families` as far as `filter` lets them pass, and holds
+    /// nothing; `None` when there are too many readers.
+    pub fn attach(&mut self, families: BTreeSet<Family>, filter: Filter) -> Option<ReaderId> {
         if self.active >= MAX_READERS {
             return None;
         }
@@ -103,7 +140,9 @@ impl Rib {
         self.list.insert_before(position, oldest);
         self.list.append(resume);
         self.list.append(end);
-        let reader = Reader { position, resume: Some(resume), end: Some(end), again: families.clone(), families };
+        let again = families.clone();
+        let reader =
+            Reader { position, resume: Some(resume), end: Some(end), again, families, filter, before: Vec::new() };
         let at = self.readers.iter().position(Option::is_none).unwrap_or_else(|| {
             self.readers.push(None);
             self.readers.len() - 1
@@ -140,6 +179,23 @@ impl Rib {
         if reader.families.contains(&family) {
             reader.again.insert(family);
         }
+        self.start_over(id);
+    }
+
+    /// Another filter from now on: only what passes one of the two and not the other is told.
+    pub fn refilter(&mut self, id: ReaderId, filter: Filter) {
+        let Some(Some(reader)) = self.readers.get_mut(id.0 as usize) else { return };
+        if reader.filter == filter {
+            return;
+        }
+        let before = std::mem::replace(&mut reader.filter, filter);
+        reader.before.push(before);
+        self.start_over(id);
+    }
+
+    /// Back to the oldest change, and on from where the reader was.
+    fn start_over(&mut self, id: ReaderId) {
+        let Some(Some(reader)) = self.readers.get_mut(id.0 as usize) else { return };
         let (position, mut resume, mut end) = (reader.position, reader.resume, reader.end);
         let resume = *resume.get_or_insert_with(|| {
             let marker = self.list.add_marker(Mark::Resume);
@@ -230,6 +286,10 @@ impl Rib {
                 break;
             }
         }
+        // What changed on the way may lie behind the end, and be held from before.
+        if at == NodeId::NONE && reader.resume.is_none() {
+            reader.before.clear();
+        }
         self.list.unlink(reader.position);
         self.list.insert_before(reader.position, at);
         batch.more = at != NodeId::NONE;
@@ -248,9 +308,10 @@ impl Rib {
         let family = Family::of(&row.prefix);
         let anew = reader.resume.is_some();
         if row.state == State::Live {
-            let wanted = if anew { &reader.again } else { &reader.families };
-            if !wanted.contains(&family) {
-                return;
+            match reader.turn(&row.prefix) {
+                Turn::Announce => {}
+                Turn::Withdraw => return found.withdraw(row.prefix, encode),
+                Turn::Nothing => return,
             }
             let attributes = self.interned.attributes(row.attributes);
             // Held once more where bytes are made: whatever went wrong before, it does not leave this process.
@@ -264,7 +325,7 @@ impl Rib {
                 found.withdraw(row.prefix, encode);
             }
         } else if !anew {
-            if reader.families.contains(&family) {
+            if reader.may_hold(&row.prefix) {
                 found.withdraw(row.prefix, encode);
             }
             self.withdrawn(at, row);
@@ -276,7 +337,8 @@ impl Reader {
     /// Stands in while the reader is out of its slot.
     fn placeholder() -> Self {
         let (again, families) = (BTreeSet::new(), BTreeSet::new());
-        Self { position: NodeId::NONE, resume: None, end: None, again, families }
+        let (filter, before) = (Filter::Nothing, Vec::new());
+        Self { position: NodeId::NONE, resume: None, end: None, again, families, filter, before }
     }
 }
 

@@ -163,20 +163,7 @@ impl Session {
     }
 
     pub(super) fn stop(&mut self, word: &str, now: Instant) {
-        let ids: Vec<LinkId> = self.links.keys().copied().collect();
-        for id in ids {
-            match self.links.get(&id) {
-                Some(Link::Open { .. }) => {
-                    let detail = "stopped by the operator".to_owned();
-                    let shutdown = ErrorCode::ADMINISTRATIVE_SHUTDOWN;
-                    self.fail(id, Notification::with_communication(shutdown, word), detail, now);
-                }
-                Some(Link::Connecting { .. }) | None => {
-                    self.links.remove(&id);
-                    self.output.push_back(Output::Close(id));
-                }
-            }
-        }
-        self.rest = Rest::Stopped;
+        let shutdown = Notification::with_communication(ErrorCode::ADMINISTRATIVE_SHUTDOWN, word);
+        self.end(&shutdown, "stopped by the operator", now);
     }
 }

@@ -8,6 +8,7 @@ use bgp_wire::{AsPath, Asn, Attributes, Bulk, EncodeError, Family, RouteRefresh}
 use super::Session;
 use super::values::{Export, LinkId};
 use crate::export::{Exporter, LOCAL_PREF};
+use crate::prefix_list::Filter;
 use crate::rib::{Batch, Encode, ReaderId, Rib};
 use crate::route::RouteAttributes;
 
@@ -21,6 +22,8 @@ pub(super) struct Feed {
     lost: bool,
     /// Families to tell again, and whether the peer wants the end marked (RFC 7313).
     refresh: BTreeSet<(Family, bool)>,
+    /// What the peer may be told has changed.
+    refiltered: bool,
     /// Families whose End-of-RIB (RFC 4724 §2) is due.
     ends_due: BTreeSet<Family>,
     /// Families whose EoRR (RFC 7313) is due.
@@ -37,6 +40,11 @@ impl Feed {
     /// Established no more.
     pub(super) fn stop(&mut self) {
         self.lost = true;
+    }
+
+    /// What the peer may be told may have changed.
+    pub(super) fn refilter(&mut self) {
+        self.refiltered = true;
     }
 
     /// The peer wants `family` again.
@@ -58,7 +66,7 @@ impl Session {
     #[must_use]
     pub fn wants_pull(&self) -> bool {
         let feed = &self.feed;
-        feed.on && (self.lost_table() || !feed.refresh.is_empty() || !feed.ends_due.is_empty())
+        feed.on && (self.lost_table() || !feed.refresh.is_empty() || !feed.ends_due.is_empty() || feed.refiltered)
     }
 
     /// Whether the session that read the table has ended, and [`Session::pull`] has not been told yet.
@@ -78,12 +86,12 @@ impl Session {
         let (link, exporter) = self.exporter().filter(|_| self.feed.on)?;
         let reader = match self.feed.reader {
             Some(reader) => reader,
-            None => rib.attach(match self.settings.export {
-                Export::All => exporter.families.clone(),
-                Export::Private | Export::Nothing => BTreeSet::new(),
-            })?,
+            None => rib.attach(exporter.families.clone(), self.filter())?,
         };
         self.feed.reader = Some(reader);
+        if std::mem::take(&mut self.feed.refiltered) {
+            rib.refilter(reader, self.filter());
+        }
         for (family, enhanced) in std::mem::take(&mut self.feed.refresh) {
             rib.refresh(reader, family);
             if enhanced {
@@ -102,6 +110,14 @@ impl Session {
         }
         self.counters.sent.update += batch.updates;
         Some((link, batch))
+    }
+
+    /// What of the table the peer is told.
+    fn filter(&self) -> Filter {
+        match self.settings.export {
+            Export::All => self.settings.options.filter.clone(),
+            Export::Private | Export::Nothing => Filter::Nothing,
+        }
     }
 }
 

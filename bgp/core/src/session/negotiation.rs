@@ -26,8 +26,11 @@ pub(super) fn offer(settings: &Settings) -> Open {
 
 /// What the peer's OPEN and ours amount to; or the NOTIFICATION that refuses it, and why in words.
 pub(super) fn negotiate(settings: &Settings, open: &Open) -> Result<Negotiated, (Notification, String)> {
-    if open.asn() != settings.remote_as {
-        let detail = format!("the peer is AS {}, the configuration says {}", open.asn(), settings.remote_as);
+    if !settings.expects(open.asn()) {
+        let detail = match settings.options.remote_as_among.is_empty() {
+            true => format!("the peer is AS {}, the configuration says {}", open.asn(), settings.remote_as),
+            false => format!("the peer is AS {}, which the configuration does not list", open.asn()),
+        };
         return Err((ErrorCode::BAD_PEER_AS.into(), detail));
     }
     // RFC 6286 §2.2: the same identifier is an error inside one AS only.
@@ -65,6 +68,7 @@ pub(super) fn negotiate(settings: &Settings, open: &Open) -> Result<Negotiated, 
         lists.flatten().filter(|offer| way(offer)).map(|offer| offer.family).collect::<Families>()
     };
     Ok(Negotiated {
+        asn: open.asn(),
         router_id: open.router_id,
         hold_time: settings.hold_time.negotiate(open.hold_time),
         families,

@@ -36,7 +36,11 @@ impl Session {
         let Some((id, exporter)) = self.exporter() else { return };
         let routes = match self.settings.export {
             Export::Nothing => Routes::new(),
-            Export::Private | Export::All => exporter.taken(&self.routes),
+            Export::Private | Export::All => {
+                let mut taken = exporter.taken(&self.routes);
+                taken.retain(|prefix, _| self.settings.options.filter.takes(prefix));
+                taken
+            }
         };
         self.send_updates(id, exporter.difference(&self.advertised, &routes));
         self.advertised = routes;
@@ -139,7 +143,7 @@ impl Session {
         let role = self.settings.options.role.map(|setting| setting.role);
         match (role, only_to_customer) {
             (Some(Role::Provider | Role::RouteServer), Some(_)) => true,
-            (Some(Role::Peer), Some(asn)) => asn != self.settings.remote_as,
+            (Some(Role::Peer), Some(asn)) => self.established().is_some_and(|(_, negotiated)| asn != negotiated.asn),
             _ => false,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,10 @@ use cloakway_types::Instant;
 use ipnet::IpNet;
 
 use crate::injector::Routes;
+use crate::prefix_list::Filter;
 
 /// What the operator settled for a peer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Our AS.
     pub local_as: Asn,
@@ -52,7 +54,7 @@ pub enum Export {
 }
 
 /// What a session does only if the operator asks for it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
     /// Wait this long for the peer's OPEN before sending ours (RFC 4271 §8.1.1, DelayOpen).
     pub delay_open: Option<Duration>,
@@ -64,6 +66,10 @@ pub struct Options {
     pub flow: bool,
     /// Hand out what the peer says of routes: [`Output::Heard`].
     pub import: bool,
+    /// Take a peer of any of these, instead of the one; all are internal or all are external.
+    pub remote_as_among: Vec<RangeInclusive<Asn>>,
+    /// What of [`Settings::export`] the peer is told.
+    pub filter: Filter,
 }
 
 /// Our role towards an external peer.
@@ -87,6 +93,8 @@ pub enum Input<'a> {
     /// The operator ends it: NOTIFICATION Cease, Administrative Shutdown, with a word to the peer's operator (RFC 9003)
     /// unless it is empty.
     Stop(&'a str),
+    /// The operator no longer knows the peer: Cease, Peer De-configured.
+    Remove,
     /// The connection that [`Output::Connect`] asked for stands.
     Connected(LinkId),
     /// It could not be made, for the reason given.
@@ -199,6 +207,8 @@ impl fmt::Display for Down {
 /// What both ends agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Negotiated {
+    /// The peer's AS.
+    pub asn: Asn,
     /// The peer's router id.
     pub router_id: RouterId,
     /// The smaller of both offers.

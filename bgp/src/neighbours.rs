@@ -1,0 +1,360 @@
+//! The running peers: where accepted connections go, who is asked, and what a new configuration means for each.
+//!
+//! One task owns the list. Peers come from the configuration; those of a `dynamic-peers` table are made when somebody
+//! from its prefix connects, and are gone when their session is over.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use cloakway_runtime::Stop;
+use ipnet::IpNet;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{Id, JoinSet};
+
+use crate::bfd::{self, Path, Receivers};
+use crate::config::{DynamicPeers, Peer};
+use crate::health::Announced;
+use crate::inject::Engine;
+use crate::listener::{Expected, Listeners};
+use crate::peer::{self, Lifetime, Order, Report, Ways};
+
+/// Connections of one peer that wait to be looked at.
+const INCOMING: usize = 4;
+/// Questions to one peer's task that wait for an answer.
+const QUESTIONS: usize = 16;
+/// Connections and questions that wait for the list.
+const WAITING: usize = 64;
+
+/// What every peer's task is given.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) announced: watch::Receiver<Announced>,
+    pub(crate) engine: Option<Arc<Engine>>,
+    pub(crate) stop: Stop,
+}
+
+/// Who is wanted, and where connections are taken.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted {
+    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) dynamic: Vec<DynamicPeers>,
+}
+
+impl Wanted {
+    fn expected(&self) -> Expected {
+        let peers = self.peers.iter().map(|peer| (IpNet::from(peer.address.ip()), peer.protection.clone()));
+        let dynamic = self.dynamic.iter().map(|from| (from.prefix, from.template.protection.clone()));
+        peers.chain(dynamic).collect()
+    }
+
+    /// The prefix that somebody at `address` belongs to.
+    fn dynamic_at(&self, address: IpAddr) -> Option<&DynamicPeers> {
+        let holding = self.dynamic.iter().filter(|from| from.prefix.contains(&address));
+        holding.max_by_key(|from| from.prefix.prefix_len())
+    }
+}
+
+/// What a new configuration did to a peer.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Effect {
+    pub(crate) peer: String,
+    pub(crate) effect: String,
+}
+
+/// What the list is asked.
+enum Command {
+    Accepted(TcpStream, SocketAddr),
+    List(oneshot::Sender<Vec<Asked>>),
+    Want(Box<Wanted>, Box<dyn FnOnce() + Send>, oneshot::Sender<Result<Vec<Effect>, String>>),
+}
+
+/// A way to the list of running peers.
+#[derive(Clone)]
+pub(crate) struct Neighbours(mpsc::Sender<Command>);
+
+/// A peer whose task can be asked.
+#[derive(Clone)]
+pub(crate) struct Asked {
+    pub(crate) peer: Peer,
+    /// Made because somebody connected: the file names only its prefix.
+    pub(crate) dynamic: bool,
+    ask: mpsc::Sender<oneshot::Sender<Report>>,
+}
+
+impl Asked {
+    /// What the peer's task says; `None` when it has just ended.
+    pub(crate) async fn report(&self) -> Option<Report> {
+        let (answer, answered) = oneshot::channel();
+        self.ask.send(answer).await.ok()?;
+        answered.await.ok()
+    }
+}
+
+impl Neighbours {
+    /// Somebody connected to us.
+    pub(crate) async fn accepted(&self, stream: TcpStream, from: SocketAddr) {
+        // The list outlives whoever asks it, but for the last moments of the process.
+        let _ = self.0.send(Command::Accepted(stream, from)).await;
+    }
+
+    /// All peers, those of the file first, by name.
+    pub(crate) async fn list(&self) -> Vec<Asked> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.0.send(Command::List(answer)).await;
+        answered.await.unwrap_or_default()
+    }
+
+    /// Makes the running peers those of `wanted`; who is wanted as before is not touched. When nothing can fail any
+    /// more, and before any peer changes, `first` is done; what it brings comes back with the effects.
+    ///
+    /// # Errors
+    /// Names the socket that can't be had; nothing has changed then.
+    pub(crate) async fn want<T: Send + 'static>(
+        &self,
+        wanted: Wanted,
+        first: Box<dyn FnOnce() -> T + Send>,
+    ) -> Result<(T, Vec<Effect>), String> {
+        let stopping = "the speaker is stopping";
+        let (brought, bring) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
+        let first = Box::new(move || drop(brought.send(first())));
+        let _ = self.0.send(Command::Want(Box::new(wanted), first, answer)).await;
+        let effects = answered.await.map_err(|_| stopping.to_owned())??;
+        Ok((bring.await.map_err(|_| stopping.to_owned())?, effects))
+    }
+}
+
+/// A peer's task.
+struct Running {
+    peer: Peer,
+    /// The prefix that it was made for.
+    dynamic: Option<IpNet>,
+    door: mpsc::Sender<TcpStream>,
+    ask: mpsc::Sender<oneshot::Sender<Report>>,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Running {
+    /// Whether connections from `address` are for it: one that is leaving takes none.
+    fn is_at(&self, address: IpAddr) -> bool {
+        self.peer.address.ip() == address && !self.door.is_closed()
+    }
+}
+
+/// The list itself.
+pub(crate) struct List {
+    common: Common,
+    commands: mpsc::Receiver<Command>,
+    neighbours: Neighbours,
+    wanted: Wanted,
+    running: HashMap<Id, Running>,
+    tasks: JoinSet<Vec<TcpStream>>,
+    paths: JoinSet<()>,
+    listeners: Listeners,
+    receivers: Receivers,
+    discriminators: usize,
+}
+
+impl List {
+    /// Nobody wanted yet.
+    pub(crate) fn new(common: Common) -> (Neighbours, Self) {
+        let (sender, commands) = mpsc::channel(WAITING);
+        let neighbours = Neighbours(sender);
+        let list = Self {
+            common,
+            commands,
+            neighbours: neighbours.clone(),
+            wanted: Wanted::default(),
+            running: HashMap::new(),
+            tasks: JoinSet::new(),
+            paths: JoinSet::new(),
+            listeners: Listeners::default(),
+            receivers: Receivers::default(),
+            discriminators: 0,
+        };
+        (neighbours, list)
+    }
+
+    /// Keeps the list until the stop, and then until the last session has ended. Ends before the stop only when a
+    /// peer's task has failed.
+    pub(crate) async fn run(mut self) {
+        let stop = self.common.stop.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.told() => break,
+                Some(ended) = self.tasks.join_next_with_id() => match ended {
+                    Ok((id, late)) => {
+                        self.running.remove(&id);
+                        for stream in late {
+                            if let Ok(from) = stream.peer_addr() {
+                                self.accepted(stream, from);
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the task of a peer failed");
+                        return;
+                    }
+                },
+                Some(command) = self.commands.recv() => self.command(command),
+                Some(_) = self.paths.join_next() => {}
+            }
+        }
+        self.listeners = Listeners::default();
+        while self.tasks.join_next().await.is_some() {}
+        while self.paths.join_next().await.is_some() {}
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Accepted(stream, from) => self.accepted(stream, from),
+            Command::List(answer) => {
+                let asked = |running: &Running| Asked {
+                    peer: running.peer.clone(),
+                    dynamic: running.dynamic.is_some(),
+                    ask: running.ask.clone(),
+                };
+                let mut all: Vec<Asked> = self.running.values().map(asked).collect();
+                all.sort_by(|a, b| (a.dynamic, &a.peer.name).cmp(&(b.dynamic, &b.peer.name)));
+                let _ = answer.send(all);
+            }
+            Command::Want(wanted, first, answer) => {
+                let _ = answer.send(self.want(*wanted, first));
+            }
+        }
+    }
+
+    /// Hands a connection to its peer. Who is no peer, or knocks faster than we open, is shut out without a word.
+    fn accepted(&mut self, stream: TcpStream, from: SocketAddr) {
+        let address = from.ip().to_canonical();
+        let door = self.running.values().find(|running| running.is_at(address));
+        let taken = match door.map(|running| running.door.clone()) {
+            Some(door) => door.try_send(stream).is_ok(),
+            None => match self.wanted.dynamic_at(address).cloned() {
+                Some(dynamic) if self.count(dynamic.prefix) < dynamic.limit => {
+                    let peer = dynamic.at(SocketAddr::new(address, from.port()));
+                    self.start(peer, Some(dynamic.prefix), Some(stream));
+                    true
+                }
+                Some(dynamic) => {
+                    tracing::warn!(%from, prefix = %dynamic.prefix, limit = dynamic.limit, "too many dynamic neighbours");
+                    false
+                }
+                None => false,
+            },
+        };
+        if !taken {
+            metrics::counter!("bgp_speaker_connections_refused_total").increment(1);
+            tracing::debug!(%from, "connection refused");
+        }
+    }
+
+    fn count(&self, prefix: IpNet) -> usize {
+        self.running.values().filter(|running| running.dynamic == Some(prefix) && !running.door.is_closed()).count()
+    }
+
+    /// See [`Neighbours::want`].
+    pub(crate) fn want(&mut self, wanted: Wanted, first: impl FnOnce()) -> Result<Vec<Effect>, String> {
+        let (from, to) = (self.wanted.expected(), wanted.expected());
+        let bound = self.listeners.bind(&wanted.listen, &to)?;
+        for path in wanted.peers.iter().filter_map(|peer| path(peer, 0)) {
+            self.receivers.open(&path)?;
+        }
+        first();
+        self.listeners.expect(&from, &to);
+        self.listeners.take(bound, &wanted.listen, &self.neighbours, &self.common.stop);
+        self.wanted = wanted.clone();
+        let mut effects = Vec::new();
+        let mut named: BTreeMap<String, Peer> =
+            wanted.peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
+        let ids: Vec<Id> = self.running.keys().copied().collect();
+        for id in ids {
+            let Some(running) = self.running.get(&id) else { continue };
+            let address = running.peer.address;
+            let wanted = match running.dynamic {
+                None => named.remove(&running.peer.name),
+                Some(prefix) if !named.values().any(|peer| peer.address.ip() == address.ip()) => {
+                    let dynamic = self.wanted.dynamic_at(address.ip()).filter(|dynamic| dynamic.prefix == prefix);
+                    dynamic.map(|dynamic| dynamic.at(address))
+                }
+                Some(_) => None,
+            };
+            effects.extend(match wanted {
+                Some(peer) => self.change(id, peer),
+                None => self.remove(id),
+            });
+        }
+        for peer in named.into_values() {
+            effects.push(Effect { peer: peer.name.clone(), effect: "new".to_owned() });
+            self.start(peer, None, None);
+        }
+        effects.sort_by(|a, b| a.peer.cmp(&b.peer));
+        Ok(effects)
+    }
+
+    fn remove(&mut self, id: Id) -> Option<Effect> {
+        let running = self.running.remove(&id)?;
+        // Whose task has just ended is gone anyway.
+        let _ = running.orders.send(Order::Remove);
+        Some(Effect { peer: running.peer.name, effect: "removed".to_owned() })
+    }
+
+    /// Tells the task of what `peer` has otherwise, if anything.
+    fn change(&mut self, id: Id, peer: Peer) -> Option<Effect> {
+        let running = self.running.get_mut(&id)?;
+        if running.peer == peer {
+            return None;
+        }
+        let effect = match running.peer.reset_by(&peer) {
+            Some(field) => format!("reset: {field} changed"),
+            None => "changed, without a reset".to_owned(),
+        };
+        let watched_anew = running.peer.bfd != peer.bfd
+            || running.peer.address.ip() != peer.address.ip()
+            || running.peer.local_address != peer.local_address;
+        let before = std::mem::replace(&mut running.peer, peer.clone());
+        let orders = running.orders.clone();
+        let lost = watched_anew.then(|| self.watch(&peer));
+        let effect = Effect { peer: peer.name.clone(), effect };
+        let _ = orders.send(Order::Change { reset: before.reset_by(&peer).is_some(), peer: Box::new(peer), lost });
+        Some(effect)
+    }
+
+    fn start(&mut self, peer: Peer, dynamic: Option<IpNet>, first: Option<TcpStream>) {
+        let lost = self.watch(&peer);
+        let (door, incoming) = mpsc::channel(INCOMING);
+        let (ask, questions) = mpsc::channel(QUESTIONS);
+        let (orders, ordered) = mpsc::unbounded_channel();
+        if let Some(stream) = first {
+            // There is room: nobody else has the door yet.
+            let _ = door.try_send(stream);
+        }
+        let lifetime = if dynamic.is_some() { Lifetime::UntilOver } else { Lifetime::Configured };
+        let ways = Ways { incoming, questions, orders: ordered, lost };
+        let task = self.tasks.spawn(peer::run(peer.clone(), lifetime, ways, self.common.clone()));
+        self.running.insert(task.id(), Running { peer, dynamic, door, ask, orders });
+    }
+
+    /// Watches the path to `peer`, if it is to be watched; gives the words that say that it is lost.
+    fn watch(&mut self, peer: &Peer) -> mpsc::Receiver<String> {
+        let (lost, words) = mpsc::channel(1);
+        self.discriminators += 1;
+        if let Some(path) = path(peer, self.discriminators) {
+            let packets = self.receivers.expect(&path);
+            self.paths.spawn(bfd::run(path, packets, lost));
+        }
+        words
+    }
+}
+
+/// How the path to `peer` is watched.
+fn path(peer: &Peer, index: usize) -> Option<Path> {
+    let wanted = peer.bfd?;
+    let discriminator = bfd::discriminator(index);
+    let settings = bfd_core::Settings { interval: wanted.interval, multiplier: wanted.multiplier, discriminator };
+    Some(Path { peer: peer.address.ip(), local: peer.local_address, settings })
+}
