@@ -41,4 +41,4 @@ pub use notification::{ErrorCode, LONGEST_COMMUNICATION, Notification};
 pub use open::Open;
 pub use pack::{announce_v4, announce_v4_by_v6, announce_v6, withdraw_v4, withdraw_v6};
 pub use types::{AS_TRANS, Asn, FLOW_SAFI, Families, Family, HoldTime, HoldTimeTooShort, RouterId, ZeroRouterId};
-pub use update::{PathIds, Update};
+pub use update::{PathIds, Paths, Update};

@@ -25,6 +25,16 @@ pub struct PathIds {
     pub announced: Vec<u32>,
 }
 
+/// The prefixes of an UPDATE with their path identifiers, 0 where the session has none; [`Update::treat_as_withdraw`]
+/// is obeyed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Paths {
+    /// What goes.
+    pub gone: Vec<(IpNet, u32)>,
+    /// What comes.
+    pub come: Vec<(IpNet, u32)>,
+}
+
 /// An UPDATE message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Update {
@@ -152,6 +162,32 @@ impl Update {
         };
         let counts = self.treat_as_withdraw();
         chain(&self.withdrawn, v4, v6).chain(self.named_reachable().filter(move |_| counts))
+    }
+
+    /// All prefixes with their path identifiers.
+    #[must_use]
+    pub fn paths(&self) -> Paths {
+        fn add<P: Copy + Into<IpNet>>(prefixes: &[P], ids: &[u32], to: &mut Vec<(IpNet, u32)>) {
+            let ids = ids.iter().copied().chain(std::iter::repeat(0));
+            to.extend(prefixes.iter().map(|prefix| (*prefix).into()).zip(ids));
+        }
+        let mut paths = Paths::default();
+        add(&self.withdrawn, &self.path_ids.withdrawn, &mut paths.gone);
+        match &self.mp_unreach {
+            Some(MpUnreach::Ipv4(prefixes)) => add(prefixes, &self.path_ids.mp_unreach, &mut paths.gone),
+            Some(MpUnreach::Ipv6(prefixes)) => add(prefixes, &self.path_ids.mp_unreach, &mut paths.gone),
+            Some(MpUnreach::Flow { .. } | MpUnreach::Other { .. }) | None => {}
+        }
+        let to = if self.treat_as_withdraw() { &mut paths.gone } else { &mut paths.come };
+        add(&self.announced, &self.path_ids.announced, to);
+        match &self.mp_reach {
+            Some(MpReach::Ipv4 { prefixes, .. } | MpReach::Ipv4ByIpv6 { prefixes, .. }) => {
+                add(prefixes, &self.path_ids.mp_reach, to);
+            }
+            Some(MpReach::Ipv6 { prefixes, .. }) => add(prefixes, &self.path_ids.mp_reach, to),
+            Some(MpReach::Flow { .. } | MpReach::Other { .. }) | None => {}
+        }
+        paths
     }
 
     /// Takes out all prefixes of `family`.

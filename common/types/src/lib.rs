@@ -5,12 +5,14 @@
 
 pub mod count;
 pub mod id;
+mod lookup;
 pub mod money;
 pub mod prefix;
 pub mod time;
 
 pub use count::Counters;
 pub use id::{IdError, IspId, SubscriberId, TransactionId, VendorId};
+pub use lookup::{AddressMap, AddressMapBuilder};
 pub use money::{Currency, Money, MoneyError};
 pub use prefix::{PrefixMap, PrefixSet};
 pub use time::{Instant, Timestamp};
