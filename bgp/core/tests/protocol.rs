@@ -138,6 +138,22 @@ fn roles_that_do_not_fit_are_refused_and_silence_only_where_it_is_strict() {
     }
 }
 
+#[test]
+fn a_role_that_is_none_fits_none() {
+    let role = |value: &[u8]| {
+        let mut open = external_open(&[]);
+        open.capabilities.push(Capability::Other { code: 9, value: value.into() });
+        open
+    };
+    for value in [&[5][..], &[255], &[], &[0, 0]] {
+        for strict in [false, true] {
+            let seen = Bench::open_sent(external(Role::Customer, strict)).hear(Message::Open(role(value)));
+            let refused = [Seen::Notification(ErrorCode::ROLE_MISMATCH, vec![]), Seen::Close, Seen::Failed];
+            assert_eq!(seen, refused, "{value:?}");
+        }
+    }
+}
+
 fn marked(otc: u32) -> Vec<u8> {
     let attributes = Attributes {
         origin: Some(Origin::Igp),

@@ -82,6 +82,10 @@ pub(super) fn negotiate(settings: &Settings, open: &Open) -> Result<Negotiated, 
 /// RFC 9234 §4.2.
 fn check_role(settings: &Settings, open: &Open) -> Result<(), (Notification, String)> {
     let Some(ours) = settings.options.role else { return Ok(()) };
+    // A number that is no role fits no role.
+    if let Some(value) = open.capabilities.iter().find_map(unknown_role) {
+        return Err((ErrorCode::ROLE_MISMATCH.into(), format!("the peer's role {value:?} is none of RFC 9234")));
+    }
     let roles: BTreeSet<Role> = open
         .capabilities
         .iter()
@@ -99,4 +103,12 @@ fn check_role(settings: &Settings, open: &Open) -> Result<(), (Notification, Str
         _ => "the peer says that it has several roles".to_owned(),
     };
     Err((ErrorCode::ROLE_MISMATCH.into(), detail))
+}
+
+fn unknown_role(capability: &Capability) -> Option<&[u8]> {
+    const ROLE: u8 = 9;
+    match capability {
+        Capability::Other { code: ROLE, value } => Some(value),
+        _ => None,
+    }
 }
