@@ -487,6 +487,9 @@ fn log(event: &Event) {
         Event::FamilyDisabled(family) => {
             tracing::warn!(%family, "damaged UPDATE: the family is no longer listened to in this session (RFC 7606)");
         }
+        Event::MulticastPrefix(prefix) => {
+            tracing::warn!(%prefix, "the peer announces a prefix of multicast groups among unicast: it is left out");
+        }
         Event::RouteLeak(prefix) => {
             tracing::warn!(%prefix, "the peer passes on a route that it must keep (RFC 9234)");
         }

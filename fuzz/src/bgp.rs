@@ -99,7 +99,7 @@ fn stays(message: &Message, length: usize, context: Context) {
     let flawed = match message {
         Message::Update(update) => {
             prefixes_are_clear(update);
-            !update.flaws.is_empty()
+            !update.flaws.is_empty() || !update.left_out.is_empty()
         }
         Message::Open(open) => {
             assert!(!open.families().is_empty() || !open.capabilities.is_empty());

@@ -6,9 +6,11 @@ use crate::reader::Reader;
 use crate::types::Family;
 
 /// A prefix of one family.
-pub(crate) trait Prefix: Sized + Into<IpNet> {
+pub(crate) trait Prefix: Copy + Into<IpNet> {
     const FAMILY: Family;
     fn read(reader: &mut Reader<'_>) -> Option<Self>;
+    /// Whether it lies within the range of multicast groups.
+    fn is_multicast(&self) -> bool;
     fn write(&self, out: &mut Vec<u8>);
 }
 
@@ -39,6 +41,10 @@ impl Prefix for Ipv4Net {
         Some(Self::new(address.into(), bits).ok()?.trunc())
     }
 
+    fn is_multicast(&self) -> bool {
+        self.prefix_len() >= 4 && self.addr().is_multicast()
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         write_address(self.prefix_len(), self.network().octets(), out);
     }
@@ -50,6 +56,10 @@ impl Prefix for Ipv6Net {
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let (bits, address) = read_address::<16>(reader)?;
         Some(Self::new(address.into(), bits).ok()?.trunc())
+    }
+
+    fn is_multicast(&self) -> bool {
+        self.prefix_len() >= 8 && self.addr().is_multicast()
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -81,6 +91,16 @@ pub(crate) fn read_all<P: Prefix>(bytes: &[u8], with_ids: bool) -> Option<(Vec<P
         prefixes.push(P::read(&mut reader)?);
     }
     Some((prefixes, ids))
+}
+
+/// Moves what is multicast from `prefixes`, and its path identifiers from `ids`, to `left_out`.
+pub(crate) fn leave_out_multicast<P: Prefix>(prefixes: &mut Vec<P>, ids: &mut Vec<u32>, left_out: &mut Vec<IpNet>) {
+    if !prefixes.iter().any(P::is_multicast) {
+        return;
+    }
+    let mut stays = prefixes.iter().map(|prefix| !prefix.is_multicast()).collect::<Vec<_>>().into_iter();
+    ids.retain(|_| stays.next().unwrap_or(true));
+    left_out.extend(prefixes.extract_if(.., |prefix| prefix.is_multicast()).map(Into::into));
 }
 
 /// Writes `prefixes`, with their path identifiers where the session has them; one that has none is its prefix's only.

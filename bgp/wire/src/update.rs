@@ -52,6 +52,8 @@ pub struct Update {
     pub path_ids: PathIds,
     /// What was wrong and could be borne (RFC 7606). Never encoded.
     pub flaws: Vec<AttributeError>,
+    /// Prefixes of multicast groups, which came among those of hosts and are left out (RFC 4271 §6.3). Never encoded.
+    pub left_out: Vec<IpNet>,
 }
 
 impl Update {
@@ -250,7 +252,23 @@ impl Update {
         {
             return Err(flaw.clone().into());
         }
+        update.leave_out_multicast();
         Ok(update)
+    }
+
+    /// RFC 4271 §6.3: a prefix that has no meaning is ignored, and the rest stands.
+    fn leave_out_multicast(&mut self) {
+        let Self { announced, mp_reach, path_ids, left_out, .. } = self;
+        nlri::leave_out_multicast(announced, &mut path_ids.announced, left_out);
+        match mp_reach {
+            Some(MpReach::Ipv4 { prefixes, .. } | MpReach::Ipv4ByIpv6 { prefixes, .. }) => {
+                nlri::leave_out_multicast(prefixes, &mut path_ids.mp_reach, left_out);
+            }
+            Some(MpReach::Ipv6 { prefixes, .. }) => {
+                nlri::leave_out_multicast(prefixes, &mut path_ids.mp_reach, left_out);
+            }
+            Some(MpReach::Flow { .. } | MpReach::Other { .. }) | None => {}
+        }
     }
 
     fn read_attributes(&mut self, list: &[u8], context: Context) -> Result<(), DecodeError> {

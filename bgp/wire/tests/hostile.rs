@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use bgp_wire::{
-    AttributeError, AttributeFault, Context, DecodeError, Disposition, ErrorCode, Family, Framer, Message,
+    AttributeError, AttributeFault, Context, DecodeError, Disposition, ErrorCode, Families, Family, Framer, Message,
     Notification, Update,
 };
 
@@ -277,6 +277,35 @@ fn an_ipv6_next_hop_that_is_none_withdraws() {
     let update = update(&[ORIGIN, AS_PATH, &reach].concat(), &[]).unwrap();
     assert!(update.treat_as_withdraw());
     assert_eq!(update.unreachable().map(|prefix| prefix.to_string()).collect::<Vec<_>>(), ["::/0"]);
+}
+
+#[test]
+fn a_prefix_of_multicast_groups_is_left_out_and_the_rest_stands() {
+    let both = [&[4, 224, 3, 224][..], &[32, 239, 1, 2, 3], PREFIX].concat();
+    let update = update(&with(&[]), &both).unwrap();
+    // 224.0.0.0/3 holds more than groups; nobody routes by it, and it is no error.
+    assert_eq!(
+        update.reachable().map(|prefix| prefix.to_string()).collect::<Vec<_>>(),
+        ["224.0.0.0/3", "198.51.100.0/24"]
+    );
+    assert_eq!(update.left_out.iter().map(ToString::to_string).collect::<Vec<_>>(), ["224.0.0.0/4", "239.1.2.3/32"]);
+    assert!(update.flaws.is_empty());
+    let reach =
+        [&[0x80, 14, 29, 0, 2, 1, 16, 0x20, 1][..], &[1; 14], &[0, 16, 0xff, 2, 32, 0x20, 1, 13, 0xb8]].concat();
+    let with_ids = [
+        &[0x80, 14, 37, 0, 2, 1, 16, 0x20, 1][..],
+        &[1; 14],
+        &[0],
+        &[0, 0, 0, 7, 16, 0xff, 2],
+        &[0, 0, 0, 8, 32, 0x20, 1, 13, 0xb8],
+    ]
+    .concat();
+    for (reach, path_ids) in [(reach, Families::NONE), (with_ids, Families { ipv4: false, ipv6: true })] {
+        let frame = update_frame(&[ORIGIN, AS_PATH, &reach].concat(), &[]);
+        let Ok(Message::Update(update)) = Message::decode(&frame, Context { path_ids, ..CONTEXT }) else { panic!() };
+        assert_eq!(update.reachable().map(|prefix| prefix.to_string()).collect::<Vec<_>>(), ["2001:db8::/32"]);
+        assert_eq!(update.path_ids.mp_reach, if path_ids.ipv6 { vec![8] } else { vec![] });
+    }
 }
 
 #[test]

@@ -15,12 +15,17 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+/// Multicast groups are left out when they are read.
 fn any_v4() -> impl Strategy<Value = Ipv4Net> {
-    (any::<[u8; 4]>(), 0_u8..=32).prop_map(|(bits, length)| Ipv4Net::new(bits.into(), length).unwrap().trunc())
+    (any::<[u8; 4]>(), 0_u8..=32)
+        .prop_map(|(bits, length)| Ipv4Net::new(bits.into(), length).unwrap().trunc())
+        .prop_filter("unicast", |prefix| !prefix.addr().is_multicast())
 }
 
 fn any_v6() -> impl Strategy<Value = Ipv6Net> {
-    (any::<[u8; 16]>(), 0_u8..=128).prop_map(|(bits, length)| Ipv6Net::new(bits.into(), length).unwrap().trunc())
+    (any::<[u8; 16]>(), 0_u8..=128)
+        .prop_map(|(bits, length)| Ipv6Net::new(bits.into(), length).unwrap().trunc())
+        .prop_filter("unicast", |prefix| !prefix.addr().is_multicast())
 }
 
 fn any_path(largest: u32) -> impl Strategy<Value = AsPath> {
@@ -124,6 +129,7 @@ fn any_update(largest_asn: u32) -> impl Strategy<Value = Update> {
             announced,
             path_ids: PathIds::default(),
             flaws: Vec::new(),
+            left_out: Vec::new(),
         })
 }
 

@@ -17,6 +17,7 @@ pub(super) struct Reported {
     flaws: BTreeSet<u8>,
     disabled: BTreeSet<Family>,
     leak: bool,
+    multicast: bool,
 }
 
 impl Session {
@@ -94,6 +95,11 @@ impl Session {
             if self.reported.flaws.insert(flaw.code) {
                 self.output.push_back(Output::Event(Event::Flaw(flaw.clone())));
             }
+        }
+        self.counters.flaws += update.left_out.len() as u64;
+        if let Some(prefix) = update.left_out.first().filter(|_| !self.reported.multicast) {
+            self.reported.multicast = true;
+            self.output.push_back(Output::Event(Event::MulticastPrefix(*prefix)));
         }
         for family in update.disables() {
             if self.reported.disabled.insert(family) {

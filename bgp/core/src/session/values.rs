@@ -162,6 +162,8 @@ pub enum Event {
     Failed(Down),
     /// An UPDATE was damaged and borne with (RFC 7606): told once for each attribute in a session, counted always.
     Flaw(AttributeError),
+    /// A prefix of multicast groups came among those of hosts, and is left out (RFC 4271 §6.3): told once in a session.
+    MulticastPrefix(IpNet),
     /// An UPDATE was so damaged that the family is no longer listened to in this session (RFC 7606 §2).
     FamilyDisabled(Family),
     /// The peer passes on a route that it must keep (RFC 9234 §5): told once in a session, counted always.
