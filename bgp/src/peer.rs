@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bgp_core::{Event, FenceId, Input, LinkId, Output, Session, Status};
+use bgp_core::{Ends, Event, FenceId, Input, LinkId, Output, Session, Status};
 use cloakway_runtime::clock;
 use cloakway_types::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -273,7 +273,8 @@ impl Task {
             if !outlet.hungry || self.links.values().any(|link| !link.backlog.is_empty()) {
                 return;
             }
-            let Some((id, batch)) = outlet.engine.pull(&self.peer.name, &mut self.session) else {
+            let ends = |id| self.links.get(&id).and_then(Link::ends);
+            let Some((id, batch)) = outlet.engine.pull(&self.peer.name, &mut self.session, ends) else {
                 outlet.hungry = false;
                 outlet.fences.clear();
                 return;
@@ -410,6 +411,11 @@ impl Task {
 }
 
 impl Link {
+    fn ends(&self) -> Option<Ends> {
+        let (local, remote) = (self.stream.local_addr().ok()?, self.stream.peer_addr().ok()?);
+        Some(Ends { local: local.ip().to_canonical(), remote: remote.ip().to_canonical() })
+    }
+
     fn flush(&mut self) -> std::io::Result<()> {
         while !self.backlog.is_empty() {
             match self.stream.try_write(&self.backlog) {

@@ -43,7 +43,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     })?;
     if let Some(engine) = engine {
         api::serve(engine.clone(), stop.clone())?;
-        inject::start(&engine, &mut tasks, &stop);
+        inject::start(&engine, &neighbours, &mut tasks, &stop);
     }
     let shared = Arc::new(Shared {
         neighbours,

@@ -284,7 +284,7 @@ mod tests {
 
     fn change(others: Others, prefixes: &[&str], remove: &[&str]) -> SetChange {
         let all = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Prefixes>();
-        let attributes = RouteAttributes::new("192.0.2.1".parse().unwrap());
+        let attributes = RouteAttributes::new("192.0.2.1".parse::<std::net::IpAddr>().unwrap());
         SetChange {
             set: "s".to_owned(),
             others,
@@ -345,7 +345,7 @@ mod tests {
         assert!(fault(change(Others::Stay, &["2001:db8::/32"], &[])).contains("192.0.2.1 is not of the family"));
         assert!(fault(SetChange { set: String::new(), ..change(Others::Stay, &[], &[]) }).contains("1 to 128"));
         let mut loopback = change(Others::Stay, &[], &[]);
-        loopback.add[0].attributes.next_hop = "127.0.0.1".parse().unwrap();
+        loopback.add[0].attributes.next_hop = "127.0.0.1".parse::<std::net::IpAddr>().unwrap().into();
         assert!(fault(loopback).contains("next hop 127.0.0.1 can't be one"));
     }
 

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use crate::desired::{ChangeError, Group, Others, SetChange, check_name};
 use crate::guard::Guard;
 use crate::policy::Policy;
-use crate::route::{Prefixes, RouteAttributes};
+use crate::route::{NextHop, Prefixes, RouteAttributes};
 
 /// A change that was held to the policy, whole, and has its attributes in their one form: it can't fail any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Draft {
     policy: Arc<Policy>,
     change: SetChange,
     /// Of the last group.
-    family: Family,
+    next_hop: NextHop,
     guard: Option<Guard>,
 }
 
@@ -40,7 +40,7 @@ impl Draft {
     pub fn new(policy: Arc<Policy>, set: String, others: Others) -> Result<Self, ChangeError> {
         check_name("set", &set)?;
         let change = SetChange { set, others, remove: Prefixes::default(), add: Vec::new() };
-        Ok(Self { policy, change, family: Family::Ipv4, guard: None })
+        Ok(Self { policy, change, next_hop: NextHop::Own, guard: None })
     }
 
     /// The prefixes that come from now on have `attributes`.
@@ -50,7 +50,7 @@ impl Draft {
     pub fn group(&mut self, attributes: RouteAttributes) -> Result<(), ChangeError> {
         let at = self.change.add.len();
         let attributes = attributes.checked().map_err(|error| ChangeError::Attributes { at, error })?;
-        (self.family, self.guard) = (attributes.family(), attributes.guard);
+        (self.next_hop, self.guard) = (attributes.next_hop, attributes.guard);
         self.change.add.push(Group { attributes, prefixes: Prefixes::default() });
         Ok(())
     }
@@ -62,7 +62,7 @@ impl Draft {
     pub fn add(&mut self, prefix: IpNet) -> Result<(), ChangeError> {
         let at = self.change.add.len().saturating_sub(1);
         let group = self.change.add.last_mut().ok_or(ChangeError::NoAttributes)?;
-        if Family::of(&prefix) != self.family {
+        if !self.next_hop.fits(Family::of(&prefix)) {
             let attributes = Box::new(group.attributes.clone());
             return Err(ChangeError::Family { at, prefix, attributes });
         }

@@ -35,8 +35,8 @@ pub use policy::{Policy, Refusal};
 pub use prefix_list::{Filter, PrefixList, Rule, RuleError, Verdict};
 pub use probe::{Patience, Probe};
 pub use rib::{Batch, Change, Encode, FenceId, ReaderId, Rib, SetId, Walk, Wanted};
-pub use route::{AttributesError, MAX_PATH, Prefixes, RouteAttributes};
+pub use route::{AttributesError, MAX_AUDIENCE, MAX_PATH, NextHop, Prefixes, RouteAttributes};
 pub use session::{
-    Counters, Down, Event, Export, Heard, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting,
+    Counters, Down, Ends, Event, Export, Heard, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting,
     Session, Settings, State, Status,
 };

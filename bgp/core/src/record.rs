@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bgp_wire::{Asn, Community, Origin};
+use bgp_wire::{Asn, Community, ExtendedCommunity, LargeCommunity, Origin};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::desired::{Digest, Group, Others, Outcome, SetChange};
 use crate::guard::Guard;
-use crate::route::{Prefixes, RouteAttributes};
+use crate::route::{NextHop, Prefixes, RouteAttributes};
 
 /// An entry of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,15 +40,26 @@ pub struct RecordError {
 
 const CHANGE: u8 = 1;
 const KNOWN: u8 = 2;
+/// A change with attributes that the first version did not know. What the first version can say is still written so:
+/// the digest of a request stays what it was, whichever version took it.
+const CHANGE_2: u8 = 16;
 
 /// Writes an accepted change.
 #[must_use]
 pub fn encode_change(id: Option<&str>, change: &SetChange) -> Vec<u8> {
     let mut out = Writer(Vec::with_capacity(64 + 5 * change.adds()));
-    out.0.push(CHANGE);
+    let version = if change.add.iter().any(|group| is_of_2(&group.attributes)) { CHANGE_2 } else { CHANGE };
+    out.0.push(version);
     out.option(id, |out, id| out.text(id));
-    out.body(change);
+    out.body(change, version);
     out.0
+}
+
+fn is_of_2(route: &RouteAttributes) -> bool {
+    route.next_hop == NextHop::Own
+        || !route.extended_communities.is_empty()
+        || !route.large_communities.is_empty()
+        || !route.audience.is_empty()
 }
 
 /// The part of a change's record, made for `id`, that says what is asked: two requests are the same if theirs are.
@@ -104,19 +115,19 @@ impl Writer {
         self.0.extend_from_slice(&number.to_be_bytes());
     }
 
-    fn body(&mut self, change: &SetChange) {
+    fn body(&mut self, change: &SetChange, version: u8) {
         self.text(&change.set);
         self.0.push(u8::from(change.others == Others::Go));
         self.prefixes(&change.remove);
         self.length(change.add.len());
         for group in &change.add {
-            self.attributes(&group.attributes);
+            self.attributes(&group.attributes, version);
             self.prefixes(&group.prefixes);
         }
     }
 
-    fn attributes(&mut self, route: &RouteAttributes) {
-        match route.next_hop {
+    fn address(&mut self, address: IpAddr) {
+        match address {
             IpAddr::V4(address) => {
                 self.0.push(4);
                 self.0.extend_from_slice(&address.octets());
@@ -125,6 +136,13 @@ impl Writer {
                 self.0.push(6);
                 self.0.extend_from_slice(&address.octets());
             }
+        }
+    }
+
+    fn attributes(&mut self, route: &RouteAttributes, version: u8) {
+        match route.next_hop {
+            NextHop::Address(address) => self.address(address),
+            NextHop::Own => self.0.push(0),
         }
         self.0.push(route.origin as u8);
         self.length(route.as_path.len());
@@ -138,6 +156,16 @@ impl Writer {
             Some(Guard::NoExport) => 1,
             Some(Guard::NoAdvertise) => 2,
         });
+        if version == CHANGE_2 {
+            self.length(route.extended_communities.len());
+            route.extended_communities.iter().for_each(|community| self.0.extend_from_slice(&community.0));
+            self.length(route.large_communities.len());
+            for LargeCommunity(asn, first, second) in &route.large_communities {
+                [asn, first, second].into_iter().for_each(|number| self.number(*number));
+            }
+            self.length(route.audience.len());
+            route.audience.iter().for_each(|address| self.address(*address));
+        }
     }
 
     fn prefixes(&mut self, prefixes: &Prefixes) {
@@ -197,7 +225,9 @@ impl Reader<'_> {
 
     fn record(&mut self) -> Option<Record> {
         match self.octet()? {
-            CHANGE => Some(Record::Change { id: self.option(Self::text)?, change: self.change()? }),
+            version @ (CHANGE | CHANGE_2) => {
+                Some(Record::Change { id: self.option(Self::text)?, change: self.change(version)? })
+            }
             KNOWN => {
                 let (id, digest) = (self.text()?, self.array()?);
                 let [added, changed, removed] = [self.array()?, self.array()?, self.array()?].map(u64::from_be_bytes);
@@ -207,7 +237,7 @@ impl Reader<'_> {
         }
     }
 
-    fn change(&mut self) -> Option<SetChange> {
+    fn change(&mut self, version: u8) -> Option<SetChange> {
         let set = self.text()?;
         let others = match self.octet()? {
             0 => Others::Stay,
@@ -215,17 +245,30 @@ impl Reader<'_> {
             _ => return None,
         };
         let remove = self.prefixes()?;
-        let groups = self.count(24)?;
-        let group = |_| Some(Group { attributes: self.attributes()?, prefixes: self.prefixes()? });
+        let groups = self.count(if version == CHANGE { 24 } else { 32 })?;
+        let group = |_| Some(Group { attributes: self.attributes(version)?, prefixes: self.prefixes()? });
         let add = (0..groups).map(group).collect::<Option<_>>()?;
         Some(SetChange { set, others, remove, add })
     }
 
-    fn attributes(&mut self) -> Option<RouteAttributes> {
+    fn address(&mut self, kind: u8) -> Option<IpAddr> {
+        match kind {
+            4 => Some(Ipv4Addr::from(self.array::<4>()?).into()),
+            6 => Some(Ipv6Addr::from(self.array::<16>()?).into()),
+            _ => None,
+        }
+    }
+
+    /// As many things as are said to follow, of at least `least` octets each.
+    fn list<T>(&mut self, least: usize, mut read: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let count = self.count(least)?;
+        (0..count).map(|_| read(self)).collect()
+    }
+
+    fn attributes(&mut self, version: u8) -> Option<RouteAttributes> {
         let next_hop = match self.octet()? {
-            4 => Ipv4Addr::from(self.array::<4>()?).into(),
-            6 => Ipv6Addr::from(self.array::<16>()?).into(),
-            _ => return None,
+            0 if version == CHANGE_2 => NextHop::Own,
+            kind => self.address(kind)?.into(),
         };
         let origin = match self.octet()? {
             0 => Origin::Igp,
@@ -233,18 +276,27 @@ impl Reader<'_> {
             2 => Origin::Incomplete,
             _ => return None,
         };
-        let path = self.count(4)?;
-        let as_path = (0..path).map(|_| self.number().map(Asn)).collect::<Option<_>>()?;
+        let as_path = self.list(4, |reader| reader.number().map(Asn))?;
         let (med, local_pref) = (self.option(Self::number)?, self.option(Self::number)?);
-        let communities = self.count(4)?;
-        let communities = (0..communities).map(|_| self.number().map(Community)).collect::<Option<_>>()?;
+        let communities = self.list(4, |reader| reader.number().map(Community))?;
         let guard = match self.octet()? {
             0 => None,
             1 => Some(Guard::NoExport),
             2 => Some(Guard::NoAdvertise),
             _ => return None,
         };
-        Some(RouteAttributes { next_hop, origin, as_path, med, local_pref, communities, guard })
+        let mut route =
+            RouteAttributes { origin, as_path, med, local_pref, communities, guard, ..RouteAttributes::new(next_hop) };
+        if version == CHANGE_2 {
+            route.extended_communities = self.list(8, |reader| reader.array().map(ExtendedCommunity))?;
+            let large = |reader: &mut Self| Some(LargeCommunity(reader.number()?, reader.number()?, reader.number()?));
+            route.large_communities = self.list(12, large)?;
+            route.audience = self.list(5, |reader| {
+                let kind = reader.octet()?;
+                reader.address(kind)
+            })?;
+        }
+        Some(route)
     }
 
     fn prefixes(&mut self) -> Option<Prefixes> {
@@ -269,16 +321,29 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn attributes() -> impl Strategy<Value = RouteAttributes> {
+    fn plain() -> impl Strategy<Value = RouteAttributes> {
         (any::<IpAddr>(), 0..3u8, any::<Vec<u32>>(), any::<[Option<u32>; 2]>(), any::<Vec<u32>>(), 0..3u8).prop_map(
             |(next_hop, origin, path, [med, local_pref], communities, guard)| RouteAttributes {
-                next_hop,
                 origin: [Origin::Igp, Origin::Egp, Origin::Incomplete][usize::from(origin)],
                 as_path: path.into_iter().map(Asn).collect(),
                 med,
                 local_pref,
                 communities: communities.into_iter().map(Community).collect(),
                 guard: [None, Some(Guard::NoExport), Some(Guard::NoAdvertise)][usize::from(guard)],
+                ..RouteAttributes::new(next_hop)
+            },
+        )
+    }
+
+    fn attributes() -> impl Strategy<Value = RouteAttributes> {
+        let large = proptest::collection::vec(any::<[u32; 3]>(), 0..4);
+        (plain(), any::<bool>(), any::<Vec<[u8; 8]>>(), large, any::<Vec<IpAddr>>()).prop_map(
+            |(plain, own, extended, large, audience)| RouteAttributes {
+                next_hop: if own { NextHop::Own } else { plain.next_hop },
+                extended_communities: extended.into_iter().map(ExtendedCommunity).collect(),
+                large_communities: large.into_iter().map(|[a, b, c]| LargeCommunity(a, b, c)).collect(),
+                audience,
+                ..plain
             },
         )
     }
@@ -289,7 +354,8 @@ mod tests {
     }
 
     fn record() -> impl Strategy<Value = Record> {
-        let group = (attributes(), prefixes()).prop_map(|(attributes, prefixes)| Group { attributes, prefixes });
+        let group = (prop_oneof![plain(), attributes()], prefixes())
+            .prop_map(|(attributes, prefixes)| Group { attributes, prefixes });
         let change = (".{0,8}", any::<bool>(), prefixes(), proptest::collection::vec(group, 0..4)).prop_map(
             |(set, go, remove, add)| SetChange { set, others: if go { Others::Go } else { Others::Stay }, remove, add },
         );
@@ -306,6 +372,30 @@ mod tests {
             Record::Change { id, change } => encode_change(id.as_deref(), change),
             Record::Known { id, digest, outcome } => encode_known(id, digest, outcome),
         }
+    }
+
+    /// A record as the first version wrote it, taken from a journal of that version.
+    const OF_1: &[u8] = &[
+        1, 1, 0, 0, 0, 1, b'r', 0, 0, 0, 1, b's', 1, 0, 0, 0, 1, 24, 10, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 4, 192, 0, 2,
+        1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 0, 1, 0xfb, 0xf4, 0, 1, 1, 0, 0, 0, 1, 32, 10, 0, 0, 1, 0, 0, 0, 0,
+    ];
+
+    #[test]
+    fn a_journal_of_the_first_version_is_still_read_and_what_it_could_say_still_written_so() {
+        let attributes = RouteAttributes {
+            med: Some(5),
+            communities: vec![Community(64500 << 16 | 1)],
+            guard: Some(Guard::NoExport),
+            ..RouteAttributes::new("192.0.2.1".parse::<IpAddr>().unwrap())
+        };
+        let prefixes = |text: &str| Prefixes::from_iter([text.parse().unwrap()]);
+        let add = vec![Group { attributes, prefixes: prefixes("10.0.0.1/32") }];
+        let change = SetChange { set: "s".to_owned(), others: Others::Go, remove: prefixes("10.9.0.0/24"), add };
+        assert_eq!(decode(OF_1), Ok(Record::Change { id: Some("r".to_owned()), change: change.clone() }));
+        assert_eq!(encode_change(Some("r"), &change), OF_1);
+        let mut newer = change;
+        newer.add[0].attributes.large_communities = vec![LargeCommunity(1, 2, 3)];
+        assert_eq!(encode_change(None, &newer).first(), Some(&CHANGE_2));
     }
 
     proptest! {

@@ -1,8 +1,9 @@
 //! Routes as an operator injects them: attributes, and the prefixes that share them.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use bgp_wire::{Asn, Community, Family, Origin};
+use bgp_wire::{Asn, Community, ExtendedCommunity, Family, LargeCommunity, Origin};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::guard::{Guard, MAX_COMMUNITIES};
@@ -10,11 +11,49 @@ use crate::guard::{Guard, MAX_COMMUNITIES};
 /// The longest AS path that an injected route may carry.
 pub const MAX_PATH: usize = 255;
 
+/// The most peers that a route may be for.
+pub const MAX_AUDIENCE: usize = 64;
+
+/// Where to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NextHop {
+    /// To a router.
+    Address(IpAddr),
+    /// To us: the address that the session has at our end.
+    Own,
+}
+
+impl NextHop {
+    /// Whether prefixes of `family` can be sent there.
+    #[must_use]
+    pub fn fits(self, family: Family) -> bool {
+        match self {
+            Self::Address(address) => family == if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 },
+            Self::Own => true,
+        }
+    }
+}
+
+impl From<IpAddr> for NextHop {
+    fn from(address: IpAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl fmt::Display for NextHop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Own => f.write_str("self"),
+        }
+    }
+}
+
 /// What is said of injected prefixes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteAttributes {
     /// Where to send.
-    pub next_hop: IpAddr,
+    pub next_hop: NextHop,
     /// ORIGIN.
     pub origin: Origin,
     /// AS_PATH behind our own AS.
@@ -25,6 +64,12 @@ pub struct RouteAttributes {
     pub local_pref: Option<u32>,
     /// COMMUNITIES, sorted, each once.
     pub communities: Vec<Community>,
+    /// EXTENDED_COMMUNITIES, sorted, each once.
+    pub extended_communities: Vec<ExtendedCommunity>,
+    /// LARGE_COMMUNITIES, sorted, each once.
+    pub large_communities: Vec<LargeCommunity>,
+    /// The peers that are told, sorted, each once; all, when there is none.
+    pub audience: Vec<IpAddr>,
     /// What keeps a private route in; no route of a private prefix goes out without it.
     pub guard: Option<Guard>,
 }
@@ -35,9 +80,12 @@ pub enum AttributesError {
     /// Unspecified, multicast, broadcast or loopback.
     #[error("next hop {0} can't be one: give the address of a router")]
     NextHop(IpAddr),
-    /// More than [`MAX_COMMUNITIES`].
-    #[error("{0} communities: at most {MAX_COMMUNITIES} are allowed")]
+    /// More than [`MAX_COMMUNITIES`] of all kinds.
+    #[error("{0} communities: at most {MAX_COMMUNITIES} are allowed, those of all kinds counted")]
     Communities(usize),
+    /// More than [`MAX_AUDIENCE`].
+    #[error("for {0} peers: at most {MAX_AUDIENCE} can be named")]
+    Audience(usize),
     /// More than [`MAX_PATH`].
     #[error("an AS path of {0} numbers: at most {MAX_PATH} are allowed")]
     Path(usize),
@@ -46,14 +94,17 @@ pub enum AttributesError {
 impl RouteAttributes {
     /// With `next_hop` and nothing else.
     #[must_use]
-    pub fn new(next_hop: IpAddr) -> Self {
+    pub fn new(next_hop: impl Into<NextHop>) -> Self {
         Self {
-            next_hop,
+            next_hop: next_hop.into(),
             origin: Origin::Igp,
             as_path: Vec::new(),
             med: None,
             local_pref: None,
             communities: Vec::new(),
+            extended_communities: Vec::new(),
+            large_communities: Vec::new(),
+            audience: Vec::new(),
             guard: None,
         }
     }
@@ -63,18 +114,24 @@ impl RouteAttributes {
     /// # Errors
     /// [`AttributesError`] names what does not fit.
     pub fn checked(mut self) -> Result<Self, AttributesError> {
-        let next_hop = self.next_hop;
-        if next_hop.is_unspecified()
-            || next_hop.is_multicast()
-            || next_hop.is_loopback()
-            || next_hop == IpAddr::V4(Ipv4Addr::BROADCAST)
+        if let NextHop::Address(next_hop) = self.next_hop
+            && (next_hop.is_unspecified()
+                || next_hop.is_multicast()
+                || next_hop.is_loopback()
+                || next_hop == IpAddr::V4(Ipv4Addr::BROADCAST))
         {
             return Err(AttributesError::NextHop(next_hop));
         }
-        self.communities.sort_unstable();
-        self.communities.dedup();
-        if self.communities.len() > MAX_COMMUNITIES {
-            return Err(AttributesError::Communities(self.communities.len()));
+        sort(&mut self.communities);
+        sort(&mut self.extended_communities);
+        sort(&mut self.large_communities);
+        sort(&mut self.audience);
+        let communities = self.communities.len() + self.extended_communities.len() + self.large_communities.len();
+        if communities > MAX_COMMUNITIES {
+            return Err(AttributesError::Communities(communities));
+        }
+        if self.audience.len() > MAX_AUDIENCE {
+            return Err(AttributesError::Audience(self.audience.len()));
         }
         if self.as_path.len() > MAX_PATH {
             return Err(AttributesError::Path(self.as_path.len()));
@@ -82,14 +139,22 @@ impl RouteAttributes {
         Ok(self)
     }
 
-    /// The family of prefixes that these attributes fit.
+    /// Whether there may be peers that are not told.
     #[must_use]
-    pub const fn family(&self) -> Family {
-        match self.next_hop {
-            IpAddr::V4(_) => Family::Ipv4,
-            IpAddr::V6(_) => Family::Ipv6,
-        }
+    pub fn is_selective(&self) -> bool {
+        !self.audience.is_empty() || self.next_hop == NextHop::Own
     }
+
+    /// Whether the peer at `address` is told.
+    #[must_use]
+    pub fn is_for(&self, address: IpAddr) -> bool {
+        self.audience.is_empty() || self.audience.binary_search(&address).is_ok()
+    }
+}
+
+fn sort<T: Ord>(list: &mut Vec<T>) {
+    list.sort_unstable();
+    list.dedup();
 }
 
 /// Prefixes of both families, without a byte between them.

@@ -27,6 +27,7 @@ mod routes;
 mod timers;
 mod values;
 
+pub use feed::Ends;
 use feed::Feed;
 use routes::Reported;
 pub use values::{

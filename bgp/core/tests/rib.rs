@@ -6,21 +6,38 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bgp_core::{
-    Encode, FenceId, Filter, Guard, Policy, PrefixList, Prefixes, ReaderId, Rib, RouteAttributes, Rule, Verdict, Walk,
+    Encode, FenceId, Filter, Guard, NextHop, Policy, PrefixList, Prefixes, ReaderId, Rib, RouteAttributes, Rule,
+    Verdict, Walk,
 };
 use bgp_wire::{Attributes, Bulk, Context, EncodeError, Family, Framer, Message};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-/// Writes the MED, which tells attributes apart here.
-struct Plain;
+/// Writes the MED, which tells attributes apart here, for the peer of this number.
+struct Plain(usize);
+
+/// Routes with this and more are for some peers only: for those whose bits are set above it.
+const SELECTIVE: u32 = 8;
+
+fn address(peer: usize) -> IpAddr {
+    [192, 0, 2, 100 + u8::try_from(peer).unwrap()].into()
+}
+
+fn is_for(peer: usize, med: u32) -> bool {
+    med < SELECTIVE || (med / SELECTIVE) & (1 << peer) != 0
+}
 
 impl Encode for Plain {
-    fn announcement(&self, route: &RouteAttributes) -> Result<Bulk, EncodeError> {
+    fn tells(&self, route: &RouteAttributes, _: Family) -> bool {
+        route.is_for(address(self.0))
+    }
+
+    fn announcement(&self, route: &RouteAttributes, _: Family) -> Result<Bulk, EncodeError> {
         let attributes = Attributes { multi_exit_disc: route.med, ..Attributes::default() };
         match route.next_hop {
-            IpAddr::V4(next_hop) => Bulk::announce_v4(&attributes, next_hop, Context::default()),
-            IpAddr::V6(next_hop) => Bulk::announce_v6(&attributes, next_hop, Context::default()),
+            NextHop::Address(IpAddr::V4(next_hop)) => Bulk::announce_v4(&attributes, next_hop, Context::default()),
+            NextHop::Address(IpAddr::V6(next_hop)) => Bulk::announce_v6(&attributes, next_hop, Context::default()),
+            NextHop::Own => panic!("not here"),
         }
     }
 
@@ -32,6 +49,7 @@ impl Encode for Plain {
 /// What a peer holds: each prefix with its MED.
 #[derive(Default)]
 struct Peer {
+    number: usize,
     reader: Option<ReaderId>,
     families: BTreeSet<Family>,
     filter: Filter,
@@ -43,13 +61,14 @@ struct Peer {
 impl Peer {
     fn attach(&mut self, rib: &mut Rib, families: BTreeSet<Family>) {
         self.reader = rib.attach(families.clone(), self.filter.clone());
-        *self = Self { reader: self.reader, families, filter: self.filter.clone(), ..Self::default() };
+        *self =
+            Self { number: self.number, reader: self.reader, families, filter: self.filter.clone(), ..Self::default() };
     }
 
     /// Reads once; says whether there is more.
     fn read(&mut self, rib: &mut Rib, octets: usize) -> bool {
         let Some(reader) = self.reader else { return false };
-        let batch = rib.read(reader, octets, &Plain);
+        let batch = rib.read(reader, octets, &Plain(self.number));
         let (mut framer, mut updates) = (Framer::default(), 0);
         framer.push(&batch.bytes);
         while let Some(frame) = framer.next_frame().unwrap() {
@@ -85,7 +104,8 @@ fn prefix(n: u8) -> IpNet {
 
 fn attributes(prefix: &IpNet, med: u32) -> RouteAttributes {
     let next_hop = if prefix.addr().is_ipv4() { "192.0.2.1" } else { "2001:db8::1" };
-    RouteAttributes { med: Some(med), ..RouteAttributes::new(next_hop.parse().unwrap()) }
+    let audience = (0..3).filter(|peer| med >= SELECTIVE && is_for(*peer, med)).map(address).collect();
+    RouteAttributes { med: Some(med), audience, ..RouteAttributes::new(next_hop.parse::<IpAddr>().unwrap()) }
 }
 
 fn rib() -> Rib {
@@ -128,11 +148,15 @@ enum Step {
     Fence,
 }
 
+fn med() -> impl Strategy<Value = u32> {
+    (1..4u32, prop_oneof![2 => Just(0), 1 => 1..8u32]).prop_map(|(med, audience)| SELECTIVE * audience + med)
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        5 => (0..3usize, 0..24u8, 1..4u32).prop_map(|(set, n, med)| Step::Add(set, n, med)),
+        5 => (0..3usize, 0..24u8, med()).prop_map(|(set, n, med)| Step::Add(set, n, med)),
         4 => (0..3usize, 0..24u8).prop_map(|(set, n)| Step::Remove(set, n)),
-        1 => (0..3usize, proptest::collection::vec(0..24u8, 0..20), 1..4u32).prop_map(|(s, n, m)| Step::Replace(s, n, m)),
+        1 => (0..3usize, proptest::collection::vec(0..24u8, 0..20), med()).prop_map(|(s, n, m)| Step::Replace(s, n, m)),
         1 => (0..3usize, any::<bool>()).prop_map(|(set, shown)| Step::Show(set, shown)),
         1 => (0..3usize, 1..4u8).prop_map(|(peer, families)| Step::Attach(peer, families)),
         1 => (0..3usize).prop_map(Step::Detach),
@@ -149,12 +173,15 @@ type Model = [(BTreeMap<IpNet, u32>, bool); 3];
 
 fn expected(model: &Model, peer: &Peer, half: bool) -> BTreeMap<IpNet, u32> {
     let policy = policy(half);
-    let passes = |prefix: &IpNet| {
-        peer.families.contains(&Family::of(prefix)) && peer.filter.takes(prefix) && policy.check(*prefix, None).is_ok()
+    let passes = |prefix: &IpNet, med: u32| {
+        is_for(peer.number, med)
+            && peer.families.contains(&Family::of(prefix))
+            && peer.filter.takes(prefix)
+            && policy.check(*prefix, None).is_ok()
     };
     let mut table = BTreeMap::new();
     for (routes, _) in model.iter().filter(|(_, shown)| *shown) {
-        for (prefix, med) in routes.iter().filter(|(prefix, _)| passes(prefix)) {
+        for (prefix, med) in routes.iter().filter(|(prefix, med)| passes(prefix, **med)) {
             table.entry(*prefix).or_insert(*med);
         }
     }
@@ -167,7 +194,7 @@ proptest! {
     fn every_peer_ends_up_with_what_is_wanted(steps in proptest::collection::vec(step(), 1..120)) {
         let mut rib = rib();
         let mut model: Model = [(); 3].map(|()| (BTreeMap::new(), true));
-        let mut peers = [(); 3].map(|()| Peer::default());
+        let mut peers = [0, 1, 2].map(|number| Peer { number, ..Peer::default() });
         let (mut half, mut narrowed) = (false, false);
         let mut fences: Vec<(FenceId, Vec<(usize, ReaderId)>)> = Vec::new();
         for step in steps {
@@ -286,7 +313,7 @@ fn one_change_to_a_large_table_is_one_message() {
     let reader = peer.reader.unwrap();
     let (mut updates, mut prefixes) = (0, 0);
     loop {
-        let batch = rib.read(reader, 1 << 16, &Plain);
+        let batch = rib.read(reader, 1 << 16, &Plain(0));
         updates += batch.updates;
         prefixes += batch.prefixes;
         if !batch.more {
@@ -296,10 +323,10 @@ fn one_change_to_a_large_table_is_one_message() {
     assert_eq!(prefixes, 50_000);
     assert!(prefixes / updates >= 800, "{updates} messages");
     rib.remove(host(7), set);
-    let batch = rib.read(reader, 1 << 16, &Plain);
+    let batch = rib.read(reader, 1 << 16, &Plain(0));
     assert_eq!((batch.updates, batch.prefixes, batch.more), (1, 1, false));
     assert_eq!(rib.add(host(8), common, false), bgp_core::Change::None);
-    assert_eq!(rib.read(reader, 1 << 16, &Plain).updates, 0, "nothing changed, nothing is said");
+    assert_eq!(rib.read(reader, 1 << 16, &Plain(0)).updates, 0, "nothing changed, nothing is said");
 }
 
 #[test]
@@ -321,4 +348,27 @@ fn the_encoder_refuses_what_got_past_the_api() {
     rib.add(private, guarded, false);
     peer.read_all(&mut rib);
     assert_eq!(peer.held.len(), 1);
+}
+
+#[test]
+fn a_peer_that_a_route_is_not_for_hears_nothing_of_it() {
+    let mut rib = rib();
+    let (first, second) = (rib.set("a"), rib.set("b"));
+    let mut peers = [0, 1].map(|number| Peer { number, ..Peer::default() });
+    peers.iter_mut().for_each(|peer| peer.attach(&mut rib, Family::ALL.into()));
+    let updates = |rib: &mut Rib, peer: &Peer| rib.read(peer.reader.unwrap(), 1 << 14, &Plain(peer.number)).updates;
+    peers.iter_mut().for_each(|peer| peer.read_all(&mut rib));
+    let add = |rib: &mut Rib, set, med| {
+        let attributes = rib.intern(set, &attributes(&prefix(0), med));
+        rib.add(prefix(0), attributes, false);
+    };
+    // For the first alone; changed, still for it alone; then a set behind it, for the second.
+    add(&mut rib, first, SELECTIVE + 1);
+    assert_eq!((updates(&mut rib, &peers[0]), updates(&mut rib, &peers[1])), (1, 0));
+    add(&mut rib, second, 2 * SELECTIVE + 2);
+    peers.iter_mut().for_each(|peer| peer.read_all(&mut rib));
+    assert_eq!(peers[1].held.get(&prefix(0)), Some(&(2 * SELECTIVE + 2)));
+    assert!(rib.remove(prefix(0), second));
+    peers.iter_mut().for_each(|peer| peer.read_all(&mut rib));
+    assert!(peers[1].held.is_empty() && peers[0].held.len() == 1);
 }

@@ -23,7 +23,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::lines::Lines;
 use super::request::{RawGroup, Request, Wait};
-use super::{Engine, LISTING, lock};
+use super::{Engine, LISTING, lock, process};
 
 /// Clients at a time.
 const CLIENTS: usize = 64;
@@ -168,6 +168,10 @@ impl Client {
     }
 
     async fn accept(&self, id: Option<String>, change: Checked) -> Result<Value, String> {
+        let set = &change.change().set;
+        if set.starts_with(process::SETS) {
+            return Err(format!("the set {set:?} belongs to a program: give another name"));
+        }
         let Outcome { added, changed, removed } = self.engine.submit(id.clone(), change).await?;
         Ok(json!({ "id": id, "added": added, "changed": changed, "removed": removed }))
     }

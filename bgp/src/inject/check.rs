@@ -91,7 +91,7 @@ async fn look(target: &Target) -> Result<(), String> {
 
 impl Engine {
     /// Tells peers of the routes of `set`, or takes them back.
-    async fn show(&self, set: &str, shown: bool) {
+    pub(super) async fn show(&self, set: &str, shown: bool) {
         let id = {
             let mut table = lock(&self.table);
             let id = table.rib.set(set);

@@ -27,8 +27,11 @@ pub fn command() -> Command {
     let number = |name: &'static str, help: &'static str| option(name, "NUMBER", help).value_parser(value_parser!(u32));
     let attributes = move |command: Command| {
         command
-            .arg(option("next-hop", "ADDRESS", "Where to send").required(true))
+            .arg(option("next-hop", "ADDRESS", "Where to send; self: to us").required(true))
             .arg(option("community", "COMMUNITY", "Such as 64500:1 or no-export").action(ArgAction::Append))
+            .arg(option("extended-community", "COMMUNITY", "Such as rt:64500:100").action(ArgAction::Append))
+            .arg(option("large-community", "COMMUNITY", "Such as 64500:1:2").action(ArgAction::Append))
+            .arg(option("peer", "ADDRESS", "A peer that is told; all, unless given").action(ArgAction::Append))
             .arg(number("local-preference", "To internal peers; 100 unless given"))
             .arg(number("med", "MULTI_EXIT_DISC"))
             .arg(number("as-path", "AS numbers behind our own").action(ArgAction::Append))
@@ -101,9 +104,17 @@ fn attributes(matches: &ArgMatches) -> Map<String, Value> {
     for name in ["local-preference", "med"] {
         map.extend(matches.get_one::<u32>(name).map(|value| (name.to_owned(), json!(value))));
     }
-    let communities: Vec<&String> = matches.get_many("community").unwrap_or_default().collect();
+    let lists = [
+        ("community", "communities"),
+        ("extended-community", "extended-communities"),
+        ("large-community", "large-communities"),
+        ("peer", "peers"),
+    ];
+    for (name, field) in lists {
+        let values: Vec<&String> = matches.get_many(name).unwrap_or_default().collect();
+        map.insert(field.to_owned(), json!(values));
+    }
     let path: Vec<&u32> = matches.get_many("as-path").unwrap_or_default().collect();
-    map.insert("communities".to_owned(), json!(communities));
     map.insert("as-path".to_owned(), json!(path));
     map
 }

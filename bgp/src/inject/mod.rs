@@ -8,6 +8,7 @@ mod journal;
 mod lines;
 pub mod process;
 mod request;
+mod script;
 pub(crate) mod settings;
 mod text;
 
@@ -19,8 +20,8 @@ use std::time::Duration;
 
 use bgp_core::record::{self, Record};
 use bgp_core::{
-    Applying, Batch, ChangeError, Checked, FenceId, Group, LinkId, Others, Outcome, Policy, Prefixes, Requests, Rib,
-    RouteAttributes, Session, SetChange, Walk, apply, check_name,
+    Applying, Batch, ChangeError, Checked, Ends, FenceId, Group, LinkId, Others, Outcome, Policy, Prefixes, Requests,
+    Rib, RouteAttributes, Session, SetChange, Walk, apply, check_name,
 };
 use cloakway_crypto::hash::sha256;
 use cloakway_runtime::Stop;
@@ -29,6 +30,8 @@ use tokio::task::JoinSet;
 
 pub(crate) use acknowledged::acknowledged;
 use journal::Journal;
+
+use crate::neighbours::Neighbours;
 
 /// Routes that are applied while the table is held: what an urgent change may have to wait for.
 const SLICE: usize = 1024;
@@ -114,6 +117,14 @@ impl Engine {
             }
             Record::Known { id, digest, outcome } => requests.remember(&id, digest, outcome),
         })?;
+        // A program that is gone vouches for nothing, and every program begins anew.
+        let of_programs = |rib: &Rib| {
+            let sets = rib.sets().filter(|(set, routes)| set.starts_with(process::SETS) && *routes > 0);
+            sets.map(|(set, _)| set.to_owned()).collect::<Vec<_>>()
+        };
+        for set in of_programs(&rib) {
+            apply(&SetChange { set, others: Others::Go, remove: Prefixes::default(), add: Vec::new() }, &mut rib);
+        }
         // Whatever was accepted: a set that is checked waits for its first good looks.
         for check in &settings.checks {
             let set = rib.set(&check.set);
@@ -304,10 +315,15 @@ impl Engine {
     }
 
     /// What the session of `peer` may send next; see [`Session::pull`].
-    pub(crate) fn pull(&self, peer: &str, session: &mut Session) -> Option<(LinkId, Batch)> {
+    pub(crate) fn pull(
+        &self,
+        peer: &str,
+        session: &mut Session,
+        ends: impl Fn(LinkId) -> Option<Ends>,
+    ) -> Option<(LinkId, Batch)> {
         let mut table = lock(&self.table);
         let lost = session.lost_table();
-        let pulled = session.pull(&mut table.rib, PULL);
+        let pulled = session.pull(&mut table.rib, PULL, ends);
         if lost && table.reading.remove(peer) {
             for waiting in table.waiting.extract_if(.., |waiting| waiting.peers.contains(peer)) {
                 let _ = waiting.done.send(Err(format!("the session with {peer} ended: ask again")));
@@ -334,9 +350,9 @@ impl Engine {
 }
 
 /// What runs beside the API, until the stop.
-pub(crate) fn start(engine: &Arc<Engine>, tasks: &mut JoinSet<()>, stop: &Stop) {
+pub(crate) fn start(engine: &Arc<Engine>, neighbours: &Neighbours, tasks: &mut JoinSet<()>, stop: &Stop) {
     for process in engine.settings.processes.clone() {
-        tasks.spawn(process::run(process, engine.clone(), stop.clone()));
+        tasks.spawn(process::run(process, engine.clone(), neighbours.clone(), stop.clone()));
     }
     for check in engine.settings.checks.clone() {
         tasks.spawn(check::run(check, engine.clone(), stop.clone()));

@@ -1,27 +1,35 @@
 //! Programs that say what to announce, in ExaBGP's text API: commands on their output, answers on their input.
 //!
-//! Each has a set of its own. The set is emptied when the program starts and when it ends: it alone knows what it
+//! Each has sets of its own. They are emptied when the program starts and when it ends: it alone knows what it
 //! wants, and a program that is gone vouches for nothing.
 
-use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_core::{Group, Others, Outcome, Prefixes, RouteAttributes, SetChange};
-use cloakway_runtime::Stop;
+use bgp_core::{Group, Others, Prefixes, RouteAttributes, SetChange, State, Walk};
+use bgp_wire::Family;
+use cloakway_runtime::{Stop, clock};
 use ipnet::IpNet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, ChildStdout};
 
-use super::Engine;
-use super::text::{self, Command};
+use super::script::Script;
+use super::text::{self, Announcement, Command, Neighbour};
+use super::{Engine, LISTING, lock};
+use crate::config::Peer;
+use crate::neighbours::Neighbours;
 
 /// The longest line.
 const LINE: usize = 1 << 20;
 const READ: usize = 64 * 1024;
 /// Between the end of a program and its next start.
 const RESPAWN: Duration = Duration::from_secs(1);
+/// How long a program may leave its answers unread before the rest of them is dropped, as many read none.
+const UNREAD: Duration = Duration::from_millis(10);
+/// The same for what it asked to be shown.
+const SHOWN: Duration = Duration::from_secs(5);
 
 /// A program to run.
 #[derive(Debug, Clone)]
@@ -30,32 +38,46 @@ pub struct Process {
     pub name: String,
     /// The program and its arguments.
     pub run: Vec<String>,
+    /// Whether it is told `done` or `error` for each line.
+    pub acknowledge: bool,
 }
+
+/// What the names of all sets of programs begin with.
+pub(super) const SETS: &str = "process ";
 
 impl Process {
     fn set(&self) -> String {
-        format!("process {}", self.name)
+        format!("{SETS}{}", self.name)
+    }
+}
+
+impl Neighbour {
+    fn of(peer: &Peer) -> Self {
+        let settings = &peer.settings;
+        Self {
+            address: peer.address.ip(),
+            local_address: peer.local_address,
+            local_as: settings.local_as.0,
+            remote_as: settings.remote_as.0,
+            router_id: settings.router_id.octets().into(),
+        }
     }
 }
 
 /// Runs the program until the stop, again whenever it ends.
 #[tracing::instrument(skip_all, fields(process = %process.name))]
-pub(crate) async fn run(process: Process, engine: Arc<Engine>, stop: Stop) {
+pub(crate) async fn run(process: Process, engine: Arc<Engine>, neighbours: Neighbours, stop: Stop) {
     loop {
-        let empty = SetChange { set: process.set(), others: Others::Go, remove: Prefixes::default(), add: Vec::new() };
-        if let Err(error) = submit(&engine, empty).await {
-            tracing::error!(%error, "cannot empty the program's set");
-        }
+        let ear = Ear::new(&process, engine.clone(), neighbours.clone(), stop.clone());
+        ear.empty().await;
         if stop.is_told() {
             return;
         }
         tokio::select! {
             () = stop.told() => return,
-            ended = once(&process, &engine, &stop) => tracing::warn!(reason = %ended, "the program ended: its routes are withdrawn"),
+            ended = once(&process, ear) => tracing::warn!(reason = %ended, "the program ended: its routes are withdrawn"),
         }
-        let empty = SetChange { set: process.set(), others: Others::Go, remove: Prefixes::default(), add: Vec::new() };
-        // What goes wrong here goes wrong again, and is told, at the start of the next round.
-        let _ = submit(&engine, empty).await;
+        Ear::new(&process, engine.clone(), neighbours.clone(), stop.clone()).empty().await;
         tokio::select! {
             () = stop.told() => return,
             () = tokio::time::sleep(RESPAWN) => {}
@@ -64,7 +86,7 @@ pub(crate) async fn run(process: Process, engine: Arc<Engine>, stop: Stop) {
 }
 
 /// Runs the program to its end and says why it ended.
-async fn once(process: &Process, engine: &Arc<Engine>, stop: &Stop) -> String {
+async fn once(process: &Process, ear: Ear) -> String {
     let Some((program, arguments)) = process.run.split_first() else { return "no program is given".to_owned() };
     let child = tokio::process::Command::new(program)
         .args(arguments)
@@ -79,20 +101,14 @@ async fn once(process: &Process, engine: &Arc<Engine>, stop: &Stop) -> String {
     let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else {
         return "it has no input or output".to_owned();
     };
-    let spoken = talk(process, engine, stop, output, input).await;
+    let spoken = talk(ear, output, input).await;
     match child.wait().await {
         Ok(status) => format!("{spoken}, {status}"),
         Err(error) => error.to_string(),
     }
 }
 
-async fn talk(
-    process: &Process,
-    engine: &Arc<Engine>,
-    stop: &Stop,
-    mut output: ChildStdout,
-    mut input: ChildStdin,
-) -> String {
+async fn talk(mut ear: Ear, mut output: ChildStdout, mut input: ChildStdin) -> String {
     let mut buffer = Vec::new();
     loop {
         buffer.reserve(READ);
@@ -108,69 +124,237 @@ async fn talk(
             continue;
         };
         let lines: Vec<u8> = buffer.drain(..=end).collect();
-        let answers = obey(process, engine, stop, &String::from_utf8_lossy(&lines)).await;
-        // A script that reads no answers, as many do, fills its pipe at most: the rest is dropped.
-        let _ = tokio::time::timeout(Duration::from_millis(10), input.write_all(answers.as_bytes())).await;
+        let said = ear.obey(&String::from_utf8_lossy(&lines)).await;
+        let patience = if said.shows { SHOWN } else { UNREAD };
+        let _ = tokio::time::timeout(patience, input.write_all(said.text.as_bytes())).await;
     }
 }
 
-/// Carries out all lines that have come together as one change, and answers each.
-async fn obey(process: &Process, engine: &Arc<Engine>, stop: &Stop, lines: &str) -> String {
-    let mut wanted: BTreeMap<IpNet, Option<RouteAttributes>> = BTreeMap::new();
-    let mut answers = Vec::new();
-    for line in lines.lines() {
-        let command = text::parse(line).and_then(|command| match &command {
-            // Held to the policy line by line, so that one bad line spoils no other.
-            Command::Announce(route, prefixes) => {
-                let group = Group { attributes: route.clone(), prefixes: prefixes.iter().copied().collect() };
-                let change = change(process, Prefixes::default(), vec![group]);
-                change.check(engine.policy()).map_err(|error| error.to_string()).map(|_| command)
+/// What is said to the program.
+#[derive(Debug, Default)]
+struct Said {
+    text: String,
+    /// There is more in it than acknowledgements.
+    shows: bool,
+}
+
+/// Understands one run of a program.
+struct Ear {
+    script: Script,
+    set: String,
+    acknowledge: bool,
+    engine: Arc<Engine>,
+    neighbours: Neighbours,
+    stop: Stop,
+}
+
+impl Ear {
+    fn new(process: &Process, engine: Arc<Engine>, neighbours: Neighbours, stop: Stop) -> Self {
+        let (set, acknowledge) = (process.set(), process.acknowledge);
+        Self { script: Script::new(set.clone()), set, acknowledge, engine, neighbours, stop }
+    }
+
+    /// Carries out all lines that have come together, routes as one change, and answers each.
+    async fn obey(&mut self, lines: &str) -> Said {
+        let mut said = Said::default();
+        self.script.meet(self.neighbours.list().await.iter().map(|asked| Neighbour::of(&asked.peer)).collect());
+        // Lines whose routes are not submitted yet.
+        let mut waiting = 0;
+        for line in lines.lines() {
+            let command = text::parse(line).and_then(|command| self.check(&command).map(|()| command));
+            let routes = matches!(command, Ok(Command::Announce(_) | Command::Withdraw(..)));
+            if !routes {
+                self.submit(&mut waiting, &mut said).await;
             }
-            _ => Ok(command),
-        });
+            let done = match command {
+                Ok(Command::Nothing) => continue,
+                Ok(command) => self.carry_out(command, &mut said).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(()) if routes => waiting += 1,
+                done => {
+                    self.submit(&mut waiting, &mut said).await;
+                    if let Err(error) = &done {
+                        tracing::warn!(%error, line, "refused");
+                    }
+                    self.acknowledge(done.is_ok(), &mut said);
+                }
+            }
+        }
+        self.submit(&mut waiting, &mut said).await;
+        said
+    }
+
+    fn acknowledge(&self, done: bool, said: &mut Said) {
+        if self.acknowledge {
+            said.text.push_str(if done { "done\n" } else { "error\n" });
+        }
+    }
+
+    /// Held to the policy line by line, so that one bad line spoils no other.
+    fn check(&self, command: &Command) -> Result<(), String> {
+        let Command::Announce(Announcement { route, prefixes, .. }) = command else { return Ok(()) };
+        let group = Group { attributes: route.clone(), prefixes: prefixes.iter().copied().collect() };
+        let change =
+            SetChange { set: self.set.clone(), others: Others::Stay, remove: Prefixes::default(), add: vec![group] };
+        change.check(self.engine.policy()).map(drop).map_err(|error| error.to_string())
+    }
+
+    async fn submit(&mut self, waiting: &mut usize, said: &mut Said) {
+        let mut done = true;
+        for change in self.script.take() {
+            if let Err(error) = self.accept(change).await {
+                tracing::warn!(%error, "refused");
+                done = false;
+            }
+        }
+        (0..std::mem::take(waiting)).for_each(|_| self.acknowledge(done, said));
+    }
+
+    async fn accept(&self, change: SetChange) -> Result<(), String> {
+        let checked = change.check(self.engine.policy()).map_err(|error| error.to_string())?;
+        self.engine.submit(None, checked).await.map(drop)
+    }
+
+    async fn carry_out(&mut self, command: Command, said: &mut Said) -> Result<(), String> {
+        let engine = self.engine.clone();
+        let told = |set: &str, prefix: IpNet| {
+            let table = lock(&engine.table);
+            table.rib.find_set(set).and_then(|set| table.rib.wanted_by(set, &prefix).cloned())
+        };
         match command {
-            Ok(Command::Nothing) => continue,
-            Ok(Command::Announce(route, prefixes)) => {
-                wanted.extend(prefixes.into_iter().map(|prefix| (prefix, Some(route.clone()))));
-                answers.push(true);
+            Command::Announce(announcement) => {
+                if let Some(name) = announcement.watchdog.as_ref().filter(|_| announcement.held) {
+                    engine.show(&self.script.watchdog(name), false).await;
+                }
+                self.script.announce(&announcement, told)?;
             }
-            Ok(Command::Withdraw(prefixes)) => {
-                wanted.extend(prefixes.into_iter().map(|prefix| (prefix, None)));
-                answers.push(true);
+            Command::Withdraw(to, prefixes) => self.script.withdraw(&to, &prefixes, told)?,
+            Command::Watchdog(name, shown) => {
+                let own = self.set.strip_prefix(SETS).unwrap_or_default();
+                engine.show(&self.script.watchdog(name.as_deref().unwrap_or(own)), shown).await;
             }
-            Ok(Command::Shutdown) => {
+            Command::Flush => {
+                lock(&engine.table).rib.refresh_all();
+                engine.wake();
+            }
+            Command::Clear => self.empty().await,
+            Command::Neighbours => self.neighbours(said).await,
+            Command::HowToAsk => self.show(said, &["please specify summary"]),
+            Command::Routes { extensive, of } => self.routes(extensive, of, said),
+            Command::Version => {
+                let own = concat!("exabgp 4.2 text API, by bgp-speaker ", env!("CARGO_PKG_VERSION"));
+                self.show(said, &[own]);
+            }
+            Command::Help => self.show(said, text::HELP),
+            Command::Shutdown => {
                 tracing::warn!("the program asked the speaker to stop");
-                stop.tell();
-                answers.push(true);
+                self.show(said, &["shutdown in progress"]);
+                self.stop.tell();
             }
-            Err(error) => {
-                tracing::warn!(%error, line, "refused");
-                answers.push(false);
+            Command::Comment | Command::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn show(&self, said: &mut Said, lines: &[&str]) {
+        said.shows = true;
+        for line in lines {
+            said.text.push_str(line);
+            said.text.push('\n');
+        }
+    }
+
+    /// Nothing of the program's is wanted any more; its watchdogs are as they were at first.
+    async fn empty(&self) {
+        let sets: Vec<String> = {
+            let table = lock(&self.engine.table);
+            let own =
+                |set: &str| set.strip_prefix(&*self.set).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            table.rib.sets().filter(|(set, _)| own(set)).map(|(set, _)| set.to_owned()).collect()
+        };
+        for set in sets {
+            let change =
+                SetChange { set: set.clone(), others: Others::Go, remove: Prefixes::default(), add: Vec::new() };
+            // What goes wrong here goes wrong again, and is told, at the next line.
+            if let Err(error) = self.accept(change).await {
+                tracing::error!(%error, "cannot empty the program's set");
+            }
+            if set != self.set {
+                self.engine.show(&set, true).await;
             }
         }
     }
-    let (mut remove, mut groups) = (Prefixes::default(), BTreeMap::<RouteAttributes, Prefixes>::new());
-    for (prefix, route) in wanted {
-        match route {
-            Some(route) => groups.entry(route).or_default().push(prefix),
-            None => remove.push(prefix),
+
+    /// The table that ExaBGP prints.
+    async fn neighbours(&self, said: &mut Said) {
+        self.show(said, &["Peer            AS        up/down state       |     #sent     #recvd"]);
+        for asked in self.neighbours.list().await {
+            let Some(report) = asked.report().await else { continue };
+            let status = report.status;
+            let counters = &status.counters;
+            let up = match status.state {
+                State::Established => {
+                    let seconds = (clock::now() - status.since).as_secs();
+                    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+                }
+                _ => "down".to_owned(),
+            };
+            let line = format!(
+                "{:<15} {:<7} {up:>9} {:<12} {:>10} {:>10}",
+                asked.peer.address.ip().to_string(),
+                asked.peer.settings.remote_as.0,
+                status.state.to_string().to_lowercase(),
+                counters.sent.update,
+                counters.received.update,
+            );
+            self.show(said, &[&line]);
         }
     }
-    if !remove.is_empty() || !groups.is_empty() {
-        let add = groups.into_iter().map(|(attributes, prefixes)| Group { attributes, prefixes }).collect();
-        if let Err(error) = submit(engine, change(process, remove, add)).await {
-            tracing::warn!(%error, "refused");
-            answers.fill(false);
+
+    /// A line for each route and each peer that it is for.
+    fn routes(&self, extensive: bool, of: Option<IpAddr>, said: &mut Said) {
+        said.shows = true;
+        let mut walk = Walk::default();
+        loop {
+            let flow = lock(&self.engine.table).rib.visit(&mut walk, LISTING, |route| {
+                for address in self.script.peers().filter(|_| route.shown) {
+                    if of.is_some_and(|of| of != address) || !route.attributes.is_for(address) {
+                        continue;
+                    }
+                    let family = if Family::of(&route.prefix) == Family::Ipv4 { "ipv4" } else { "ipv6" };
+                    let more = if extensive { extensive_of(route.attributes) } else { String::new() };
+                    let next_hop = route.attributes.next_hop;
+                    said.text.push_str(&format!(
+                        "neighbor {address} {family} unicast {} next-hop {next_hop}{more}\n",
+                        route.prefix
+                    ));
+                }
+            });
+            if flow.is_break() {
+                return;
+            }
         }
     }
-    answers.into_iter().map(|done| if done { "done\n" } else { "error\n" }).collect()
 }
 
-fn change(process: &Process, remove: Prefixes, add: Vec<Group>) -> SetChange {
-    SetChange { set: process.set(), others: Others::Stay, remove, add }
-}
-
-async fn submit(engine: &Arc<Engine>, change: SetChange) -> Result<Outcome, String> {
-    let checked = change.check(engine.policy()).map_err(|error| error.to_string())?;
-    engine.submit(None, checked).await
+fn extensive_of(route: &RouteAttributes) -> String {
+    let list = |word: &str, values: Vec<String>| match values.as_slice() {
+        [] => String::new(),
+        [one] => format!(" {word} {one}"),
+        many => format!(" {word} [ {} ]", many.join(" ")),
+    };
+    let number = |word: &str, value: Option<u32>| value.map_or_else(String::new, |value| format!(" {word} {value}"));
+    let texts = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>();
+    [
+        format!(" origin {}", format!("{:?}", route.origin).to_lowercase()),
+        list("as-path", texts(&mut route.as_path.iter().map(|asn| asn.0.to_string()))),
+        number("med", route.med),
+        number("local-preference", route.local_pref),
+        list("community", texts(&mut route.communities.iter().map(ToString::to_string))),
+        list("large-community", texts(&mut route.large_communities.iter().map(ToString::to_string))),
+        list("extended-community", texts(&mut route.extended_communities.iter().map(ToString::to_string))),
+    ]
+    .concat()
 }

@@ -1,9 +1,10 @@
 //! Requests as JSON.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 
-use bgp_core::{Group, Guard, Others, Prefixes, RouteAttributes, SetChange};
-use bgp_wire::{Asn, Community, Origin};
+use bgp_core::{Group, Guard, NextHop, Others, Prefixes, RouteAttributes, SetChange};
+use bgp_wire::{Asn, Origin};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +83,7 @@ pub(crate) struct All {}
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct RawGroup {
-    next_hop: IpAddr,
+    next_hop: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<RawOrigin>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -93,6 +94,13 @@ pub(crate) struct RawGroup {
     local_preference: Option<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     communities: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    extended_communities: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    large_communities: Vec<String>,
+    /// Who is told; all, when there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    peers: Vec<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     guard: Option<RawGuard>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -116,9 +124,15 @@ enum RawGuard {
 
 impl RawGroup {
     pub(crate) fn attributes(&self) -> Result<RouteAttributes, String> {
-        let communities = self.communities.iter().map(|text| text.parse::<Community>().map_err(|e| e.to_string()));
+        let next_hop = match self.next_hop.as_str() {
+            "self" => NextHop::Own,
+            text => {
+                let wrong = |_| format!("next-hop: {text:?} is not understood: give an address, or self");
+                text.parse::<IpAddr>().map_err(wrong)?.into()
+            }
+        };
         Ok(RouteAttributes {
-            next_hop: self.next_hop,
+            next_hop,
             origin: match self.origin {
                 None | Some(RawOrigin::Igp) => Origin::Igp,
                 Some(RawOrigin::Egp) => Origin::Egp,
@@ -127,7 +141,10 @@ impl RawGroup {
             as_path: self.as_path.iter().copied().map(Asn).collect(),
             med: self.med,
             local_pref: self.local_preference,
-            communities: communities.collect::<Result<_, _>>()?,
+            communities: all(&self.communities)?,
+            extended_communities: all(&self.extended_communities)?,
+            large_communities: all(&self.large_communities)?,
+            audience: self.peers.clone(),
             guard: self.guard.map(|guard| match guard {
                 RawGuard::NoExport => Guard::NoExport,
                 RawGuard::NoAdvertise => Guard::NoAdvertise,
@@ -138,7 +155,7 @@ impl RawGroup {
     /// As it is shown.
     pub(crate) fn new(route: &RouteAttributes, prefixes: Vec<IpNet>) -> Self {
         Self {
-            next_hop: route.next_hop,
+            next_hop: route.next_hop.to_string(),
             origin: match route.origin {
                 Origin::Igp => None,
                 Origin::Egp => Some(RawOrigin::Egp),
@@ -148,6 +165,9 @@ impl RawGroup {
             med: route.med,
             local_preference: route.local_pref,
             communities: route.communities.iter().map(ToString::to_string).collect(),
+            extended_communities: route.extended_communities.iter().map(ToString::to_string).collect(),
+            large_communities: route.large_communities.iter().map(ToString::to_string).collect(),
+            peers: route.audience.clone(),
             guard: route.guard.map(|guard| match guard {
                 Guard::NoExport => RawGuard::NoExport,
                 Guard::NoAdvertise => RawGuard::NoAdvertise,
@@ -155,6 +175,11 @@ impl RawGroup {
             prefixes,
         }
     }
+}
+
+/// Every text as what it stands for.
+fn all<T: FromStr<Err: ToString>>(texts: &[String]) -> Result<Vec<T>, String> {
+    texts.iter().map(|text| text.parse().map_err(|error: T::Err| error.to_string())).collect()
 }
 
 impl Routes {

@@ -35,6 +35,12 @@ pub(crate) struct RawInject {
 struct RawProcess {
     name: String,
     run: Vec<String>,
+    #[serde(default = "yes")]
+    acknowledge: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 const fn two_million() -> usize {
@@ -92,16 +98,17 @@ pub(crate) fn settings(
     let private: Vec<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
     let policy = Arc::new(Policy::new(&raw.allow, &private));
     let (mut names, mut processes) = (BTreeSet::new(), Vec::new());
-    for (index, RawProcess { name, run }) in raw.processes.into_iter().enumerate() {
-        if name.is_empty() || name.len() > 64 || !names.insert(name.clone()) {
-            let reason = format!("{name:?} is empty, taken or longer than 64 octets: each program has its own");
+    for (index, RawProcess { name, run, acknowledge }) in raw.processes.into_iter().enumerate() {
+        if name.is_empty() || name.len() > 64 || name.contains('/') || !names.insert(name.clone()) {
+            let reason =
+                format!("{name:?} is empty, taken, longer than 64 octets or has a slash: each program has its own");
             return Err(Invalid::at(format!("inject.processes[{index}].name"), reason));
         }
         if run.is_empty() {
             let reason = "no program: give it with its arguments, such as [\"/usr/bin/python3\", \"script.py\"]";
             return Err(Invalid::at(format!("inject.processes[{index}].run"), reason));
         }
-        processes.push(Process { name, run });
+        processes.push(Process { name, run, acknowledge });
     }
     let checks = checks(raw.checks)?;
     Ok(Settings { api_socket, journal: raw.journal, policy, max_routes: raw.max_routes, processes, checks })

@@ -1,115 +1,412 @@
-//! ExaBGP's text API: lines as its scripts write them, one change each.
+//! ExaBGP's text API: lines as its scripts write them.
 //!
 //! ```text
 //! announce route 10.0.0.0/24 next-hop 192.0.2.1 community [64500:1 no-export] med 5
-//! withdraw route 10.0.0.0/24
-//! announce attributes next-hop 192.0.2.1 nlri 10.0.0.0/24 10.0.1.0/24
+//! neighbor 192.0.2.9, neighbor 192.0.2.10 withdraw route 10.0.0.0/24
+//! announce attributes next-hop self nlri 10.0.0.0/24 10.0.1.0/24
 //! ```
 //! What is not understood is an error: a route that goes out without what the script asked for would be worse.
 
-use bgp_core::RouteAttributes;
+use std::iter::Peekable;
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+
+use bgp_core::{NextHop, RouteAttributes};
 use bgp_wire::{Asn, Community, Origin};
 use ipnet::IpNet;
+
+/// The most routes that `split` may make of one.
+const MAX_SPLIT: usize = 1 << 20;
 
 /// What a line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Command {
-    Announce(RouteAttributes, Vec<IpNet>),
-    Withdraw(Vec<IpNet>),
+    Announce(Announcement),
+    Withdraw(Selector, Vec<IpNet>),
+    /// The routes with this watchdog, or with the one of the program's own name, are told, or taken back.
+    Watchdog(Option<String>, bool),
+    /// Everything is told once more.
+    Flush,
+    /// The program's routes go.
+    Clear,
+    /// The sessions, a line each.
+    Neighbours,
+    /// What can be asked of the sessions.
+    HowToAsk,
+    /// The routes, for those peers alone whose address is given.
+    Routes {
+        extensive: bool,
+        of: Option<IpAddr>,
+    },
+    Version,
+    Help,
     /// The whole speaker is to stop.
     Shutdown,
-    /// Empty, or a comment.
+    /// A comment.
+    Comment,
+    /// Nothing at all.
     Nothing,
 }
+
+/// Routes that are to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Announcement {
+    pub(super) to: Selector,
+    pub(super) route: RouteAttributes,
+    pub(super) prefixes: Vec<IpNet>,
+    pub(super) watchdog: Option<String>,
+    /// Not before its watchdog says so.
+    pub(super) held: bool,
+}
+
+/// Which peers a line is for: those that fit one of the descriptions; all, when there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Selector(Vec<Vec<Condition>>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    Any,
+    Address(IpAddr),
+    LocalAddress(IpAddr),
+    LocalAs(u32),
+    RemoteAs(u32),
+    RouterId(Ipv4Addr),
+}
+
+/// A peer as scripts tell it from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Neighbour {
+    pub(crate) address: IpAddr,
+    pub(crate) local_address: Option<IpAddr>,
+    pub(crate) local_as: u32,
+    pub(crate) remote_as: u32,
+    pub(crate) router_id: Ipv4Addr,
+}
+
+impl Selector {
+    /// Whether it takes all peers, those included that are not known yet.
+    pub(super) fn is_all(&self) -> bool {
+        self.0.is_empty() || self.0.iter().any(|conditions| conditions.iter().all(|one| *one == Condition::Any))
+    }
+
+    pub(super) fn takes(&self, peer: &Neighbour) -> bool {
+        let fits = |condition: &Condition| match *condition {
+            Condition::Any => true,
+            Condition::Address(address) => peer.address == address,
+            Condition::LocalAddress(address) => peer.local_address == Some(address),
+            Condition::LocalAs(asn) => peer.local_as == asn,
+            Condition::RemoteAs(asn) => peer.remote_as == asn,
+            Condition::RouterId(id) => peer.router_id == id,
+        };
+        self.0.is_empty() || self.0.iter().any(|conditions| conditions.iter().all(fits))
+    }
+}
+
+/// What `help` answers.
+pub(super) const HELP: &[&str] = &[
+    "",
+    "available API commands are listed here:",
+    "=======================================",
+    "",
+    "filter can be: [local-ip <ip>][local-as <asn>][peer-as <asn>][router-id <router-id>]",
+    "",
+    "[neighbor <ip> [filters]] announce attributes",
+    "[neighbor <ip> [filters]] announce ipv4 unicast",
+    "[neighbor <ip> [filters]] announce ipv6 unicast",
+    "[neighbor <ip> [filters]] announce route",
+    "announce watchdog",
+    "clear adj-rib out",
+    "flush adj-rib out",
+    "help",
+    "show adj-rib out [ extensive ]",
+    "show neighbor [ summary ]",
+    "shutdown",
+    "version",
+    "[neighbor <ip> [filters]] withdraw attributes",
+    "[neighbor <ip> [filters]] withdraw ipv4 unicast",
+    "[neighbor <ip> [filters]] withdraw ipv6 unicast",
+    "[neighbor <ip> [filters]] withdraw route",
+    "withdraw watchdog",
+    "",
+];
 
 /// Reads a line.
 ///
 /// # Errors
 /// Names the word that is not understood.
 pub(super) fn parse(line: &str) -> Result<Command, String> {
-    let spaced = line.replace('[', " [ ").replace(']', " ] ").replace(',', " ");
-    let mut words = spaced.split_whitespace().peekable();
-    let announce = match words.next() {
-        None => return Ok(Command::Nothing),
-        Some(word) if word.starts_with('#') => return Ok(Command::Nothing),
-        Some("shutdown") => return Ok(Command::Shutdown),
-        Some("announce") => true,
-        Some("withdraw") => false,
-        Some("neighbor") => return Err("neighbor: routes are for all peers here: leave it out".to_owned()),
-        Some(other) => return Err(format!("{other}: not understood: announce, withdraw or shutdown")),
-    };
-    let mut prefixes = Vec::new();
+    let words = words(line)?;
+    let mut words = words.iter().map(String::as_str).peekable();
+    let to = selector(&mut words)?;
+    match words.next() {
+        None if to == Selector::default() => Ok(Command::Nothing),
+        None => Err("a command is missing behind the neighbor".to_owned()),
+        Some(word) if word.starts_with('#') => Ok(Command::Comment),
+        Some("announce") => announce(to, &mut words),
+        Some("withdraw") => withdraw(to, &mut words),
+        Some("flush") => match (words.next(), words.next()) {
+            (Some("route" | "routes"), None) | (Some("adj-rib"), Some("out")) => Ok(Command::Flush),
+            _ => Err("flush: adj-rib out, or route".to_owned()),
+        },
+        Some("clear") => match (words.next(), words.next()) {
+            (Some("route" | "routes"), None) | (Some("adj-rib"), Some("out") | None) => Ok(Command::Clear),
+            _ => Err("clear: adj-rib out; nothing of what is received belongs to a script".to_owned()),
+        },
+        Some("show") => show(words.collect()),
+        Some("version") => Ok(Command::Version),
+        Some("help") => Ok(Command::Help),
+        Some("shutdown") => Ok(Command::Shutdown),
+        Some(word @ ("teardown" | "reload" | "restart" | "reset" | "crash")) => {
+            Err(format!("{word}: not for a script here: the operator does that"))
+        }
+        Some(other) => Err(format!("{other}: not understood: see help")),
+    }
+}
+
+/// Words; brackets, parentheses and commas are words of their own, quotes keep one together.
+fn words(line: &str) -> Result<Vec<String>, String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in line.chars() {
+        match (quote, c) {
+            (Some(open), _) if c == open => quote = None,
+            (Some(_), _) => word.get_or_insert_default().push(c),
+            (None, '"' | '\'') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, '[' | ']' | '(' | ')' | ',') => {
+                words.extend(word.take());
+                words.push(c.to_string());
+            }
+            (None, _) if c.is_whitespace() => words.extend(word.take()),
+            (None, _) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    if quote.is_some() { Err("a quote has no end".to_owned()) } else { Ok(words) }
+}
+
+/// `neighbor 192.0.2.1 local-as 64500, neighbor 192.0.2.2`, up to the command.
+fn selector<'a>(words: &mut Peekable<impl Iterator<Item = &'a str>>) -> Result<Selector, String> {
+    let mut descriptions: Vec<Vec<Condition>> = Vec::new();
+    loop {
+        let word = match words.peek().copied() {
+            Some(word @ ("neighbor" | "local-ip" | "local-as" | "peer-as" | "router-id" | "family-allowed")) => word,
+            Some("," | "[" | "]") if !descriptions.is_empty() => {
+                words.next();
+                continue;
+            }
+            // `neighbor 192.0.2.1, 192.0.2.2`
+            Some(word) if !descriptions.is_empty() && word.parse::<IpAddr>().is_ok() => "neighbor",
+            _ => return Ok(Selector(descriptions)),
+        };
+        if words.peek() == Some(&word) {
+            words.next();
+        }
+        if word == "neighbor" && words.peek() == Some(&"[") {
+            words.next();
+        }
+        let value = words.next().ok_or_else(|| format!("{word}: its value is missing"))?;
+        let condition = match word {
+            "neighbor" if value == "*" => Condition::Any,
+            "neighbor" => Condition::Address(read(word, value, "an address, or *")?),
+            "local-ip" => Condition::LocalAddress(read(word, value, "an address")?),
+            "local-as" => Condition::LocalAs(read(word, value, "a number")?),
+            "peer-as" => Condition::RemoteAs(read(word, value, "a number")?),
+            "router-id" => Condition::RouterId(read(word, value, "an IPv4 address")?),
+            _ => return Err(format!("{word}: not understood: one session carries all families")),
+        };
+        match descriptions.last_mut() {
+            Some(conditions) if word != "neighbor" => conditions.push(condition),
+            None if word != "neighbor" => return Err(format!("{word}: neighbor goes before it")),
+            _ => descriptions.push(vec![condition]),
+        }
+    }
+}
+
+fn read<T: FromStr>(word: &str, value: &str, what: &str) -> Result<T, String> {
+    value.parse().map_err(|_| format!("{word}: {value:?} is not {what}"))
+}
+
+fn show(words: Vec<&str>) -> Result<Command, String> {
+    let extensive = words.last() == Some(&"extensive");
+    let of = words.iter().find_map(|word| word.parse().ok());
+    match words.as_slice() {
+        ["neighbor", rest @ ..] if rest.contains(&"summary") || rest.contains(&"extensive") => Ok(Command::Neighbours),
+        ["neighbor"] => Ok(Command::HowToAsk),
+        ["adj-rib", "out", ..] | ["adj-rib-out", ..] | ["routes", ..] => Ok(Command::Routes { extensive, of }),
+        _ => Err("show: neighbor summary, or adj-rib out".to_owned()),
+    }
+}
+
+fn announce<'a>(to: Selector, words: &mut Peekable<impl Iterator<Item = &'a str>>) -> Result<Command, String> {
+    if words.next_if_eq(&"watchdog").is_some() {
+        return Ok(Command::Watchdog(words.next().map(str::to_owned), true));
+    }
+    let Body { route, next_hop, prefixes, watchdog, held } = body(words)?;
+    let next_hop = next_hop.ok_or("next-hop is missing")?;
+    let route = RouteAttributes { next_hop, ..route };
+    Ok(Command::Announce(Announcement { to, route, prefixes, watchdog, held }))
+}
+
+fn withdraw<'a>(to: Selector, words: &mut Peekable<impl Iterator<Item = &'a str>>) -> Result<Command, String> {
+    if words.next_if_eq(&"watchdog").is_some() {
+        return Ok(Command::Watchdog(words.next().map(str::to_owned), false));
+    }
+    body(words).map(|body| Command::Withdraw(to, body.prefixes))
+}
+
+/// What stands behind `announce` or `withdraw`.
+struct Body {
+    route: RouteAttributes,
+    next_hop: Option<NextHop>,
+    prefixes: Vec<IpNet>,
+    watchdog: Option<String>,
+    held: bool,
+}
+
+fn body<'a>(words: &mut Peekable<impl Iterator<Item = &'a str>>) -> Result<Body, String> {
+    let route = RouteAttributes::new(NextHop::Own);
+    let mut body = Body { route, next_hop: None, prefixes: Vec::new(), watchdog: None, held: false };
     let bulk = match words.next() {
-        Some("route") => {
-            prefixes.push(prefix(words.next())?);
+        Some("route") => false,
+        Some("attribute" | "attributes") => true,
+        Some(family @ ("ipv4" | "ipv6")) => {
+            let unicast = words.next_if_eq(&"unicast");
+            unicast.ok_or_else(|| format!("{family}: only unicast is known"))?;
+            let fits = words.peek().is_none_or(|word| word.contains(':') == (family == "ipv6"));
+            if !fits {
+                return Err(format!("{}: not {family}", words.next().unwrap_or_default()));
+            }
             false
         }
-        Some("attributes") => true,
-        other => return Err(format!("{}: route or attributes", other.unwrap_or("the end of the line"))),
+        Some(word @ ("eor" | "route-refresh" | "operational" | "vpls")) => {
+            return Err(format!("{word}: not for a script here: sessions see to it, or it is not offered"));
+        }
+        other => return Err(format!("{}: route, attributes or watchdog", other.unwrap_or("the end of the line"))),
     };
-    let mut next_hop = None;
-    let mut route = RouteAttributes::new(std::net::Ipv4Addr::UNSPECIFIED.into());
+    if !bulk {
+        body.prefixes.push(prefix(words.next())?);
+    }
     while let Some(word) = words.next() {
         if word == "nlri" && bulk {
-            prefixes = words.by_ref().map(|word| prefix(Some(word))).collect::<Result<_, _>>()?;
+            body.prefixes =
+                words.by_ref().filter(|word| *word != ",").map(|word| prefix(Some(word))).collect::<Result<_, _>>()?;
             break;
         }
-        let values = values(&mut words).ok_or_else(|| format!("{word}: its list has no end"))?;
-        let one = || match values.as_slice() {
-            [one] => Ok(*one),
-            _ => Err(format!("{word}: one value")),
-        };
-        let number = || one()?.parse::<u32>().map_err(|_| format!("{word}: a number"));
         match word {
-            "next-hop" => next_hop = Some(one()?.parse().map_err(|_| format!("{word}: an address"))?),
-            "med" => route.med = Some(number()?),
-            "local-preference" => route.local_pref = Some(number()?),
-            "origin" => {
-                route.origin = match one()?.to_ascii_lowercase().as_str() {
-                    "igp" => Origin::Igp,
-                    "egp" => Origin::Egp,
-                    "incomplete" => Origin::Incomplete,
-                    other => return Err(format!("origin {other}: igp, egp or incomplete")),
-                }
-            }
-            "as-path" => {
-                let path = values.iter().map(|asn| asn.parse().map(Asn));
-                route.as_path = path.collect::<Result<_, _>>().map_err(|_| "as-path: AS numbers".to_owned())?;
-            }
-            "community" => {
-                let communities =
-                    values.iter().map(|text| text.parse::<Community>().map_err(|error| error.to_string()));
-                route.communities = communities.collect::<Result<_, _>>()?;
-            }
-            other => return Err(format!("{other}: not understood")),
+            // What says nothing here, or nothing to peers.
+            "withdraw" => body.held = true,
+            "name" => drop(words.next()),
+            _ => attribute(word, &mut body, words)?,
         }
     }
-    if prefixes.is_empty() {
+    if body.prefixes.is_empty() {
         return Err("no prefix: nlri and at least one".to_owned());
     }
-    match (announce, next_hop) {
-        (false, _) => Ok(Command::Withdraw(prefixes)),
-        (true, Some(next_hop)) => Ok(Command::Announce(RouteAttributes { next_hop, ..route }, prefixes)),
-        (true, None) => Err("next-hop is missing".to_owned()),
+    Ok(body)
+}
+
+fn attribute<'a>(
+    word: &str,
+    body: &mut Body,
+    words: &mut Peekable<impl Iterator<Item = &'a str>>,
+) -> Result<(), String> {
+    let values = values(words).ok_or_else(|| format!("{word}: its list has no end"))?;
+    let one = || match values.as_slice() {
+        [one] => Ok(*one),
+        _ => Err(format!("{word}: one value")),
+    };
+    let number = || one()?.parse::<u32>().map_err(|_| format!("{word}: a number"));
+    let route = &mut body.route;
+    match word {
+        "next-hop" => {
+            body.next_hop = Some(match one()? {
+                own if own.eq_ignore_ascii_case("self") => NextHop::Own,
+                address => NextHop::Address(read(word, address, "an address, or self")?),
+            });
+        }
+        "med" => route.med = Some(number()?),
+        "local-preference" => route.local_pref = Some(number()?),
+        "origin" => {
+            route.origin = match one()?.to_ascii_lowercase().as_str() {
+                "igp" => Origin::Igp,
+                "egp" => Origin::Egp,
+                "incomplete" => Origin::Incomplete,
+                other => return Err(format!("origin {other}: igp, egp or incomplete")),
+            }
+        }
+        "as-path" => {
+            let path = values.iter().map(|asn| asn.parse().map(Asn));
+            let path = path.collect::<Result<_, _>>();
+            route.as_path = path.map_err(|_| "as-path: AS numbers; sets are not offered (RFC 9774)".to_owned())?;
+        }
+        "community" => route.communities = values.iter().map(|text| community(text)).collect::<Result<_, _>>()?,
+        "extended-community" => route.extended_communities = all(&values)?,
+        "large-community" => route.large_communities = all(&values)?,
+        "split" => {
+            let bits = one()?.strip_prefix('/').and_then(|bits| bits.parse().ok());
+            body.prefixes = split(&body.prefixes, bits.ok_or("split: a length, such as /24")?)?;
+        }
+        "watchdog" => body.watchdog = Some(one()?.to_owned()),
+        other => return Err(format!("{other}: not understood")),
     }
+    Ok(())
+}
+
+fn all<T: FromStr<Err: ToString>>(values: &[&str]) -> Result<Vec<T>, String> {
+    values.iter().map(|text| text.parse().map_err(|error: T::Err| error.to_string())).collect()
+}
+
+/// As everywhere here, and as ExaBGP has them beside: names in any case, `nopeer`, and a number for the whole.
+fn community(text: &str) -> Result<Community, String> {
+    let lower = text.to_ascii_lowercase();
+    let number = match lower.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => lower.parse().ok(),
+    };
+    match (number, lower.as_str()) {
+        (Some(number), _) => Ok(Community(number)),
+        (None, "nopeer") => Ok(Community::NO_PEER),
+        (None, lower) => lower.parse().map_err(|_| format!("community {text:?} is not understood")),
+    }
+}
+
+/// Each prefix cut up into those of `bits`; left alone when it is not longer.
+fn split(prefixes: &[IpNet], bits: u8) -> Result<Vec<IpNet>, String> {
+    let mut cut = Vec::new();
+    for prefix in prefixes {
+        if bits <= prefix.prefix_len() {
+            cut.push(*prefix);
+            continue;
+        }
+        let subnets = prefix.subnets(bits).map_err(|_| format!("split: {prefix} has no parts of /{bits}"))?;
+        let room = MAX_SPLIT - cut.len();
+        cut.extend(subnets.take(room + 1));
+        if cut.len() > MAX_SPLIT {
+            return Err(format!("split: more than {MAX_SPLIT} routes"));
+        }
+    }
+    Ok(cut)
 }
 
 /// A prefix; an address alone is one host, as ExaBGP has it.
 fn prefix(word: Option<&str>) -> Result<IpNet, String> {
     let word = word.ok_or("a prefix is missing")?;
-    let host = || word.parse::<std::net::IpAddr>().ok().map(IpNet::from);
+    let host = || word.parse::<IpAddr>().ok().map(IpNet::from);
     word.parse().ok().or_else(host).ok_or_else(|| format!("{word}: no prefix"))
 }
 
 /// The value behind a word, or the values in brackets.
-fn values<'a>(words: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>) -> Option<Vec<&'a str>> {
-    if words.next_if_eq(&"[").is_none() {
+fn values<'a>(words: &mut Peekable<impl Iterator<Item = &'a str>>) -> Option<Vec<&'a str>> {
+    if words.next_if(|word| *word == "[").is_none() {
         return Some(words.next().into_iter().collect());
     }
     let mut values = Vec::new();
     loop {
         match words.next()? {
             "]" => return Some(values),
+            "," => {}
             value => values.push(value),
         }
     }
@@ -118,58 +415,186 @@ fn values<'a>(words: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bgp_wire::{ExtendedCommunity, LargeCommunity};
+    use proptest::prelude::*;
 
     fn nets(list: &[&str]) -> Vec<IpNet> {
         list.iter().map(|text| text.parse().unwrap()).collect()
     }
 
+    fn announced(line: &str) -> Announcement {
+        match parse(line) {
+            Ok(Command::Announce(announcement)) => announcement,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn plain() -> RouteAttributes {
+        RouteAttributes::new("192.0.2.1".parse::<IpAddr>().unwrap())
+    }
+
     #[test]
     fn what_scripts_write_is_understood() {
-        let route = RouteAttributes::new("192.0.2.1".parse().unwrap());
-        assert_eq!(
-            parse("announce route 10.0.0.0/24 next-hop 192.0.2.1"),
-            Ok(Command::Announce(route.clone(), nets(&["10.0.0.0/24"])))
-        );
         let full = RouteAttributes {
             origin: Origin::Incomplete,
             as_path: vec![Asn(64501), Asn(4_200_000_000)],
             med: Some(5),
             local_pref: Some(200),
             communities: vec![Community(64500 << 16 | 1), Community::NO_EXPORT],
-            ..route.clone()
+            ..plain()
         };
-        let text = "announce route 10.0.0.1 next-hop 192.0.2.1 origin INCOMPLETE as-path [ 64501 4200000000 ] med 5 local-preference 200 community [64500:1, no-export]";
-        assert_eq!(parse(text), Ok(Command::Announce(full, nets(&["10.0.0.1/32"]))));
-        assert_eq!(
-            parse("announce attributes next-hop 192.0.2.1 nlri 10.0.0.0/24 10.0.1.0/24"),
-            Ok(Command::Announce(route, nets(&["10.0.0.0/24", "10.0.1.0/24"])))
-        );
+        let extended = RouteAttributes {
+            extended_communities: vec!["rt:64500:1".parse().unwrap(), ExtendedCommunity([0, 3, 0, 1, 0, 0, 0, 2])],
+            large_communities: vec![LargeCommunity(64500, 1, 2), LargeCommunity(1, 2, 3)],
+            ..plain()
+        };
+        for (line, route, prefixes) in [
+            ("announce route 10.0.0.0/24 next-hop 192.0.2.1", plain(), &["10.0.0.0/24"][..]),
+            ("  announce   route 10.0.0.0/24\tnext-hop 192.0.2.1 ", plain(), &["10.0.0.0/24"]),
+            ("announce ipv4 unicast 10.0.0.0/24 next-hop 192.0.2.1", plain(), &["10.0.0.0/24"]),
+            ("announce route \"10.0.0.0/24\" next-hop '192.0.2.1' name \"my route\"", plain(), &["10.0.0.0/24"]),
+            (
+                "announce route 10.0.0.1 next-hop 192.0.2.1 origin INCOMPLETE as-path [ 64501 4200000000 ] med 5 \
+                 local-preference 200 community [64500:1, no-export]",
+                full.clone(),
+                &["10.0.0.1/32"],
+            ),
+            (
+                "announce route 10.0.0.1 next-hop 192.0.2.1 local-preference 200 med 5 community [0xfbf40001 NO-EXPORT] \
+                 as-path [64501,4200000000] origin incomplete",
+                full,
+                &["10.0.0.1/32"],
+            ),
+            (
+                "announce route 10.0.0.0/24 next-hop 192.0.2.1 extended-community [ target:64500:1 origin:1:2 ] \
+                 large-community [64500:1:2 1:2:3]",
+                extended,
+                &["10.0.0.0/24"],
+            ),
+            (
+                "announce attributes next-hop 192.0.2.1 nlri 10.0.0.0/24 10.0.1.0/24",
+                plain(),
+                &["10.0.0.0/24", "10.0.1.0/24"],
+            ),
+            ("announce attribute next-hop 192.0.2.1 nlri 10.0.0.0/24", plain(), &["10.0.0.0/24"]),
+            ("announce route 10.0.0.0/24 next-hop SELF", RouteAttributes::new(NextHop::Own), &["10.0.0.0/24"]),
+            (
+                "announce route 10.0.0.0/22 next-hop 192.0.2.1 split /24",
+                plain(),
+                &["10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24", "10.0.3.0/24"],
+            ),
+            ("announce route 10.0.0.0/24 next-hop 192.0.2.1 split /16", plain(), &["10.0.0.0/24"]),
+        ] {
+            let announcement = announced(line);
+            assert_eq!((announcement.route, announcement.prefixes), (route, nets(prefixes)), "{line}");
+            assert!(announcement.to.is_all() && announcement.watchdog.is_none());
+        }
         for line in [
             "withdraw route 10.0.0.0/24",
             "withdraw route 10.0.0.0/24 next-hop 192.0.2.1",
             "withdraw attributes nlri 10.0.0.0/24",
+            "withdraw ipv4 unicast 10.0.0.0/24",
+            "neighbor * withdraw route 10.0.0.0/24",
         ] {
-            assert_eq!(parse(line), Ok(Command::Withdraw(nets(&["10.0.0.0/24"]))), "{line}");
+            let Ok(Command::Withdraw(to, prefixes)) = parse(line) else { panic!("{line}: {:?}", parse(line)) };
+            assert!(to.is_all() && prefixes == nets(&["10.0.0.0/24"]), "{line}");
         }
-        assert_eq!(parse("shutdown"), Ok(Command::Shutdown));
-        assert_eq!(parse("  # nothing"), Ok(Command::Nothing));
+        let dog = announced("announce route 10.0.0.0/24 next-hop 192.0.2.1 watchdog dns withdraw");
+        assert_eq!((dog.watchdog.as_deref(), dog.held), (Some("dns"), true));
+        for (line, command) in [
+            ("announce watchdog dns", Command::Watchdog(Some("dns".to_owned()), true)),
+            ("withdraw watchdog", Command::Watchdog(None, false)),
+            ("flush adj-rib out", Command::Flush),
+            ("neighbor 192.0.2.1 flush adj-rib out", Command::Flush),
+            ("flush route", Command::Flush),
+            ("clear adj-rib out", Command::Clear),
+            ("show neighbor", Command::HowToAsk),
+            ("show neighbor summary", Command::Neighbours),
+            ("show neighbor 192.0.2.1 extensive", Command::Neighbours),
+            ("show adj-rib out", Command::Routes { extensive: false, of: None }),
+            (
+                "show adj-rib out 192.0.2.1 extensive",
+                Command::Routes { extensive: true, of: Some([192, 0, 2, 1].into()) },
+            ),
+            ("version", Command::Version),
+            ("help", Command::Help),
+            ("shutdown", Command::Shutdown),
+            ("  # nothing", Command::Comment),
+            (" ", Command::Nothing),
+        ] {
+            assert_eq!(parse(line), Ok(command), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_for_the_peers_that_it_describes() {
+        let peer = |last: u8, remote_as| Neighbour {
+            address: [192, 0, 2, last].into(),
+            local_address: Some([192, 0, 2, 254].into()),
+            local_as: 64500,
+            remote_as,
+            router_id: [192, 0, 2, 254].into(),
+        };
+        let peers = [peer(1, 64501), peer(2, 64501), peer(3, 64502)];
+        for (selector, expected) in [
+            ("", &[1, 2, 3][..]),
+            ("neighbor *", &[1, 2, 3]),
+            ("neighbor 192.0.2.2", &[2]),
+            ("neighbor 192.0.2.1, neighbor 192.0.2.3", &[1, 3]),
+            ("neighbor 192.0.2.1 , neighbor 192.0.2.3", &[1, 3]),
+            ("neighbor 192.0.2.1, 192.0.2.3", &[1, 3]),
+            ("neighbor [192.0.2.1 192.0.2.2]", &[1, 2]),
+            ("neighbor * peer-as 64501", &[1, 2]),
+            ("neighbor 192.0.2.1 peer-as 64502", &[]),
+            ("neighbor 192.0.2.1 local-ip 192.0.2.254 local-as 64500 router-id 192.0.2.254", &[1]),
+            ("neighbor 192.0.2.9", &[]),
+        ] {
+            let to = announced(&format!("{selector} announce route 10.0.0.0/24 next-hop 192.0.2.1")).to;
+            let taken: Vec<u8> = (1..=3).zip(&peers).filter(|(_, peer)| to.takes(peer)).map(|(n, _)| n).collect();
+            assert_eq!(taken, expected, "{selector}");
+            assert_eq!(to.is_all(), matches!(selector, "" | "neighbor *"), "{selector}");
+        }
     }
 
     #[test]
     fn what_is_not_understood_is_named() {
         for (line, named) in [
             ("announce route 10.0.0.0/24", "next-hop is missing"),
-            ("announce route 10.0.0.0/24 next-hop self", "next-hop: an address"),
+            ("announce route 10.0.0.0/24 next-hop me", "next-hop: \"me\" is not an address, or self"),
             ("announce route x next-hop 192.0.2.1", "x: no prefix"),
             ("announce route 10.0.0.0/24 next-hop 192.0.2.1 label 5", "label: not understood"),
+            ("announce route 10.0.0.0/24 next-hop 192.0.2.1 rd 1:2", "rd: not understood"),
+            ("announce route 10.0.0.0/24 next-hop 192.0.2.1 attribute [ 0x19 0xc0 0x00 ]", "attribute: not understood"),
             ("announce route 10.0.0.0/24 next-hop 192.0.2.1 community [1:2", "no end"),
             ("announce route 10.0.0.0/24 next-hop 192.0.2.1 community bad", "community \"bad\""),
+            ("announce route 10.0.0.0/24 next-hop 192.0.2.1 large-community 1:2", "large community \"1:2\""),
+            ("announce route 10.0.0.0/24 next-hop 192.0.2.1 extended-community x:1:2", "extended community \"x:1:2\""),
+            ("announce route 10.0.0.0/24 next-hop 192.0.2.1 as-path [1 (2 3)]", "sets are not offered"),
+            ("announce route 10.0.0.0/8 next-hop 192.0.2.1 split /32", "split: more than"),
+            ("announce route 10.0.0.0/24 next-hop 192.0.2.1 split 25", "split: a length"),
+            ("announce route 10.0.0.0/24 next-hop 192.0.2.1 split /33", "no parts of /33"),
+            ("announce ipv6 unicast 10.0.0.0/24 next-hop 192.0.2.1", "10.0.0.0/24: not ipv6"),
+            ("announce ipv4 multicast 10.0.0.0/24", "only unicast"),
             ("announce attributes next-hop 192.0.2.1 nlri", "no prefix"),
-            ("neighbor 192.0.2.1 announce route 10.0.0.0/24 next-hop 192.0.2.1", "for all peers"),
-            ("announce eor", "route or attributes"),
+            ("announce route 10.0.0.0/24 next-hop \"192.0.2.1", "a quote has no end"),
+            ("neighbor 192.0.2.x announce route 10.0.0.0/24 next-hop 192.0.2.1", "neighbor: \"192.0.2.x\" is not"),
+            ("neighbor 192.0.2.1", "a command is missing"),
+            ("announce eor", "eor: not for a script"),
+            ("announce operational asm", "operational: not for a script"),
+            ("announce route-refresh ipv4 unicast", "route-refresh: not for a script"),
+            ("neighbor 192.0.2.1 teardown 2", "teardown: not for a script"),
+            ("clear adj-rib in", "clear: adj-rib out"),
+            ("show adj-rib in", "show: neighbor summary"),
             ("hello", "not understood"),
         ] {
             assert!(parse(line).unwrap_err().contains(named), "{line}: {:?}", parse(line));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_does_harm(line in "(announce|withdraw|neighbor|show|flush|\\[|\\]|,|\"|10.0.0.0/8|next-hop|self|split|/9| |[a-z0-9]){0,20}") {
+            let _ = parse(&line);
         }
     }
 }

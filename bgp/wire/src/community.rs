@@ -80,7 +80,7 @@ impl ExtendedCommunity {
     }
 }
 
-/// As `rt:64500:100` or `ro:…` for AS-specific route targets and origins, otherwise as `0x` and sixteen digits.
+/// As `rt:64500:100` or `ro:…` for route targets and origins of an AS or an address, otherwise as `0x` and sixteen digits.
 impl fmt::Display for ExtendedCommunity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [kind, subtype, a, b, c, d, e, g] = self.0;
@@ -96,8 +96,63 @@ impl fmt::Display for ExtendedCommunity {
             (2, "rt" | "ro") => {
                 write!(f, "{name}:{}:{}", u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, g]))
             }
+            (1, "rt" | "ro") => write!(f, "{name}:{a}.{b}.{c}.{d}:{}", u16::from_be_bytes([e, g])),
             _ => write!(f, "0x{:016x}", u64::from_be_bytes(self.0)),
         }
+    }
+}
+
+/// A text is no extended community.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "extended community {0:?} is not understood: write `rt:64500:100` or `ro:192.0.2.1:100` (also `target:`, \
+     `origin:`), `redirect:64500:100`, `bandwidth:64500:1e9`, or `0x` and sixteen digits"
+)]
+pub struct ExtendedCommunityError(pub String);
+
+impl FromStr for ExtendedCommunity {
+    type Err = ExtendedCommunityError;
+    fn from_str(text: &str) -> Result<Self, ExtendedCommunityError> {
+        read_extended(text).ok_or_else(|| ExtendedCommunityError(text.to_owned()))
+    }
+}
+
+fn read_extended(text: &str) -> Option<ExtendedCommunity> {
+    if let Some(digits) = text.strip_prefix("0x") {
+        let right = digits.len() == 16 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let number = u64::from_str_radix(digits, 16).ok().filter(|_| right)?;
+        return Some(ExtendedCommunity(number.to_be_bytes()));
+    }
+    let mut parts: Vec<&str> = text.split(':').collect();
+    let name = if parts.len() == 2 { "target" } else { parts.remove(0) };
+    let [whose, value] = parts.as_slice() else { return None };
+    let of = |kind: u8, subtype: u8, whose: &[u8], value: &[u8]| {
+        let bytes = [&[kind, subtype], whose, value].concat();
+        bytes.try_into().ok().map(ExtendedCommunity)
+    };
+    let two = || whose.parse::<u16>().ok().map(u16::to_be_bytes);
+    match name {
+        "rt" | "target" | "ro" | "origin" | "target4" | "origin4" => {
+            let subtype = if name.starts_with("rt") || name.starts_with("target") { 2 } else { 3 };
+            if let Ok(address) = whose.parse::<std::net::Ipv4Addr>() {
+                return of(1, subtype, &address.octets(), &value.parse::<u16>().ok()?.to_be_bytes());
+            }
+            // `L` behind a number says that it takes four octets.
+            let (asn, long) = whose.strip_suffix('L').map_or((*whose, name.ends_with('4')), |asn| (asn, true));
+            let asn = asn.parse::<u32>().ok()?;
+            match u16::try_from(asn) {
+                Ok(asn) if !long => of(0, subtype, &asn.to_be_bytes(), &value.parse::<u32>().ok()?.to_be_bytes()),
+                _ => of(2, subtype, &asn.to_be_bytes(), &value.parse::<u16>().ok()?.to_be_bytes()),
+            }
+        }
+        // RFC 8955 §7.4.
+        "redirect" => of(0x80, 8, &two()?, &value.parse::<u32>().ok()?.to_be_bytes()),
+        // Octets a second (draft-ietf-idr-link-bandwidth), which stays inside the AS.
+        "bandwidth" => {
+            let rate = value.parse::<f32>().ok().filter(|rate| rate.is_finite() && *rate >= 0.0)?;
+            of(0x40, 4, &two()?, &rate.to_be_bytes())
+        }
+        _ => None,
     }
 }
 
@@ -138,6 +193,45 @@ mod tests {
         }
         for text in ["", "1", "1:65536", "1:2:3", "-1:2", "NO-EXPORT"] {
             assert!(text.parse::<Community>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn extended_communities_read_as_operators_write_them() {
+        for (text, octets) in [
+            ("rt:64500:100", [0, 2, 0xfb, 0xf4, 0, 0, 0, 100]),
+            ("target:64500:100", [0, 2, 0xfb, 0xf4, 0, 0, 0, 100]),
+            ("64500:100", [0, 2, 0xfb, 0xf4, 0, 0, 0, 100]),
+            ("origin:64500:100", [0, 3, 0xfb, 0xf4, 0, 0, 0, 100]),
+            ("target4:100:7", [2, 2, 0, 0, 0, 100, 0, 7]),
+            ("target:100L:7", [2, 2, 0, 0, 0, 100, 0, 7]),
+            ("ro:65536:100", [2, 3, 0, 1, 0, 0, 0, 100]),
+            ("rt:192.0.2.1:5", [1, 2, 192, 0, 2, 1, 0, 5]),
+            ("redirect:64500:100", [0x80, 8, 0xfb, 0xf4, 0, 0, 0, 100]),
+            ("bandwidth:64500:1", [0x40, 4, 0xfb, 0xf4, 0x3f, 0x80, 0, 0]),
+            ("0x4300000000000002", [0x43, 0, 0, 0, 0, 0, 0, 2]),
+        ] {
+            assert_eq!(text.parse(), Ok(ExtendedCommunity(octets)), "{text}");
+        }
+        for text in [
+            "",
+            "rt:1",
+            "1",
+            "rt:65536:65536",
+            "rt:1:2:3",
+            "rt:x:1",
+            "0x43",
+            "0x430000000000000g",
+            "0x+300000000000002",
+            "bandwidth:1:nan",
+            "colour:1:2",
+            "rt:192.0.2.1:65536",
+        ] {
+            assert!(text.parse::<ExtendedCommunity>().is_err(), "{text}");
+        }
+        let shown = ["rt:64500:100", "ro:65536:100", "rt:192.0.2.1:5", "0x4300000000000002"];
+        for text in shown {
+            assert_eq!(text.parse::<ExtendedCommunity>().unwrap().to_string(), text);
         }
     }
 

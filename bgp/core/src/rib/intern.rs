@@ -102,6 +102,11 @@ impl Interned {
         &self.slot(id).1
     }
 
+    /// Whether there are peers that routes with these attributes are not for.
+    pub(super) fn is_selective(&self, id: u32) -> bool {
+        self.attributes(id).is_selective()
+    }
+
     pub(super) fn hold(&mut self, id: u32) {
         if let Some(Some((_, count))) = self.slots.get_mut(id as usize) {
             *count += 1;

@@ -5,7 +5,8 @@
 //! does not read delays nobody, and costs one marker in the list of changes.
 //!
 //! A prefix that several sets want is announced once, from the first of them by name among those that are shown;
-//! the others wait in its shadow. So the outcome does not depend on the order in which sets change.
+//! the others wait in its shadow. A route may be for some peers only: others are told of the first one that is for
+//! them. So the outcome does not depend on the order in which sets change.
 
 mod intern;
 mod list;
@@ -57,6 +58,8 @@ struct Row {
     attributes: u32,
     pending: u16,
     marked: bool,
+    /// Readers that it is not for may hold it from before.
+    narrowed: bool,
 }
 
 /// A wanted route as it is shown.
@@ -145,7 +148,10 @@ impl Rib {
             match old {
                 Some(old) => {
                     self.interned.release(old.attributes);
-                    if old.attributes == attributes { Change::None } else { Change::Changed }
+                    if old.attributes == attributes {
+                        return Change::None;
+                    }
+                    Change::Changed
                 }
                 None => Change::Added,
             }
@@ -169,6 +175,7 @@ impl Rib {
         let Some(shadow) = self.shadows.remove(&(prefix, set)) else { return false };
         self.interned.release(shadow.attributes);
         self.sets.get_mut(set).routes -= 1;
+        self.settle(id, true);
         true
     }
 
@@ -259,6 +266,16 @@ impl Rib {
         (row.state != State::Gone).then(|| self.wanted(row))
     }
 
+    /// With what `set` wants `prefix`, whether or not another set announces it.
+    #[must_use]
+    pub fn wanted_by(&self, set: SetId, prefix: &IpNet) -> Option<&RouteAttributes> {
+        let row = self.row(self.find(prefix)?).filter(|row| row.state != State::Gone)?;
+        if self.interned.set(row.attributes) == set {
+            return Some(self.interned.attributes(row.attributes));
+        }
+        self.shadows.get(&(*prefix, set)).map(|shadow| self.interned.attributes(shadow.attributes))
+    }
+
     /// The sets by name, and how many prefixes each wants.
     pub fn sets(&self) -> impl Iterator<Item = (&str, usize)> {
         self.sets.iter().map(|set| (&*set.name, set.routes))
@@ -315,6 +332,7 @@ impl Rib {
                 attributes: entry.attributes,
                 pending: entry.pending(),
                 marked: entry.marked(),
+                narrowed: entry.narrowed(),
             }),
             Place::V6(at) => self.list.v6.get(at).map(|entry| Row {
                 prefix: Ipv6Net::new_assert(entry.octets.into(), entry.bits).into(),
@@ -322,6 +340,7 @@ impl Rib {
                 attributes: entry.attributes,
                 pending: entry.pending(),
                 marked: entry.marked(),
+                narrowed: entry.narrowed(),
             }),
             Place::Marker(_) | Place::Nowhere => None,
         }
@@ -360,12 +379,16 @@ impl Rib {
             told = false;
         }
         let shown = self.sets.get(self.interned.set(row.attributes)).shown;
+        // Peers that it is not for look at what is in its shadow, which may have changed.
+        let selective = self.interned.is_selective(row.attributes);
         match (row.state, shown) {
-            (State::Live, true) if told => {}
+            (State::Live, true) if told && !selective => {}
             (_, true) => {
+                let held = row.state == State::Live || row.pending > 0;
                 self.edit(id, |edit| {
                     edit.state = Some(State::Live);
                     edit.pending = Some(0);
+                    edit.narrow = Some(row.narrowed || held && selective);
                 });
                 self.list.unlink(id);
                 self.list.append(id);
@@ -411,6 +434,7 @@ impl Rib {
         self.edit(id, |edit| {
             edit.state = Some(state);
             edit.pending = Some(readers);
+            edit.narrow = Some(false);
         });
         self.list.unlink(id);
         if readers > 0 {
@@ -459,6 +483,7 @@ struct Edit {
     attributes: Option<u32>,
     pending: Option<u16>,
     mark: Option<bool>,
+    narrow: Option<bool>,
 }
 
 impl Edit {
@@ -475,6 +500,9 @@ impl Edit {
         }
         if let Some(mark) = self.mark {
             entry.mark(mark);
+        }
+        if let Some(narrow) = self.narrow {
+            entry.narrow(narrow);
         }
     }
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::list::{Mark, NodeId, Place};
 use super::table::{MAX_READERS, State};
-use super::{Rib, Row};
+use super::{Rib, Row, SetId};
 use crate::prefix_list::Filter;
 use crate::route::RouteAttributes;
 
@@ -87,11 +87,14 @@ pub struct Batch {
 
 /// How a reader's peer wants announcements written.
 pub trait Encode {
-    /// An UPDATE that announces prefixes with `attributes`, short of the prefixes.
+    /// Whether prefixes of `family` with `attributes` are for the peer at all.
+    fn tells(&self, attributes: &RouteAttributes, family: Family) -> bool;
+
+    /// An UPDATE that announces prefixes of `family` with `attributes`, short of the prefixes.
     ///
     /// # Errors
     /// When the attributes leave no room.
-    fn announcement(&self, attributes: &RouteAttributes) -> Result<Bulk, EncodeError>;
+    fn announcement(&self, attributes: &RouteAttributes, family: Family) -> Result<Bulk, EncodeError>;
 
     /// An UPDATE that withdraws prefixes of `family`, short of the prefixes.
     fn withdrawal(&self, family: Family) -> Bulk;
@@ -122,7 +125,7 @@ impl Bucket {
 /// Everything that goes into messages of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
-    Announce(u32),
+    Announce(u32, Family),
     Withdraw(Family),
 }
 
@@ -210,6 +213,18 @@ impl Rib {
         self.list.append(end);
         if let Some(Some(reader)) = self.readers.get_mut(id.0 as usize) {
             (reader.resume, reader.end) = (Some(resume), Some(end));
+        }
+    }
+
+    /// All peers are to be told everything once more.
+    pub fn refresh_all(&mut self) {
+        let present = |(at, reader): (usize, &Option<Reader>)| {
+            let reader = reader.as_ref()?;
+            Some((ReaderId(u32::try_from(at).ok()?), reader.families.clone()))
+        };
+        let readers: Vec<_> = self.readers.iter().enumerate().filter_map(present).collect();
+        for (id, families) in readers {
+            families.into_iter().for_each(|family| self.refresh(id, family));
         }
     }
 
@@ -313,10 +328,17 @@ impl Rib {
                 Turn::Withdraw => return found.withdraw(row.prefix, encode),
                 Turn::Nothing => return,
             }
-            let attributes = self.interned.attributes(row.attributes);
+            let Some(chosen) = self.chosen(&row, family, encode) else {
+                if row.narrowed && !anew {
+                    found.withdraw(row.prefix, encode);
+                }
+                return;
+            };
+            let attributes = self.interned.attributes(chosen);
             // Held once more where bytes are made: whatever went wrong before, it does not leave this process.
-            let fits = attributes.family() == family && self.policy.check(row.prefix, attributes.guard).is_ok();
-            if fits && found.turn_to(Kind::Announce(row.attributes), || encode.announcement(attributes)).is_ok() {
+            let fits = attributes.next_hop.fits(family) && self.policy.check(row.prefix, attributes.guard).is_ok();
+            let kind = Kind::Announce(chosen, family);
+            if fits && found.turn_to(kind, || encode.announcement(attributes, family)).is_ok() {
                 found.push(row.prefix);
                 return;
             }
@@ -330,6 +352,21 @@ impl Rib {
             }
             self.withdrawn(at, row);
         }
+    }
+}
+
+impl Rib {
+    /// With what the reader is told of a route: what is announced, or, when that is not for it, the first by name
+    /// among what waits in its shadow and is.
+    fn chosen(&self, row: &Row, family: Family, encode: &impl Encode) -> Option<u32> {
+        let tells = |id: u32| !self.interned.is_selective(id) || encode.tells(self.interned.attributes(id), family);
+        if tells(row.attributes) {
+            return Some(row.attributes);
+        }
+        let range = self.shadows.range((row.prefix, SetId(0))..=(row.prefix, SetId(u32::MAX)));
+        let shown =
+            range.map(|((_, set), shadow)| (self.sets.get(*set), shadow.attributes)).filter(|(set, _)| set.shown);
+        shown.filter(|(_, id)| tells(*id)).min_by_key(|(set, _)| &set.name).map(|(_, id)| id)
     }
 }
 
@@ -394,7 +431,7 @@ impl Found {
     /// Whether `row` belongs into the message that was filled last, and that has room.
     fn still_fits(&self, row: &Row) -> bool {
         let kind = match row.state {
-            State::Live => Kind::Announce(row.attributes),
+            State::Live => Kind::Announce(row.attributes, Family::of(&row.prefix)),
             State::Held | State::Gone => Kind::Withdraw(Family::of(&row.prefix)),
         };
         let Some((current, at)) = self.current else { return false };

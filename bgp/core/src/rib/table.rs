@@ -21,7 +21,7 @@ pub(super) struct Entry<const N: usize> {
     pub(super) links: Links,
     /// Whose attributes; of no meaning when Gone.
     pub(super) attributes: u32,
-    /// Readers that have to withdraw it yet, and a bit beside.
+    /// Readers that have to withdraw it yet, and two bits beside.
     counts: u16,
     pub(super) octets: [u8; N],
     pub(super) bits: u8,
@@ -29,8 +29,9 @@ pub(super) struct Entry<const N: usize> {
 }
 
 /// The most readers.
-pub(super) const MAX_READERS: u16 = 0x7fff;
+pub(super) const MAX_READERS: u16 = 0x3fff;
 const MARKED: u16 = 0x8000;
+const NARROWED: u16 = 0x4000;
 
 impl<const N: usize> Entry<N> {
     pub(super) const fn pending(&self) -> u16 {
@@ -38,12 +39,21 @@ impl<const N: usize> Entry<N> {
     }
 
     pub(super) const fn set_pending(&mut self, readers: u16) {
-        self.counts = self.counts & MARKED | readers & MAX_READERS;
+        self.counts = self.counts & !MAX_READERS | readers & MAX_READERS;
     }
 
     /// Whether the replacement of its set that is under way has named it.
     pub(super) const fn marked(&self) -> bool {
         self.counts & MARKED != 0
+    }
+
+    /// Whether readers that it is not for may hold it from before.
+    pub(super) const fn narrowed(&self) -> bool {
+        self.counts & NARROWED != 0
+    }
+
+    pub(super) const fn narrow(&mut self, narrowed: bool) {
+        self.counts = if narrowed { self.counts | NARROWED } else { self.counts & !NARROWED };
     }
 
     pub(super) const fn mark(&mut self, marked: bool) {
@@ -58,15 +68,22 @@ pub(super) struct Table<const N: usize> {
     free: Vec<u32>,
 }
 
+/// Neighbouring prefixes of one length, which mostly come and go together, lie together in the index: a cache line
+/// serves many of them. Their block is thrown anywhere, so that no pattern between blocks piles them up.
 fn hash<const N: usize>(octets: &[u8; N], bits: u8) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let (words, _) = octets.as_chunks::<4>();
-    let mut mixed = u64::from(bits);
-    for word in words {
-        mixed = (mixed ^ u64::from(u32::from_le_bytes(*word))).wrapping_mul(ODD);
-        mixed ^= mixed >> 32;
-    }
-    mixed.wrapping_mul(ODD).rotate_left(29)
+    const BLOCK: u32 = 5;
+    const TAG: u32 = 57;
+    let number = octets.iter().fold(0_u128, |number, octet| number << 8 | u128::from(*octet));
+    let network = number.checked_shr(8 * N as u32 - u32::from(bits)).unwrap_or_default();
+    let (low, high) = ((network >> BLOCK) as u64, (network >> (64 + BLOCK)) as u64);
+    let mut block = (low ^ u64::from(bits) << 56).wrapping_mul(ODD);
+    block = (block ^ block >> 32 ^ high).wrapping_mul(ODD);
+    block ^= block >> 29;
+    let within = (network as u64) & ((1 << BLOCK) - 1);
+    // The table takes its places from the low end, and tells entries apart by the high end.
+    let tag = block >> TAG ^ within;
+    block.wrapping_add(within) & ((1 << TAG) - 1) | tag << TAG
 }
 
 impl<const N: usize> Table<N> {
@@ -144,6 +161,24 @@ mod tests {
     fn an_entry_is_small() {
         assert_eq!(size_of::<Option<Entry<4>>>(), 20);
         assert_eq!(size_of::<Option<Entry<16>>>(), 32);
+    }
+
+    #[test]
+    fn no_pattern_of_prefixes_piles_up() {
+        // Places of a table of a million and a bit: whatever the distance between prefixes, few share one.
+        for stride in [1, 2, 3, 16, 32, 255, 256, 4096] {
+            for bits in [32, 24] {
+                let networks = (0..50_000_u32).map(|n| n.wrapping_mul(stride) << (32 - u32::from(bits)));
+                let mut places = std::collections::HashMap::<u64, u32>::new();
+                for network in networks.collect::<std::collections::BTreeSet<_>>() {
+                    *places.entry(hash(&network.to_be_bytes(), bits) & 0x1f_ffff).or_default() += 1;
+                }
+                let worst = places.values().max().copied().unwrap();
+                assert!(worst <= 8, "{worst} in one place with a stride of {stride} and /{bits}");
+            }
+        }
+        let lengths: std::collections::BTreeSet<u64> = (0..=128).map(|bits| hash(&[0; 16], bits)).collect();
+        assert_eq!(lengths.len(), 129);
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use bgp_wire::{AsPath, Asn, Attributes, Bulk, EncodeError, Family, RouteRefresh};
+use bgp_wire::{AsPath, Asn, Attributes, Bulk, EncodeError, ExtendedCommunity, Family, RouteRefresh};
 
 use super::Session;
 use super::values::{Export, LinkId};
 use crate::export::{Exporter, LOCAL_PREF};
 use crate::prefix_list::Filter;
 use crate::rib::{Batch, Encode, ReaderId, Rib};
-use crate::route::RouteAttributes;
+use crate::route::{NextHop, RouteAttributes};
 
 /// A session's place in the table.
 #[derive(Debug, Default)]
@@ -77,13 +77,19 @@ impl Session {
 
     /// About `octets` of UPDATEs from the table for the peer, and the connection to send them on. Everything else
     /// that the session sends goes before.
-    pub fn pull(&mut self, rib: &mut Rib, octets: usize) -> Option<(LinkId, Batch)> {
+    pub fn pull(
+        &mut self,
+        rib: &mut Rib,
+        octets: usize,
+        ends: impl Fn(LinkId) -> Option<Ends>,
+    ) -> Option<(LinkId, Batch)> {
         if std::mem::take(&mut self.feed.lost)
             && let Some(reader) = self.feed.reader.take()
         {
             rib.detach(reader);
         }
         let (link, exporter) = self.exporter().filter(|_| self.feed.on)?;
+        let mouth = Mouth { exporter: &exporter, ends: ends(link)? };
         let reader = match self.feed.reader {
             Some(reader) => reader,
             None => rib.attach(exporter.families.clone(), self.filter())?,
@@ -98,7 +104,7 @@ impl Session {
                 self.feed.marks_due.insert(family);
             }
         }
-        let mut batch = rib.read(reader, octets, &exporter);
+        let mut batch = rib.read(reader, octets, &mouth);
         if batch.end {
             for family in std::mem::take(&mut self.feed.ends_due) {
                 batch.bytes.extend(exporter.end_of_rib(family));
@@ -121,34 +127,71 @@ impl Session {
     }
 }
 
-impl Encode for Exporter {
+/// The addresses of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// Ours.
+    pub local: IpAddr,
+    /// The peer's.
+    pub remote: IpAddr,
+}
+
+/// An exporter that knows where it speaks.
+struct Mouth<'a> {
+    exporter: &'a Exporter,
+    ends: Ends,
+}
+
+impl Mouth<'_> {
+    fn next_hop(&self, route: &RouteAttributes) -> IpAddr {
+        match route.next_hop {
+            NextHop::Address(address) => address,
+            NextHop::Own => self.ends.local,
+        }
+    }
+
+    /// RFC 4360 §6: what is not transitive stays inside the AS.
+    fn extended_communities(&self, route: &RouteAttributes) -> Vec<ExtendedCommunity> {
+        let all = route.extended_communities.iter().copied();
+        all.filter(|community| !self.exporter.context.external || community.is_transitive()).collect()
+    }
+}
+
+impl Encode for Mouth<'_> {
+    fn tells(&self, route: &RouteAttributes, family: Family) -> bool {
+        route.is_for(self.ends.remote) && NextHop::Address(self.next_hop(route)).fits(family)
+    }
+
     /// RFC 4271 §5.1: to an external peer with our AS on the path; to an internal one with LOCAL_PREF.
-    fn announcement(&self, route: &RouteAttributes) -> Result<Bulk, EncodeError> {
+    fn announcement(&self, route: &RouteAttributes, _: Family) -> Result<Bulk, EncodeError> {
+        let Exporter { local_as, context, .. } = *self.exporter;
         let mut path: Vec<Asn> = Vec::new();
-        if self.context.external {
-            path.push(self.local_as);
+        if context.external {
+            path.push(local_as);
         }
         path.extend(&route.as_path);
         let attributes = Attributes {
             origin: Some(route.origin),
             as_path: Some(AsPath::sequence(path)),
             multi_exit_disc: route.med,
-            local_pref: (!self.context.external).then(|| route.local_pref.unwrap_or(LOCAL_PREF)),
+            local_pref: (!context.external).then(|| route.local_pref.unwrap_or(LOCAL_PREF)),
             communities: route.communities.clone(),
-            only_to_customer: self.only_to_customer(),
+            extended_communities: self.extended_communities(route),
+            large_communities: route.large_communities.clone(),
+            only_to_customer: self.exporter.only_to_customer(),
             ..Attributes::default()
         };
         let attributes = match route.guard {
             Some(guard) => guard.attach(attributes),
             None => attributes,
         };
-        match route.next_hop {
-            IpAddr::V4(next_hop) => Bulk::announce_v4(&attributes, next_hop, self.context),
-            IpAddr::V6(next_hop) => Bulk::announce_v6(&attributes, next_hop, self.context),
+        match self.next_hop(route) {
+            IpAddr::V4(next_hop) => Bulk::announce_v4(&attributes, next_hop, context),
+            IpAddr::V6(next_hop) => Bulk::announce_v6(&attributes, next_hop, context),
         }
     }
 
     fn withdrawal(&self, family: Family) -> Bulk {
-        Bulk::withdraw(family, self.context)
+        Bulk::withdraw(family, self.exporter.context)
     }
 }
