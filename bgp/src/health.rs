@@ -1,5 +1,6 @@
 //! Reads the forwarder's health stream; its end, an error in it or its silence withdraws at once (A2).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,9 +9,12 @@ use bgp_core::{HealthInput, Injector, Notice, PrivateRoute, Routes};
 use cloakway_runtime::{Stop, clock};
 use cloakway_types::Instant;
 use forwarder_wire::{MAX_LINE, Message, decode};
+use ipnet::IpNet;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+
+use crate::events::{Event, Events};
 
 const RECONNECT: Duration = Duration::from_millis(100);
 
@@ -80,6 +84,7 @@ async fn follow(path: &Path, gate: &Gate) -> String {
 pub(crate) struct Gate {
     pub(crate) injector: Arc<Mutex<Injector>>,
     pub(crate) announce: watch::Sender<Announced>,
+    pub(crate) events: Events,
 }
 
 impl Gate {
@@ -92,12 +97,17 @@ impl Gate {
         self.change(|injector, now| injector.handle(input, now));
     }
 
+    /// The leak watch has these private prefixes kept back, and no others.
+    pub(crate) fn withhold(&self, withheld: &BTreeMap<IpNet, String>) {
+        self.change(|injector, now| injector.withhold(withheld.clone(), now));
+    }
+
     fn change(&self, change: impl FnOnce(&mut Injector, Instant) -> Vec<Notice>) {
         let now = clock::now();
-        let (notices, routes) = {
-            let mut injector = lock(&self.injector);
-            (change(&mut injector, now), injector.announced())
-        };
+        // One change after the other, so that what was decided last is what the peers are told.
+        let mut injector = lock(&self.injector);
+        let notices = change(&mut injector, now);
+        let routes = injector.announced();
         self.announce.send_if_modified(|announced| {
             if Arc::ptr_eq(&announced.routes, &routes) {
                 return false;
@@ -106,13 +116,20 @@ impl Gate {
             *announced = Announced { routes, changed: now, withdrew };
             true
         });
+        drop(injector);
         for notice in notices {
             match notice {
-                Notice::Changed { prefix, health } => {
-                    let to = if health.is_healthy() { "healthy" } else { "unhealthy" };
+                Notice::Changed { prefix, announced, reason } => {
+                    let to = if announced { "healthy" } else { "unhealthy" };
                     metrics::counter!("bgp_speaker_health_transitions_total", "prefix" => prefix.to_string(), "to" => to)
                         .increment(1);
-                    tracing::info!(%prefix, healthy = health.is_healthy(), reason = %health, "health changed");
+                    tracing::info!(%prefix, announced, reason, "a private route is announced, or no more");
+                    let prefix = prefix.to_string();
+                    self.events.tell(if announced {
+                        Event::RouteAnnounced { prefix, reason }
+                    } else {
+                        Event::RouteWithdrawn { prefix, reason }
+                    });
                 }
                 Notice::UnknownPrefix(prefix) => {
                     tracing::warn!(%prefix, "the forwarder speaks of a prefix that is no private route here");

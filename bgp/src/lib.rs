@@ -10,7 +10,9 @@
 //! that the router drops the routes as soon as this process, its host or the session is gone.
 
 mod bfd;
+pub mod bmp;
 pub mod config;
+mod events;
 mod health;
 pub mod inject;
 mod listener;
@@ -18,6 +20,7 @@ mod neighbours;
 mod peer;
 mod reload;
 pub mod role;
+pub mod rpki;
 mod show;
 pub mod speaker;
 pub mod tcp;

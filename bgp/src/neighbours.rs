@@ -15,6 +15,7 @@ use tokio::task::{Id, JoinSet};
 
 use crate::bfd::{self, Path, Receivers};
 use crate::config::{DynamicPeers, Peer};
+use crate::events::Events;
 use crate::health::Announced;
 use crate::inject::Engine;
 use crate::listener::{Expected, Listeners};
@@ -32,6 +33,7 @@ const WAITING: usize = 64;
 pub(crate) struct Common {
     pub(crate) announced: watch::Receiver<Announced>,
     pub(crate) engine: Option<Arc<Engine>>,
+    pub(crate) events: Events,
     pub(crate) stop: Stop,
 }
 

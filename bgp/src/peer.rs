@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Peer;
+use crate::events::Events;
 use crate::health::Announced;
 use crate::inject::{self, Engine};
 use crate::neighbours::Common;
@@ -81,7 +82,7 @@ pub(crate) struct Ways {
 /// too late.
 #[tracing::instrument(name = "peer", skip_all, fields(peer = %peer.name, address = %peer.address, asn = %peer.settings.remote_as))]
 pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: Common) -> Vec<TcpStream> {
-    let Common { announced: mut routes, engine, stop } = common;
+    let Common { announced: mut routes, engine, events, stop } = common;
     let seed = RandomState::new().build_hasher().finish();
     let session = Session::new(peer.settings.clone(), seed, clock::now());
     let session = if engine.is_some() { session.with_table() } else { session };
@@ -102,6 +103,7 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
         last_withdraw: None,
         outlet: engine.map(Outlet::new),
         metrics,
+        events,
     };
     routes.mark_changed();
     task.handle(Input::Start);
@@ -203,6 +205,7 @@ struct Task {
     /// Where injected routes come from, if there are any.
     outlet: Option<Outlet>,
     metrics: PeerMetrics,
+    events: Events,
 }
 
 impl Task {
@@ -251,7 +254,10 @@ impl Task {
                 },
                 // No peer's routes are kept yet: the sessions do not ask for them.
                 Output::Heard(_) => {}
-                Output::Event(event) => log(&event),
+                Output::Event(event) => {
+                    log(&event);
+                    self.events.session(&self.peer.name, &event);
+                }
             }
         }
         self.flush();

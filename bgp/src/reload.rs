@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
+use crate::bmp::Station;
 use crate::config::Config;
 use crate::health::Gate;
 use crate::inject::Engine;
@@ -27,6 +28,7 @@ pub(crate) struct Reloader {
     pub(crate) neighbours: Neighbours,
     pub(crate) gate: Gate,
     pub(crate) engine: Option<Arc<Engine>>,
+    pub(crate) station: Option<Arc<Station>>,
 }
 
 /// What came of it.
@@ -54,11 +56,15 @@ impl Reloader {
             return Err(format!("{shown}: {}: takes a restart to change: nothing has changed", fixed.join(", ")));
         }
         let wanted = Wanted { listen: config.listen, peers: config.peers, dynamic: config.dynamic };
-        let (gate, engine) = (self.gate.clone(), self.engine.clone());
+        let (gate, engine, station) = (self.gate.clone(), self.engine.clone(), self.station.clone());
+        let bmp = config.bmp;
         let (routes, policy) = (config.routes, config.inject.map(|inject| inject.policy));
         // What is allowed is narrowed, and private routes are taken back, before anybody new is told of anything.
         let first = Box::new(move || {
             let before = engine.zip(policy).map(|(engine, policy)| (engine.set_policy(policy), engine));
+            if let Some((station, settings)) = station.zip(bmp) {
+                station.configure(settings);
+            }
             gate.configure(routes);
             before
         });

@@ -9,7 +9,7 @@ use cloakway_runtime::{Context, Outcome, Role, Topic};
 
 use crate::config::Config;
 use crate::inject::cli;
-use crate::{show, speaker};
+use crate::{bmp, events, show, speaker};
 
 /// The speaker as a server binary.
 #[derive(Debug)]
@@ -25,6 +25,9 @@ impl Role for BgpSpeaker {
                                     bgp-speaker show routes --json\n  \
                                     bgp-speaker show health\n  \
                                     bgp-speaker reload\n  \
+                                    bgp-speaker show leaks\n  \
+                                    bgp-speaker leak clear 203.0.113.200/32\n  \
+                                    bgp-speaker events --follow --json\n  \
                                     bgp-speaker route add 10.0.0.0/24 --next-hop 192.0.2.1 --community 64500:1\n  \
                                     bgp-speaker route wait --prefix 10.0.0.0/24\n";
     const TOPICS: &'static [Topic] = show::TOPICS;
@@ -70,15 +73,20 @@ impl Role for BgpSpeaker {
                 .iter()
                 .map(|group| format!("warning: no peer is of group {group}: its settings are not looked at")),
         );
+        lines.extend(config.bmp.iter().flat_map(bmp::settings::warnings));
         lines
     }
 
     fn commands() -> Vec<Command> {
-        vec![cli::command()]
+        vec![cli::command(), events::cli::command(), bmp::cli::command()]
     }
 
-    fn command(_: &str, matches: &ArgMatches) -> ExitCode {
-        cli::run(matches)
+    fn command(name: &str, matches: &ArgMatches) -> ExitCode {
+        match name {
+            "events" => events::cli::run(matches),
+            "leak" => bmp::cli::run(matches),
+            _ => cli::run(matches),
+        }
     }
 
     fn run(config: Config, context: Context) -> impl Future<Output = Outcome> + Send {

@@ -4,16 +4,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bgp_core::{Down, Injector, Negotiated};
-use bgp_wire::Families;
+use bgp_wire::{Asn, Families};
 use cloakway_runtime::admin::Request;
 use cloakway_runtime::{Topic, clock, reload};
+use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::bmp::{self, Station};
+use crate::events::Events;
 use crate::health::lock;
 use crate::neighbours::Neighbours;
 use crate::peer::Report;
 use crate::reload::Reloader;
+use crate::rpki::Rpki;
 
 /// What can be shown.
 pub(crate) const TOPICS: &[Topic] = &[
@@ -22,12 +26,18 @@ pub(crate) const TOPICS: &[Topic] = &[
         name: "routes",
         about: "Each private route: its guard, whether it is announced, to whom, and why or why not",
     },
+    Topic { name: "leaks", about: "Private prefixes that were seen where they must not be" },
+    Topic { name: "bmp", about: "The routers that tell of their tables, and whether the leak watch is blind" },
+    Topic { name: "rpki", about: "The caches of the RPKI, and whose payloads count" },
     Topic { name: "health", about: "What the forwarder says, and how fresh it is" },
 ];
 
 /// What the admin socket sees.
 pub(crate) struct Shared {
     pub(crate) neighbours: Neighbours,
+    pub(crate) events: Events,
+    pub(crate) station: Option<Arc<Station>>,
+    pub(crate) rpki: Option<Arc<Rpki>>,
     pub(crate) injector: Arc<Mutex<Injector>>,
     pub(crate) health_socket: PathBuf,
     pub(crate) reloader: Arc<Reloader>,
@@ -90,12 +100,43 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Valu
         "sessions" => serde_json::to_value(sessions(&shared).await),
         "routes" => serde_json::to_value(routes(&shared).await),
         "health" => serde_json::to_value(health(&shared)),
+        "leaks" => serde_json::to_value(shared.station()?.leak_rows()),
+        "bmp" => serde_json::to_value(shared.station()?.router_rows()),
+        "rpki" => serde_json::to_value(shared.rpki()?.rows()),
+        "validity" => return shared.validity(&request),
+        "events" => return shared.events.answer(&request).await,
+        bmp::cli::CLEAR => {
+            let prefix =
+                request.argument("prefix").map(|text| text.parse().map_err(|_| format!("{text:?} is no prefix")));
+            let cleared = shared.station()?.clear(prefix.transpose()?)?;
+            return Ok(serde_json::json!({ "cleared": cleared }));
+        }
         other => {
             let names: Vec<&str> = TOPICS.iter().map(|topic| topic.name).collect();
             return Err(format!("no topic is called {other:?}: there is {}", names.join(", ")));
         }
     };
     json.map_err(|error| error.to_string())
+}
+
+impl Shared {
+    fn rpki(&self) -> Result<&Rpki, String> {
+        self.rpki.as_deref().ok_or_else(|| "there is no [rpki] in the configuration".to_owned())
+    }
+
+    /// What the RPKI says of a prefix from an AS.
+    fn validity(&self, request: &Request) -> Result<Value, String> {
+        let prefix = request.argument("prefix").ok_or("prefix is missing: which one?")?;
+        let prefix: IpNet = prefix.parse().map_err(|_| format!("{prefix:?} is no prefix"))?;
+        let asn = request.argument("as").map(|text| text.parse().map(Asn).map_err(|_| format!("{text:?} is no AS")));
+        let asn = asn.transpose()?;
+        let validity = self.rpki()?.validate(prefix, asn);
+        Ok(serde_json::json!({ "prefix": prefix, "as": asn.map(|asn| asn.0), "validity": validity.to_string() }))
+    }
+
+    fn station(&self) -> Result<&Station, String> {
+        self.station.as_deref().ok_or_else(|| "there is no [bmp] in the configuration".to_owned())
+    }
 }
 
 async fn sessions(shared: &Shared) -> Vec<SessionRow> {
@@ -154,10 +195,12 @@ async fn routes(shared: &Shared) -> Vec<RouteRow> {
             advertised.push((asked.peer.name.clone(), report.status.advertised));
         }
     }
+    let injector = lock(&shared.injector);
     let row = |(route, health): (&bgp_core::PrivateRoute, bgp_core::Health)| {
         let to = advertised.iter().filter(|(_, prefixes)| prefixes.contains(&route.prefix()));
         let announced_to: Vec<String> = to.map(|(name, _)| name.clone()).collect();
         let reason = match (health.is_healthy(), announced_to.is_empty()) {
+            (true, _) if let Some(reason) = injector.withheld(&route.prefix()) => reason.to_owned(),
             (true, true) => format!("no session takes it; health: {health}"),
             (true, false) | (false, _) => health.to_string(),
         };
@@ -171,7 +214,7 @@ async fn routes(shared: &Shared) -> Vec<RouteRow> {
             reason,
         }
     };
-    lock(&shared.injector).routes(clock::now()).map(row).collect()
+    injector.routes(clock::now()).map(row).collect()
 }
 
 fn health(shared: &Shared) -> HealthView {

@@ -7,11 +7,14 @@ use cloakway_runtime::{Context, Outcome, admin, metrics, reload};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::bmp::Station;
 use crate::config::Config;
+use crate::events::Events;
 use crate::health::{self, Announced, Gate};
 use crate::inject::{self, Engine, api};
 use crate::neighbours::{Common, List, Wanted};
 use crate::reload::Reloader;
+use crate::rpki::Rpki;
 use crate::show::{self, Shared};
 
 /// Runs until the stop.
@@ -22,19 +25,24 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     let Context { stop, config_path, config_text } = context.into();
     let injector = Arc::new(Mutex::new(Injector::new(config.routes)));
     let (announce, announced) = watch::channel(Announced::default());
-    let gate = Gate { injector: injector.clone(), announce };
-    let engine = config.inject.map(Engine::open).transpose()?;
+    let events = Events::default();
+    let gate = Gate { injector: injector.clone(), announce, events: events.clone() };
+    let engine = config.inject.map(|inject| Engine::open(inject, events.clone())).transpose()?;
     let mut tasks = JoinSet::new();
-    let common = Common { announced, engine: engine.clone(), stop: stop.clone() };
+    let common = Common { announced, engine: engine.clone(), events: events.clone(), stop: stop.clone() };
     let (neighbours, mut list) = List::new(common);
     list.want(Wanted { listen: config.listen, peers: config.peers, dynamic: config.dynamic }, || {})?;
     tasks.spawn(list.run());
+    let station =
+        config.bmp.map(|bmp| Station::start(bmp, gate.clone(), events.clone(), &mut tasks, &stop)).transpose()?;
+    let rpki = config.rpki.map(|rpki| Rpki::start(rpki, events.clone(), &mut tasks, &stop));
     let reloader = Arc::new(Reloader {
         path: config_path,
         text: tokio::sync::Mutex::new(config_text),
         neighbours: neighbours.clone(),
         gate: gate.clone(),
         engine: engine.clone(),
+        station: station.clone(),
     });
     let by_signal = reloader.clone();
     reload::on_hangup(stop.clone(), move || {
@@ -49,6 +57,9 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         neighbours,
         injector,
         reloader,
+        events,
+        station,
+        rpki,
         health_socket: config.health_socket.clone().unwrap_or_default(),
     });
     admin::serve(&config.admin_socket, stop.clone(), move |request| show::answer(shared.clone(), request))?;

@@ -240,6 +240,14 @@ impl Watch {
         })
     }
 
+    /// Other prefixes are private from now on, which the routers have to tell anew, or other AS numbers the ISP's.
+    pub fn configure(&mut self, internal: BTreeSet<Asn>, private: Vec<IpNet>) {
+        self.rows.retain(|(prefix, ..), _| private.contains(prefix));
+        self.settings.internal = internal;
+        self.settings.private = private;
+        self.settle();
+    }
+
     /// When [`Watch::tick`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -22,8 +22,10 @@ pub enum Notice {
     Changed {
         /// Which.
         prefix: IpNet,
-        /// What its health is now.
-        health: Health,
+        /// Whether it may.
+        announced: bool,
+        /// Why.
+        reason: String,
     },
     /// The forwarder speaks of a prefix that has no private route here: the two configurations differ.
     UnknownPrefix(IpNet),
@@ -36,6 +38,8 @@ pub struct Injector {
     health: HealthTable,
     announced: Arc<Routes>,
     silence_at: Option<Instant>,
+    /// Kept back whatever their health, and why.
+    withheld: BTreeMap<IpNet, String>,
 }
 
 impl Injector {
@@ -47,6 +51,7 @@ impl Injector {
             health: HealthTable::default(),
             announced: Arc::default(),
             silence_at: None,
+            withheld: BTreeMap::new(),
         }
     }
 
@@ -55,6 +60,18 @@ impl Injector {
     pub fn configure(&mut self, routes: impl IntoIterator<Item = PrivateRoute>, now: Instant) -> Vec<Notice> {
         self.routes = routes.into_iter().map(|route| (route.prefix(), route)).collect();
         self.elect(now)
+    }
+
+    /// Keeps these private prefixes back from now on, and no others (A3); says what changed.
+    pub fn withhold(&mut self, withheld: BTreeMap<IpNet, String>, now: Instant) -> Vec<Notice> {
+        self.withheld = withheld;
+        self.elect(now)
+    }
+
+    /// Why `prefix` is kept back, if it is.
+    #[must_use]
+    pub fn withheld(&self, prefix: &IpNet) -> Option<&str> {
+        self.withheld.get(prefix).map(String::as_str)
     }
 
     /// Takes note of `input` and says what changed.
@@ -73,17 +90,19 @@ impl Injector {
         notices
     }
 
-    /// Lets through what is healthy now.
+    /// Lets through what is healthy now and not kept back.
     fn elect(&mut self, now: Instant) -> Vec<Notice> {
         let mut notices = Vec::new();
         let mut announced = Routes::new();
         for (prefix, route) in &self.routes {
             let health = self.health.of(prefix, now);
-            let healthy = health.is_healthy();
-            if healthy != self.announced.contains_key(prefix) {
-                notices.push(Notice::Changed { prefix: *prefix, health });
+            let withheld = self.withheld.get(prefix);
+            let goes = health.is_healthy() && withheld.is_none();
+            if goes != self.announced.contains_key(prefix) {
+                let reason = withheld.filter(|_| health.is_healthy()).cloned().unwrap_or_else(|| health.to_string());
+                notices.push(Notice::Changed { prefix: *prefix, announced: goes, reason });
             }
-            if healthy {
+            if goes {
                 announced.insert(*prefix, route.clone());
             }
         }
@@ -162,7 +181,7 @@ mod tests {
         assert!(injector.announced().is_empty());
         let notices = injector.handle(&HealthInput::Heartbeat { sequence: 0 }, at(0));
         assert_eq!(injector.announced().len(), 1);
-        assert!(matches!(&notices[..], [Notice::Changed { health: Health::Healthy(_), .. }]));
+        assert!(matches!(&notices[..], [Notice::Changed { announced: true, .. }]));
     }
 
     #[test]
@@ -185,6 +204,19 @@ mod tests {
         assert_eq!(injector.poll_timeout(), None);
         // The stream still stands: the next heartbeat brings the last word back.
         injector.handle(&HealthInput::Heartbeat { sequence: 1 }, at(1500));
+        assert_eq!(injector.announced().len(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_back_is_not_announced_whatever_its_health() {
+        let mut injector = healthy();
+        let prefix: IpNet = PREFIX.parse().unwrap();
+        let notices = injector.withhold(BTreeMap::from([(prefix, "leak".to_owned())]), at(1));
+        assert_eq!(notices, [Notice::Changed { prefix, announced: false, reason: "leak".to_owned() }]);
+        assert!(injector.announced().is_empty());
+        assert!(injector.handle(&HealthInput::Heartbeat { sequence: 1 }, at(2)).is_empty());
+        assert_eq!((injector.announced().len(), injector.withheld(&prefix)), (0, Some("leak")));
+        assert_eq!(injector.withhold(BTreeMap::new(), at(3)).len(), 1);
         assert_eq!(injector.announced().len(), 1);
     }
 

@@ -11,6 +11,7 @@
 
 mod desired;
 mod draft;
+mod events;
 mod export;
 mod guard;
 mod health;
@@ -28,6 +29,7 @@ pub use desired::{
     Applying, ChangeError, Conflict, Digest, Group, MAX_NAME, Others, Outcome, Requests, SetChange, apply, check_name,
 };
 pub use draft::{Checked, Draft};
+pub use events::{Excerpt, Ring};
 pub use guard::{Guard, Guarded, MAX_COMMUNITIES, PrivateRoute, RouteError};
 pub use health::{Health, HealthInput, HealthTable};
 pub use injector::{Injector, Notice, Routes};

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use bgp_core::PrivateRoute;
+use bgp_core::{Export, PrivateRoute};
 use bgp_wire::{AS_TRANS, Asn, LONGEST_COMMUNICATION, RouterId};
 use cloakway_runtime::config::{self, Invalid};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::inject;
+use crate::{bmp, inject, rpki};
 
 mod dynamic;
 mod peer;
@@ -45,6 +45,10 @@ pub struct Config {
     pub health_socket: Option<PathBuf>,
     /// Routes beside the private ones, by request.
     pub inject: Option<inject::Settings>,
+    /// What routers tell of their tables, and the leak watch.
+    pub bmp: Option<bmp::Settings>,
+    /// What the origin of received routes is held against.
+    pub rpki: Option<rpki::Settings>,
 }
 
 /// The file as written.
@@ -66,6 +70,8 @@ pub struct Raw {
     private_routes: Vec<RawRoute>,
     health: Option<RawHealth>,
     inject: Option<inject::settings::RawInject>,
+    bmp: Option<bmp::settings::RawBmp>,
+    rpki: Option<rpki::settings::RawRpki>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,6 +128,11 @@ impl config::Config for Config {
         }
         let taken = [Some(&admin_socket), health_socket.as_ref()];
         let inject = raw.inject.map(|raw| inject::settings::settings(raw, &routes, &taken)).transpose()?;
+        let told = peers.iter().filter(|peer| peer.settings.export != Export::Nothing);
+        let told = told.map(|peer| peer.settings.remote_as).collect();
+        let own = bmp::settings::Own { local_as, told, routes: &routes };
+        let bmp = raw.bmp.map(|raw| bmp::settings::settings(raw, &own)).transpose()?;
+        let rpki = raw.rpki.map(rpki::settings::settings).transpose()?;
         Ok(Self {
             admin_socket,
             metrics_listen: raw.metrics_listen,
@@ -132,6 +143,8 @@ impl config::Config for Config {
             routes,
             health_socket,
             inject,
+            bmp,
+            rpki,
         })
     }
 }

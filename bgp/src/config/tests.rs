@@ -26,9 +26,19 @@ fn the_example_is_valid_and_its_values_arrive() {
 #[test]
 fn what_is_commented_out_in_the_example_is_valid_too() {
     let text = EXAMPLE.replace("# shutdown-communication", "shutdown-communication");
-    let text = text.replace("# listen = ", "listen = ").replace("# metrics-listen = ", "metrics-listen = ");
+    let text = text.replacen("# listen = ", "listen = ", 1).replace("# metrics-listen = ", "metrics-listen = ");
     let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
     assert_eq!((config.listen.len(), config.metrics_listen.is_some()), (2, true));
+}
+
+#[test]
+fn the_leak_watch_and_the_caches_in_the_example_are_valid() {
+    let text = format!("{EXAMPLE}{}{}", commented("[bmp]"), commented("[rpki]"));
+    let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+    let bmp = config.bmp.unwrap();
+    assert_eq!((bmp.routers.len(), bmp.watch.on_leak), (1, bgp_bmp::Action::Withdraw));
+    assert_eq!(bmp.watch.internal, [Asn(64500)].into());
+    assert_eq!(config.rpki.unwrap().caches[0].port, 3323);
 }
 
 #[test]
@@ -188,7 +198,7 @@ fn replace_last(text: &str, from: &str, to: &str) -> String {
 }
 
 fn with_listen(more: &str) -> String {
-    EXAMPLE.replace("# listen = ", "listen = ").replace("\n[health]\n", &format!("\n{more}\n[health]\n"))
+    EXAMPLE.replacen("# listen = ", "listen = ", 1).replace("\n[health]\n", &format!("\n{more}\n[health]\n"))
 }
 
 #[test]

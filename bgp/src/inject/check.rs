@@ -10,6 +10,8 @@ use cloakway_runtime::{Stop, clock};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::events::Event;
+
 use super::{Engine, lock};
 
 /// Places that are settled while the table is held.
@@ -58,6 +60,8 @@ pub(crate) async fn run(check: Check, engine: Arc<Engine>, stop: Stop) {
             let healthy = probe.is_healthy();
             let reason = looked.err().unwrap_or_default();
             tracing::info!(healthy, reason, "the health of the set changed");
+            let set = check.set.clone();
+            engine.events.tell(if healthy { Event::CheckRose { set } } else { Event::CheckFell { set, reason } });
             engine.show(&check.set, healthy).await;
         }
     }

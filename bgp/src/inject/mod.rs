@@ -31,6 +31,7 @@ use tokio::task::JoinSet;
 pub(crate) use acknowledged::acknowledged;
 use journal::Journal;
 
+use crate::events::Events;
 use crate::neighbours::Neighbours;
 
 /// Routes that are applied while the table is held: what an urgent change may have to wait for.
@@ -93,6 +94,7 @@ pub(crate) struct Engine {
     gate: tokio::sync::RwLock<()>,
     changed: watch::Sender<u64>,
     settings: Settings,
+    events: Events,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -104,7 +106,7 @@ impl Engine {
     ///
     /// # Errors
     /// Names the journal and what is wrong with it.
-    pub(crate) fn open(settings: Settings) -> Result<Arc<Self>, String> {
+    pub(crate) fn open(settings: Settings, events: Events) -> Result<Arc<Self>, String> {
         let mut rib = Rib::new(settings.policy.clone());
         let mut requests = Requests::default();
         let journal = Journal::open(&settings.journal, |record| match record {
@@ -142,6 +144,7 @@ impl Engine {
             gate: tokio::sync::RwLock::default(),
             changed: watch::Sender::new(0),
             settings,
+            events,
         }))
     }
 
@@ -158,7 +161,12 @@ impl Engine {
     /// carried through, whether or not anybody waits for the answer.
     pub(crate) async fn submit(self: &Arc<Self>, id: Option<String>, change: Checked) -> Result<Outcome, String> {
         let engine = self.clone();
-        let work = tokio::spawn(async move { engine.carry_through(id, change).await });
+        let work = tokio::spawn(async move {
+            let (set, request) = (change.change().set.clone(), id.clone());
+            let outcome = engine.carry_through(id, change).await;
+            engine.events.injected(set, request, &outcome);
+            outcome
+        });
         work.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 

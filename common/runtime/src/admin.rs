@@ -1,8 +1,10 @@
 //! The admin socket: how `show` asks a running role.
 //!
 //! A Unix stream socket, readable by its owner and group. One JSON request a line, one JSON answer a
-//! line: `{"topic":"sessions"}` gets `{"ok":…}` or `{"error":"…"}`. A request line holds at most 4 KiB.
+//! line: `{"topic":"sessions"}` gets `{"ok":…}` or `{"error":"…"}`; what a topic takes beside its name is in
+//! `"arguments":{"name":"value"}`. A request line holds at most 4 KiB.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +27,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Request {
     /// One of the role's topics.
     pub topic: String,
+    /// What of it, where the topic takes that: by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub arguments: BTreeMap<String, String>,
+}
+
+impl Request {
+    /// The argument of this name.
+    #[must_use]
+    pub fn argument(&self, name: &str) -> Option<&str> {
+        self.arguments.get(name).map(String::as_str)
+    }
 }
 
 /// What it is told.
@@ -112,11 +125,19 @@ where
 /// # Errors
 /// A text for the operator: nobody listens, no answer in time, or the role's own refusal.
 pub async fn ask(path: &Path, topic: &str) -> Result<Value, String> {
+    ask_for(path, &Request { topic: topic.to_owned(), arguments: BTreeMap::new() }).await
+}
+
+/// Asks the role that listens on `path` with arguments.
+///
+/// # Errors
+/// A text for the operator: nobody listens, no answer in time, or the role's own refusal.
+pub async fn ask_for(path: &Path, request: &Request) -> Result<Value, String> {
     let asking = async {
         let mut stream = UnixStream::connect(path)
             .await
             .map_err(|error| format!("{}: {error}: is the role running?", path.display()))?;
-        let mut line = serde_json::to_string(&Request { topic: topic.to_owned() }).map_err(|e| e.to_string())?;
+        let mut line = serde_json::to_string(request).map_err(|e| e.to_string())?;
         line.push('\n');
         stream.write_all(line.as_bytes()).await.map_err(|e| e.to_string())?;
         let mut text = String::new();
