@@ -61,6 +61,8 @@ struct RawPrefix {
     link: String,
     next_hop: Option<IpAddr>,
     probe: Option<IpAddr>,
+    #[serde(default)]
+    services: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -92,6 +94,7 @@ impl config::Config for Config {
             link: entry.link,
             next_hop: entry.next_hop,
             probe: entry.probe,
+            services: entry.services,
         };
         let spec = Spec {
             links: raw.links.into_iter().map(link).collect(),
@@ -197,6 +200,9 @@ mod tests {
         );
         let unknown = error(&EXAMPLE.replacen("link = \"main\"", "link = \"mian\"", 1));
         assert!(unknown.contains("private-prefixes[0].link: no link is called \"mian\": there is main"), "{unknown}");
+        let service =
+            EXAMPLE.replacen("link = \"main\"\n", "link = \"main\"\nservices = [\"tcp/443\", \"icmp/8\"]\n", 1);
+        assert!(error(&service).contains("private-prefixes[0].services[1]: icmp has no ports"), "{}", error(&service));
         let low = error(&EXAMPLE.replace("hold-down-ms = 1000", "hold-down-ms = 99"));
         assert!(low.contains("health.hold-down-ms: 99 is not allowed: 100 to 600000"), "{low}");
         assert!(error(&EXAMPLE.replace("fall = 2", "fall = 0")).contains("health.fall: 0 is not allowed: 1 to 10"));

@@ -33,7 +33,10 @@ impl Role for Forwarder {
         let policy = &config.policy;
         let prefix = |entry: &forwarder_core::PrivatePrefix| {
             let hop = entry.next_hop.map(|address| format!(" via {address}")).unwrap_or_default();
-            format!("{} leaves by {}{hop}, heartbeat of {}", entry.prefix, policy.interface(entry.link), entry.probe)
+            let services: Vec<String> = entry.services.iter().map(ToString::to_string).collect();
+            let only = if services.is_empty() { String::new() } else { format!(", only {}", services.join(", ")) };
+            let interface = policy.interface(entry.link);
+            format!("{} leaves by {interface}{hop}, heartbeat of {}{only}", entry.prefix, entry.probe)
         };
         let mut lines: Vec<String> = policy.prefixes().iter().map(prefix).collect();
         let subscribers: Vec<_> = policy.subscriber_prefixes().iter().map(ToString::to_string).collect();

@@ -48,6 +48,7 @@ struct TableRow {
     link: String,
     interface: String,
     next_hop: Option<String>,
+    services: Vec<String>,
     from_interfaces: Vec<String>,
     from_prefixes: Vec<String>,
 }
@@ -117,6 +118,7 @@ fn table(policy: &Policy) -> Vec<TableRow> {
             link: names.iter().find(|link| link.interface == interface).map_or_else(String::new, |l| l.name.clone()),
             interface,
             next_hop: entry.next_hop.map(|address| address.to_string()),
+            services: entry.services.iter().map(ToString::to_string).collect(),
             from_interfaces: policy.subscriber_interfaces().to_vec(),
             from_prefixes: of_family.map(ToString::to_string).collect(),
         }

@@ -164,6 +164,86 @@ fn source_routes_are_dropped_even_where_the_kernel_takes_them() {
     assert!(lab.ask(&["guard", "show"]).status.success());
 }
 
+/// UDP in an IPv4 packet, with these flags and offset of fragments.
+fn udp4((from, from_port): (&str, u16), (to, to_port): (&str, u16), fragment: u16) -> Vec<u8> {
+    let octets = |address: &str| address.parse::<std::net::Ipv4Addr>().unwrap().octets().to_vec();
+    let head = vec![0x45, 0, 0, 28, 0, 1];
+    let udp = [from_port.to_be_bytes(), to_port.to_be_bytes(), [0, 8], [0, 0]].concat();
+    [head, fragment.to_be_bytes().to_vec(), vec![64, 17, 0, 0], octets(from), octets(to), udp].concat()
+}
+
+/// UDP in an IPv6 packet, behind a fragment header where there is an offset.
+fn udp6((from, from_port): (&str, u16), (to, to_port): (&str, u16), fragment: Option<u16>) -> Vec<u8> {
+    let octets = |address: &str| address.parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec();
+    let (next, header) = match fragment {
+        None => (17, Vec::new()),
+        Some(offset) => (44, [vec![17, 0], offset.to_be_bytes().to_vec(), vec![0, 0, 0, 1]].concat()),
+    };
+    let length = u8::try_from(header.len()).unwrap() + 8;
+    let udp = [from_port.to_be_bytes(), to_port.to_be_bytes(), [0, 8], [0, 0]].concat();
+    [vec![0x60, 0, 0, 0, 0, length, next, 64], octets(from), octets(to), header, udp].concat()
+}
+
+#[test]
+fn of_a_prefix_with_services_nothing_else_passes_and_no_fragment() {
+    const LIMITED4: &str = "203.0.113.202";
+    const LIMITED6: &str = "2001:db8:c10a::202";
+    if !possible() {
+        return;
+    }
+    let lab = Lab::new();
+    for address in ["203.0.113.202/32", "2001:db8:c10a::202/128"] {
+        lab.ip("far", &format!("addr add {address} dev priv0"));
+    }
+    let limited = |prefix: &str| {
+        let services = "[\"udp/7000-7001\", \"tcp/443\", \"tcp/8000-8010\", \"icmp\", \"esp\"]";
+        format!("[[private-prefixes]]\nprefix = \"{prefix}\"\nlink = \"main\"\nservices = {services}\n")
+    };
+    let _forwarder = healthy(&lab, &(limited("203.0.113.202/32") + &limited("2001:db8:c10a::202/128")));
+    // What is in the kernel reads back as it was written: a restart leaves it alone.
+    eventually("the guard is the one of the configuration", || {
+        lab.ask(&["guard", "show"]).status.success().then_some(())
+    });
+
+    lab.ping("sub", LIMITED4);
+    lab.ping("sub", LIMITED6);
+    let (sub4, far4) = (|port| (SUB4, port), |port| (LIMITED4, port));
+    let (sub6, far6) = (|port| (SUB6, port), |port| (LIMITED6, port));
+    let cases = [
+        ("to-private", "sub", LIMITED4, udp4(sub4(9000), far4(7000), 0x4000)),
+        ("to-private", "sub", LIMITED6, udp6(sub6(9000), far6(7001), None)),
+        ("from-private", "far", SUB4, udp4(far4(7001), sub4(9000), 0)),
+        ("from-private", "far", SUB6, udp6(far6(7000), sub6(9000), None)),
+        ("not-a-service", "sub", LIMITED4, udp4(sub4(7000), far4(7002), 0)),
+        ("not-a-service", "sub", LIMITED6, udp6(sub6(7000), far6(7002), None)),
+        ("not-a-service", "far", SUB4, udp4(far4(9000), sub4(7003), 0)),
+        ("not-a-service", "far", SUB6, udp6(far6(9000), sub6(7003), None)),
+        // First, later and only one.
+        ("fragment", "sub", LIMITED4, udp4(sub4(9000), far4(7004), 0x2000)),
+        ("fragment", "sub", LIMITED4, udp4(sub4(9000), far4(7004), 0x0003)),
+        ("fragment", "sub", LIMITED6, udp6(sub6(9000), far6(7004), Some(1))),
+        ("fragment", "sub", LIMITED6, udp6(sub6(9000), far6(7004), Some(8))),
+        ("fragment", "sub", LIMITED6, udp6(sub6(9000), far6(7004), Some(0))),
+        ("fragment", "far", SUB4, udp4(far4(7000), sub4(7005), 0x2000)),
+        ("fragment", "far", SUB6, udp6(far6(7000), sub6(7005), Some(8))),
+    ];
+    for (counter, ns, to, packet) in cases {
+        let before = lab.counter(counter);
+        lab.send_raw(ns, to, packet, 20);
+        lab.counted(counter, before, 20);
+    }
+    for (ns, port) in [("far", 7000), ("far", 7001), ("sub", 7000), ("sub", 7001)] {
+        eventually("good ones arrive", || (lab.seen(ns, port) == 20).then_some(()));
+    }
+    for (ns, port) in [("far", 7002), ("sub", 7003), ("far", 7004), ("sub", 7005)] {
+        assert_eq!(lab.seen(ns, port), 0, "{port} arrived in {ns}");
+    }
+    // Without services, fragments pass.
+    lab.send_raw("sub", FAR4, udp4((SUB4, 9000), (FAR4, 7006), 0x2000), 20);
+    eventually("fragments arrive", || (lab.seen("far", 7006) == 20).then_some(()));
+    assert_eq!(lab.seen("net", 7000) + lab.seen("net", 7002) + lab.seen("net", 7004), 0);
+}
+
 #[test]
 fn a_lost_link_is_said_at_once_and_leaks_nothing() {
     if !possible() {

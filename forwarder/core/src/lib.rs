@@ -14,6 +14,8 @@ mod sysctl;
 
 pub use decide::{Egress, Ingress, Kind, Packet, Reason, Verdict};
 pub use health::{Applied, Change, Health, Input, LinkState, Status, Timing};
-pub use policy::{Link, LinkId, Place, Policy, PolicyError, PrivatePrefix, Problem, Spec, SpecLink, SpecPrefix};
+pub use policy::{
+    Link, LinkId, Place, Policy, PolicyError, PrivatePrefix, Problem, Service, ServiceError, Spec, SpecLink, SpecPrefix,
+};
 pub use routes::{BLACKHOLE_METRIC, LINK_METRIC, ROUTE_PROTOCOL, Route, Target};
 pub use sysctl::{Setting, TRIES_PER_PROBE};

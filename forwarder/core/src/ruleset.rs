@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use ipnet::IpNet;
 
 use crate::decide::Reason;
-use crate::policy::Policy;
+use crate::policy::{Policy, PrivatePrefix, name_of};
 
 /// The family of the guard's table.
 pub const FAMILY: &str = "inet";
@@ -25,6 +25,9 @@ pub const FROM_PRIVATE: &str = "from-private";
 
 /// Counts packets between this host and a private link that keep the link working.
 pub const LINK_UPKEEP: &str = "link-upkeep";
+
+const ICMP_ERRORS: &str = "{ destination-unreachable, time-exceeded, parameter-problem }";
+const ICMP6_ERRORS: &str = "{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }";
 
 /// Every counter of the table: what was forwarded, then one per [`Reason`].
 pub fn counters() -> impl Iterator<Item = &'static str> {
@@ -65,6 +68,9 @@ fn sets(text: &mut String, policy: &Policy) {
     set(text, "subscriber-ports", "ifname", false, &ports);
     prefix_sets(text, "private", policy.prefixes().iter().map(|entry| entry.prefix).collect());
     prefix_sets(text, "subscribers", policy.subscriber_prefixes().to_vec());
+    if has_services(policy) {
+        service_sets(text, policy);
+    }
     for link in policy.links() {
         let behind = policy.prefixes().iter().filter(|entry| policy.interface(entry.link) == link.interface);
         prefix_sets(text, &format!("link-{}-v", link.name), behind.map(|entry| entry.prefix).collect());
@@ -77,6 +83,50 @@ fn prefix_sets(text: &mut String, name: &str, mut prefixes: Vec<IpNet>) {
         let elements: Vec<_> = prefixes.iter().filter(|prefix| prefix.addr().is_ipv4() == v4).map(element).collect();
         set(text, &format!("{name}{family}"), kind, true, &elements);
     }
+}
+
+fn has_services(policy: &Policy) -> bool {
+    policy.prefixes().iter().any(|entry| !entry.services.is_empty())
+}
+
+/// Which prefixes have services, and which: by port where there are ports, else by protocol.
+fn service_sets(text: &mut String, policy: &Policy) {
+    let mut limited: Vec<&PrivatePrefix> =
+        policy.prefixes().iter().filter(|entry| !entry.services.is_empty()).collect();
+    limited.sort_by_key(|entry| entry.prefix);
+    prefix_sets(text, "limited", limited.iter().map(|entry| entry.prefix).collect());
+    for (family, kind, v4) in [("4", "ipv4_addr", true), ("6", "ipv6_addr", false)] {
+        let of_family = limited.iter().filter(|entry| entry.prefix.addr().is_ipv4() == v4);
+        let (mut ports, mut protocols) = (Vec::new(), Vec::new());
+        for (entry, service) in of_family.flat_map(|entry| entry.services.iter().map(move |service| (entry, service))) {
+            let what = format!("{} . {}", element(&entry.prefix), name_of(service.protocol));
+            match &service.ports {
+                Some(range) if range.start() == range.end() => ports.push(format!("{what} . {}", range.start())),
+                Some(range) => ports.push(format!("{what} . {}-{}", range.start(), range.end())),
+                None => protocols.push(what),
+            }
+        }
+        set(text, &format!("ports{family}"), &format!("{kind} . inet_proto . inet_service"), true, &ports);
+        set(text, &format!("protocols{family}"), &format!("{kind} . inet_proto"), true, &protocols);
+    }
+}
+
+/// What passes of the services, with the private end at `end`; all else of the limited prefixes is dropped.
+fn service_rules(end: &str, port: &str, counter: &str) -> Vec<String> {
+    let pass = format!("counter name \"{counter}\" accept");
+    let drop = |reason: Reason| format!("counter name \"{}\" drop", reason.name());
+    let mut rules = vec![
+        format!("ip frag-off & 16383 != 0 {}", drop(Reason::Fragment)),
+        format!("exthdr frag exists {}", drop(Reason::Fragment)),
+        format!("icmp type {ICMP_ERRORS} {pass}"),
+        format!("icmpv6 type {ICMP6_ERRORS} {pass}"),
+    ];
+    for (ip, family) in [("ip", "4"), ("ip6", "6")] {
+        rules.push(format!("{ip} {end} . meta l4proto . th {port} @ports{family} {pass}"));
+        rules.push(format!("{ip} {end} . meta l4proto @protocols{family} {pass}"));
+    }
+    rules.push(drop(Reason::NotAService));
+    rules
 }
 
 fn element(prefix: &IpNet) -> String {
@@ -142,6 +192,9 @@ fn chains(text: &mut String, policy: &Policy) {
     to_link.extend(options.clone());
     to_link.push(format!("fib saddr type {{ local, broadcast, anycast, multicast }} {}", drop(OwnSource)));
     to_link.extend(both("saddr != ", "@subscribers", SpoofedSource));
+    if has_services(policy) {
+        to_link.extend(["ip daddr @limited4 goto service", "ip6 daddr @limited6 goto service"].map(str::to_owned));
+    }
     to_link.push(pass(TO_PRIVATE));
     chain(text, "to-link", &to_link);
 
@@ -150,23 +203,23 @@ fn chains(text: &mut String, policy: &Policy) {
     from_link.extend(both("daddr ", "@private", Hairpin));
     from_link.extend(both("daddr != ", "@subscribers", FromPrivateOther));
     from_link.push(format!("oifname != @subscriber-ports {}", drop(WrongInterface)));
+    if has_services(policy) {
+        from_link.extend(["ip saddr @limited4 goto answer", "ip6 saddr @limited6 goto answer"].map(str::to_owned));
+    }
     from_link.push(pass(FROM_PRIVATE));
     chain(text, "from-link", &from_link);
+    if has_services(policy) {
+        chain(text, "service", &service_rules("daddr", "dport", TO_PRIVATE));
+        chain(text, "answer", &service_rules("saddr", "sport", FROM_PRIVATE));
+    }
 
     let neighbour =
         format!("icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 {}", pass(LINK_UPKEEP));
     chain(text, "link-to-host", &[neighbour.clone(), drop(ToHostFromPrivate)]);
 
     let report = format!("icmpv6 type {{ mld-listener-report, mld2-listener-report }} {}", pass(LINK_UPKEEP));
-    let error4 = format!(
-        "icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} ip daddr @private4 {}",
-        pass(LINK_UPKEEP)
-    );
-    let error6 = format!(
-        "icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }} \
-         ip6 daddr @private6 {}",
-        pass(LINK_UPKEEP)
-    );
+    let error4 = format!("icmp type {ICMP_ERRORS} ip daddr @private4 {}", pass(LINK_UPKEEP));
+    let error6 = format!("icmpv6 type {ICMP6_ERRORS} ip6 daddr @private6 {}", pass(LINK_UPKEEP));
     chain(text, "host-to-link", &[neighbour, report, error4, error6, drop(HostOutput)]);
 }
 
@@ -211,7 +264,9 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_counter_and_a_rule() {
-        let text = render(&Policy::new(example()).unwrap());
+        let mut spec = example();
+        spec.prefixes[0].services = vec!["tcp/443".into()];
+        let text = render(&Policy::new(spec).unwrap());
         for counter in counters() {
             assert!(text.contains(&format!("counter {counter} {{")), "{counter}");
             assert!(text.contains(&format!("counter name \"{counter}\"")), "{counter}");

@@ -206,6 +206,11 @@ impl Lab {
         sending.join().unwrap();
     }
 
+    /// Fails unless the address answers an echo request.
+    pub(crate) fn ping(&self, short: &str, to: &str) {
+        self.exec(short, &["ping", "-n", "-c", "1", "-W", "5", to]);
+    }
+
     /// Lets the far end answer on both its addresses.
     pub(crate) fn echoes(&mut self) {
         self.echo(FAR4, 7000);

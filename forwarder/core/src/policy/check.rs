@@ -1,0 +1,201 @@
+//! A policy's parts, each refused when it contradicts itself or another.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::problem::{Place, PolicyError, Problem};
+use super::service::Service;
+use super::{Link, LinkId, PrivatePrefix, SpecLink, SpecPrefix};
+
+pub(super) fn at(place: Place, problem: Problem) -> PolicyError {
+    PolicyError { place, problem }
+}
+
+pub(super) fn links(spec: &[SpecLink]) -> Result<Vec<Link>, PolicyError> {
+    let mut links: Vec<Link> = Vec::with_capacity(spec.len());
+    for (index, SpecLink { name, interface }) in spec.iter().enumerate() {
+        if !is_link_name(name) {
+            return Err(at(Place::LinkName(index), Problem::LinkName { name: name.clone() }));
+        }
+        if links.iter().any(|link| link.name == *name) {
+            return Err(at(Place::LinkName(index), Problem::Twice { what: format!("link {name}") }));
+        }
+        let place = Place::LinkInterface(index);
+        check_interface(place, interface)?;
+        if links.iter().any(|link| link.interface == *interface) {
+            return Err(at(place, Problem::Twice { what: format!("interface {interface}") }));
+        }
+        links.push(Link { name: name.clone(), interface: interface.clone() });
+    }
+    if links.is_empty() {
+        return Err(at(Place::Links, Problem::Empty { what: "private link" }));
+    }
+    Ok(links)
+}
+
+pub(super) fn subscriber_interfaces(spec: &[String], links: &[Link]) -> Result<Vec<String>, PolicyError> {
+    let mut names: Vec<String> = Vec::with_capacity(spec.len());
+    for (index, name) in spec.iter().enumerate() {
+        let place = Place::SubscriberInterface(index);
+        check_interface(place, name)?;
+        if names.contains(name) {
+            return Err(at(place, Problem::Twice { what: format!("interface {name}") }));
+        }
+        if links.iter().any(|link| link.interface == *name) {
+            return Err(at(place, Problem::BothSides { interface: name.clone() }));
+        }
+        names.push(name.clone());
+    }
+    if names.is_empty() {
+        return Err(at(Place::SubscriberInterfaces, Problem::Empty { what: "subscriber-facing interface" }));
+    }
+    Ok(names)
+}
+
+pub(super) fn subscriber_prefixes(spec: &[IpNet]) -> Result<Vec<IpNet>, PolicyError> {
+    let mut prefixes: Vec<IpNet> = Vec::with_capacity(spec.len());
+    for (index, prefix) in spec.iter().enumerate() {
+        let place = Place::SubscriberPrefix(index);
+        check_unicast(place, *prefix)?;
+        check_apart(place, *prefix, "subscriber prefix", prefixes.iter().copied())?;
+        prefixes.push(*prefix);
+    }
+    if prefixes.is_empty() {
+        return Err(at(Place::SubscriberPrefixes, Problem::Empty { what: "subscriber prefix" }));
+    }
+    Ok(prefixes)
+}
+
+pub(super) fn private_prefix(
+    index: usize,
+    entry: SpecPrefix,
+    links: &[Link],
+    subscribers: &[IpNet],
+    before: &[PrivatePrefix],
+) -> Result<PrivatePrefix, PolicyError> {
+    let SpecPrefix { prefix, link, next_hop, probe, services } = entry;
+    let place = Place::Prefix(index);
+    check_unicast(place, prefix)?;
+    check_apart(place, prefix, "subscriber prefix", subscribers.iter().copied())?;
+    check_apart(place, prefix, "private prefix", before.iter().map(|entry| entry.prefix))?;
+    if !subscribers.iter().any(|subscriber| subscriber.addr().is_ipv4() == prefix.addr().is_ipv4()) {
+        let family = if prefix.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+        return Err(at(place, Problem::NobodyToServe { prefix, family }));
+    }
+    let Some(link_index) = links.iter().position(|known| known.name == link) else {
+        let known = links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(at(Place::PrefixLink(index), Problem::UnknownLink { link, known: format!("there is {known}") }));
+    };
+    if let Some(address) = next_hop {
+        check_neighbour(Place::NextHop(index), address, prefix)?;
+        if let Some(other) = subscribers.iter().find(|subscriber| subscriber.contains(&address)) {
+            let problem = Problem::Overlap { prefix: address.into(), kind: "subscriber prefix", other: *other };
+            return Err(at(Place::NextHop(index), problem));
+        }
+    }
+    let probe_place = Place::Probe(index);
+    let probe = match (next_hop, probe) {
+        (Some(_), Some(address)) => return Err(at(probe_place, Problem::ProbeBehindNextHop { address })),
+        (Some(next_hop), None) => next_hop,
+        (None, Some(address)) => {
+            check_neighbour(probe_place, address, prefix)?;
+            if !prefix.contains(&address) {
+                return Err(at(probe_place, Problem::ProbeOutside { address, prefix }));
+            }
+            address
+        }
+        (None, None) if prefix.prefix_len() == prefix.max_prefix_len() => prefix.addr(),
+        (None, None) => return Err(at(probe_place, Problem::ProbeMissing { prefix })),
+    };
+    let services = service_list(index, prefix, &services)?;
+    Ok(PrivatePrefix { prefix, link: LinkId(link_index), next_hop, probe, services })
+}
+
+fn service_list(index: usize, prefix: IpNet, written: &[String]) -> Result<Vec<Service>, PolicyError> {
+    let mut services: Vec<Service> = Vec::with_capacity(written.len());
+    for (number, text) in written.iter().enumerate() {
+        let place = Place::Service(index, number);
+        let service = text.parse::<Service>().map_err(|error| at(place, error.into()))?.of(prefix);
+        if let Some(other) = services.iter().find(|other| other.overlaps(&service)) {
+            return Err(at(place, Problem::ServiceTwice { service, other: other.clone() }));
+        }
+        services.push(service);
+    }
+    Ok(services)
+}
+
+fn is_link_name(name: &str) -> bool {
+    name.len() <= 24
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+// Narrower than the kernel, which takes quotes and '*' too: the name goes into the ruleset as it is.
+fn check_interface(place: Place, name: &str) -> Result<(), PolicyError> {
+    let usable = (1..=15).contains(&name.len())
+        && !matches!(name, "." | ".." | "lo")
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+    if usable { Ok(()) } else { Err(at(place, Problem::InterfaceName { name: name.to_owned() })) }
+}
+
+fn check_apart(
+    place: Place,
+    prefix: IpNet,
+    kind: &'static str,
+    others: impl IntoIterator<Item = IpNet>,
+) -> Result<(), PolicyError> {
+    match others.into_iter().find(|other| overlap(*other, prefix)) {
+        Some(other) => Err(at(place, Problem::Overlap { prefix, kind, other })),
+        None => Ok(()),
+    }
+}
+
+fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
+const SPECIAL: [(&str, &str); 14] = [
+    ("0.0.0.0/8", "\"this network\" (RFC 791)"),
+    ("127.0.0.0/8", "loopback (RFC 1122)"),
+    ("169.254.0.0/16", "link-local (RFC 3927)"),
+    ("224.0.0.0/4", "multicast (RFC 5771)"),
+    ("240.0.0.0/4", "reserved or broadcast (RFC 1112)"),
+    ("::/128", "the unspecified address (RFC 4291)"),
+    ("::1/128", "loopback (RFC 4291)"),
+    ("::ffff:0:0/96", "IPv4-mapped (RFC 4291): write it as IPv4"),
+    ("fe80::/10", "link-local (RFC 4291)"),
+    ("ff00::/8", "multicast (RFC 4291)"),
+    ("64:ff9b::/96", "translated IPv4 (RFC 6052)"),
+    ("100::/64", "discard-only (RFC 6666)"),
+    ("2002::/16", "6to4 (RFC 7526)"),
+    ("fec0::/10", "site-local (RFC 3879)"),
+];
+
+fn check_unicast(place: Place, prefix: IpNet) -> Result<(), PolicyError> {
+    if prefix != prefix.trunc() {
+        return Err(at(place, Problem::HostBits { prefix }));
+    }
+    if prefix.prefix_len() == 0 {
+        return Err(at(place, Problem::NotUnicast { prefix, is: "the default route" }));
+    }
+    match SPECIAL.iter().find(|(block, _)| block.parse().is_ok_and(|block| overlap(block, prefix))) {
+        Some((_, is)) => Err(at(place, Problem::NotUnicast { prefix, is })),
+        None => Ok(()),
+    }
+}
+
+fn check_neighbour(place: Place, address: IpAddr, prefix: IpNet) -> Result<(), PolicyError> {
+    if address.is_ipv4() != prefix.addr().is_ipv4() {
+        return Err(at(place, Problem::MixedFamilies { address, prefix }));
+    }
+    let why = match address {
+        _ if address.is_unspecified() => "it is unspecified",
+        _ if address.is_loopback() => "it is loopback",
+        _ if address.is_multicast() => "it is multicast",
+        IpAddr::V4(v4) if v4.octets().first().is_some_and(|first| *first >= 240 || *first == 0) => "it is reserved",
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "it is IPv4-mapped",
+        _ => return Ok(()),
+    };
+    Err(at(place, Problem::NoNeighbour { address, why }))
+}

@@ -1,0 +1,350 @@
+//! The operator's policy, refused unless it is free of contradictions.
+
+use std::net::IpAddr;
+
+use cloakway_types::{PrefixMap, PrefixSet};
+use ipnet::IpNet;
+
+mod check;
+mod problem;
+mod service;
+
+use check::{at, links, private_prefix, subscriber_interfaces, subscriber_prefixes};
+pub use problem::{Place, PolicyError, Problem};
+pub(crate) use service::name_of;
+pub use service::{Service, ServiceError};
+
+/// A policy as it was written down, nothing checked.
+#[derive(Debug, Clone, Default)]
+pub struct Spec {
+    /// The private links.
+    pub links: Vec<SpecLink>,
+    /// The private prefixes.
+    pub prefixes: Vec<SpecPrefix>,
+    /// The subscribers' prefixes, of both families.
+    pub subscriber_prefixes: Vec<IpNet>,
+    /// The interfaces by which subscribers' packets arrive.
+    pub subscriber_interfaces: Vec<String>,
+}
+
+/// One private link as written down.
+#[derive(Debug, Clone)]
+pub struct SpecLink {
+    /// The name that prefixes refer to.
+    pub name: String,
+    /// The kernel's interface.
+    pub interface: String,
+}
+
+/// One private prefix as written down.
+#[derive(Debug, Clone)]
+pub struct SpecPrefix {
+    /// The private network addresses.
+    pub prefix: IpNet,
+    /// The name of the link that they are reached by.
+    pub link: String,
+    /// The router on the link; without one the addresses are on the link itself.
+    pub next_hop: Option<IpAddr>,
+    /// The address whose ARP or ND answers are the heartbeat, where it is not clear.
+    pub probe: Option<IpAddr>,
+    /// What subscribers may use of it, as written; everything when there is none.
+    pub services: Vec<String>,
+}
+
+/// The index of a link in [`Policy::links`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub(crate) usize);
+
+/// A private link: the interface behind which private network addresses are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The kernel's interface.
+    pub interface: String,
+}
+
+/// A private prefix and how it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrivatePrefix {
+    /// The private network addresses.
+    pub prefix: IpNet,
+    /// The link that they are reached by.
+    pub link: LinkId,
+    /// The router on the link; `None` when the addresses are on the link itself.
+    pub next_hop: Option<IpAddr>,
+    /// The neighbour on the link whose ARP or ND answers are the heartbeat of the prefix.
+    pub probe: IpAddr,
+    /// What subscribers may use of it; everything when there is none.
+    pub services: Vec<Service>,
+}
+
+/// A policy without contradictions. What it holds never changes.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    links: Vec<Link>,
+    prefixes: Vec<PrivatePrefix>,
+    /// Indexes into `prefixes`.
+    private: PrefixMap<usize>,
+    subscriber_prefixes: Vec<IpNet>,
+    subscribers: PrefixSet,
+    subscriber_interfaces: Vec<String>,
+}
+
+impl Policy {
+    /// The policy in `spec`.
+    ///
+    /// # Errors
+    /// [`PolicyError`] names the first contradiction and its place.
+    pub fn new(spec: Spec) -> Result<Self, PolicyError> {
+        let links = links(&spec.links)?;
+        let subscriber_interfaces = subscriber_interfaces(&spec.subscriber_interfaces, &links)?;
+        let subscriber_prefixes = subscriber_prefixes(&spec.subscriber_prefixes)?;
+        let mut prefixes: Vec<PrivatePrefix> = Vec::with_capacity(spec.prefixes.len());
+        for (index, entry) in spec.prefixes.into_iter().enumerate() {
+            let prefix = private_prefix(index, entry, &links, &subscriber_prefixes, &prefixes)?;
+            prefixes.push(prefix);
+        }
+        if prefixes.is_empty() {
+            return Err(at(Place::Prefixes, Problem::Empty { what: "private prefix" }));
+        }
+        Ok(Self {
+            private: prefixes.iter().enumerate().map(|(index, entry)| (entry.prefix, index)).collect(),
+            subscribers: subscriber_prefixes.iter().copied().collect(),
+            links,
+            prefixes,
+            subscriber_prefixes,
+            subscriber_interfaces,
+        })
+    }
+
+    /// The private links.
+    #[must_use]
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// The private prefixes; no two of them overlap.
+    #[must_use]
+    pub fn prefixes(&self) -> &[PrivatePrefix] {
+        &self.prefixes
+    }
+
+    /// The subscribers' prefixes.
+    #[must_use]
+    pub fn subscriber_prefixes(&self) -> &[IpNet] {
+        &self.subscriber_prefixes
+    }
+
+    /// The interfaces by which subscribers' packets arrive.
+    #[must_use]
+    pub fn subscriber_interfaces(&self) -> &[String] {
+        &self.subscriber_interfaces
+    }
+
+    /// The interface of `link`.
+    #[must_use]
+    pub fn interface(&self, link: LinkId) -> &str {
+        self.links.get(link.0).map_or("", |link| &link.interface)
+    }
+
+    /// The link whose interface this is.
+    #[must_use]
+    pub fn link_of(&self, interface: &str) -> Option<LinkId> {
+        self.links.iter().position(|link| link.interface == interface).map(LinkId)
+    }
+
+    /// The link behind which `address` is, when it is a private network address.
+    #[must_use]
+    pub fn private_link(&self, address: IpAddr) -> Option<LinkId> {
+        self.private_prefix(address).map(|entry| entry.link)
+    }
+
+    /// The private prefix that `address` is in.
+    #[must_use]
+    pub fn private_prefix(&self, address: IpAddr) -> Option<&PrivatePrefix> {
+        self.private.lookup(address).and_then(|(_, index)| self.prefixes.get(*index))
+    }
+
+    /// Whether `address` is a subscriber's.
+    #[must_use]
+    pub fn is_subscriber(&self, address: IpAddr) -> bool {
+        self.subscribers.contains(address)
+    }
+
+    /// Whether subscribers' packets arrive by `interface`.
+    #[must_use]
+    pub fn faces_subscribers(&self, interface: &str) -> bool {
+        self.subscriber_interfaces.iter().any(|name| name == interface)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The policy of the example configuration.
+    pub(crate) fn example() -> Spec {
+        let prefix = |prefix: &str| SpecPrefix {
+            prefix: prefix.parse().unwrap(),
+            link: "main".into(),
+            next_hop: None,
+            probe: None,
+            services: Vec::new(),
+        };
+        Spec {
+            links: vec![SpecLink { name: "main".into(), interface: "priv0".into() }],
+            prefixes: vec![prefix("203.0.113.200/32"), prefix("2001:db8:c10a::200/128")],
+            subscriber_prefixes: ["198.51.100.64/26", "2001:db8:5100:64::/64"].map(|p| p.parse().unwrap()).to_vec(),
+            subscriber_interfaces: vec!["edge0".into()],
+        }
+    }
+
+    fn refusal(change: impl FnOnce(&mut Spec)) -> String {
+        let mut spec = example();
+        change(&mut spec);
+        let error = Policy::new(spec).unwrap_err();
+        format!("{}: {error}", error.place)
+    }
+
+    #[test]
+    fn the_example_is_a_policy_and_each_address_is_its_own_heartbeat() {
+        let policy = Policy::new(example()).unwrap();
+        assert_eq!(policy.prefixes()[0].probe, "203.0.113.200".parse::<IpAddr>().unwrap());
+        assert_eq!(policy.interface(policy.prefixes()[1].link), "priv0");
+    }
+
+    #[test]
+    fn overlaps_are_refused_whichever_way_round() {
+        let prefix = |text: &'static str| move |spec: &mut Spec| spec.prefixes[0].prefix = text.parse().unwrap();
+        assert_eq!(
+            refusal(prefix("198.51.100.70/32")),
+            "private-prefixes[0].prefix: 198.51.100.70/32 overlaps subscriber prefix 198.51.100.64/26"
+        );
+        assert_eq!(
+            refusal(prefix("198.51.100.0/24")),
+            "private-prefixes[0].prefix: 198.51.100.0/24 overlaps subscriber prefix 198.51.100.64/26"
+        );
+        assert_eq!(
+            refusal(|spec| spec.prefixes[1].prefix = "203.0.113.200/32".parse().unwrap()),
+            "private-prefixes[1].prefix: 203.0.113.200/32 overlaps private prefix 203.0.113.200/32"
+        );
+        assert_eq!(
+            refusal(|spec| spec.subscriber_prefixes.push("198.51.100.64/27".parse().unwrap())),
+            "subscribers.prefixes[2]: 198.51.100.64/27 overlaps subscriber prefix 198.51.100.64/26"
+        );
+    }
+
+    #[test]
+    fn what_is_no_ordinary_unicast_is_refused() {
+        for (text, is) in [
+            ("0.0.0.0/0", "the default route"),
+            ("::/0", "the default route"),
+            ("224.0.0.0/24", "multicast (RFC 5771)"),
+            ("0.0.0.0/1", "\"this network\" (RFC 791)"),
+            ("255.255.255.255/32", "reserved or broadcast (RFC 1112)"),
+            ("127.0.0.1/32", "loopback (RFC 1122)"),
+            ("ff02::/16", "multicast (RFC 4291)"),
+            ("fe80::1/128", "link-local (RFC 4291)"),
+            ("::ffff:203.0.113.200/128", "IPv4-mapped (RFC 4291): write it as IPv4"),
+        ] {
+            let expected = format!(
+                "private-prefixes[0].prefix: {} is {is}: an ordinary unicast prefix is needed",
+                text.parse::<IpNet>().unwrap()
+            );
+            assert_eq!(refusal(|spec| spec.prefixes[0].prefix = text.parse().unwrap()), expected);
+            assert!(refusal(|spec| spec.subscriber_prefixes[0] = text.parse().unwrap()).contains(is));
+        }
+        assert_eq!(
+            refusal(|spec| spec.prefixes[0].prefix = "203.0.113.200/24".parse().unwrap()),
+            "private-prefixes[0].prefix: 203.0.113.200/24 has host bits set: 203.0.113.0/24 is the prefix"
+        );
+    }
+
+    #[test]
+    fn links_and_interfaces_must_exist_once_and_on_one_side() {
+        assert_eq!(
+            refusal(|spec| spec.prefixes[0].link = "spare".into()),
+            "private-prefixes[0].link: no link is called \"spare\": there is main"
+        );
+        assert_eq!(
+            refusal(|spec| spec.subscriber_interfaces.push("priv0".into())),
+            "subscribers.interfaces[1]: interface priv0 is a private link: subscribers face another one"
+        );
+        assert_eq!(
+            refusal(|spec| spec.links.push(SpecLink { name: "main".into(), interface: "priv1".into() })),
+            "links[1].name: link main is listed twice"
+        );
+        assert_eq!(
+            refusal(|spec| spec.links.push(SpecLink { name: "second".into(), interface: "priv0".into() })),
+            "links[1].interface: interface priv0 is listed twice"
+        );
+        for bad in ["", "lo", "a b", "\"; flush ruleset; \"", "sixteen-letters-", "../x", "priv*"] {
+            assert!(refusal(|spec| spec.links[0].interface = bad.into()).contains("is no interface name"), "{bad}");
+            assert!(refusal(|spec| spec.subscriber_interfaces[0] = bad.into()).contains("is no interface name"));
+        }
+        assert!(refusal(|spec| spec.links[0].name = "Main".into()).contains("is no link name"));
+    }
+
+    #[test]
+    fn every_list_needs_an_entry_and_every_family_somebody_to_serve() {
+        assert!(refusal(|spec| spec.links.clear()).starts_with("links: nothing is listed"));
+        assert!(refusal(|spec| spec.prefixes.clear()).starts_with("private-prefixes: nothing"));
+        assert!(refusal(|spec| spec.subscriber_prefixes.clear()).starts_with("subscribers.prefixes: nothing"));
+        assert!(refusal(|spec| spec.subscriber_interfaces.clear()).starts_with("subscribers.interfaces: nothing"));
+        assert_eq!(
+            refusal(|spec| spec.subscriber_prefixes.truncate(1)),
+            "private-prefixes[1].prefix: 2001:db8:c10a::200/128 is IPv6 and no subscriber prefix is: \
+             add one, or leave the private prefix out"
+        );
+    }
+
+    #[test]
+    fn services_are_protocols_and_ports_each_once() {
+        let services = |list: &'static [&str]| {
+            move |spec: &mut Spec| spec.prefixes[1].services = list.iter().map(ToString::to_string).collect()
+        };
+        let mut spec = example();
+        services(&["tcp/443", "udp/5000-5100", "icmp"])(&mut spec);
+        let policy = Policy::new(spec).unwrap();
+        let written: Vec<_> = policy.prefixes()[1].services.iter().map(ToString::to_string).collect();
+        assert_eq!(written, ["tcp/443", "udp/5000-5100", "ipv6-icmp"]);
+        assert!(
+            refusal(services(&["tcp/443", "tcp/0x1bb"]))
+                .starts_with("private-prefixes[1].services[1]: \"0x1bb\" is no port")
+        );
+        assert_eq!(
+            refusal(services(&["tcp/1-1000", "tcp/443"])),
+            "private-prefixes[1].services[1]: tcp/443 is in tcp/1-1000 already"
+        );
+    }
+
+    #[test]
+    fn a_next_hop_or_probe_must_be_a_neighbour_that_can_answer() {
+        let hop = |text: &'static str| move |spec: &mut Spec| spec.prefixes[0].next_hop = Some(text.parse().unwrap());
+        assert!(refusal(hop("2001:db8::1")).contains("are of different IP versions"));
+        assert!(refusal(hop("224.0.0.1")).contains("it is multicast"));
+        assert!(refusal(hop("0.0.0.0")).contains("it is unspecified"));
+        assert!(refusal(hop("198.51.100.65")).contains("overlaps subscriber prefix"));
+        assert!(
+            refusal(|spec| {
+                spec.prefixes[0].next_hop = Some("192.0.2.250".parse().unwrap());
+                spec.prefixes[0].probe = Some("203.0.113.200".parse().unwrap());
+            })
+            .starts_with("private-prefixes[0].probe: 203.0.113.200 is not probed")
+        );
+        let wide = |spec: &mut Spec| spec.prefixes[0].prefix = "203.0.113.192/27".parse().unwrap();
+        assert!(refusal(wide).contains("203.0.113.192/27 has many addresses"));
+        assert!(
+            refusal(|spec| {
+                wide(spec);
+                spec.prefixes[0].probe = Some("203.0.113.100".parse().unwrap());
+            })
+            .contains("203.0.113.100 is outside 203.0.113.192/27")
+        );
+        let mut spec = example();
+        wide(&mut spec);
+        spec.prefixes[0].probe = Some("203.0.113.200".parse().unwrap());
+        assert!(Policy::new(spec).is_ok());
+    }
+}
