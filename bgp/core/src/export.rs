@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bgp_wire::{
-    AsPath, Asn, Attributes, Context, Family, Message, Origin, Role, Update, announce_v4, announce_v4_by_v6,
-    announce_v6, withdraw_v4, withdraw_v6,
+    AsPath, Asn, Attributes, Context, Family, FlowRule, Message, Origin, Role, Update, announce_flow, announce_v4,
+    announce_v4_by_v6, announce_v6, withdraw_flow, withdraw_v4, withdraw_v6,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::flow::{FlowRoute, FlowRoutes};
 use crate::guard::{Guarded, PrivateRoute, Reach};
 use crate::injector::Routes;
 
@@ -28,18 +29,23 @@ pub(crate) struct Exporter {
 impl Exporter {
     /// RFC 4271 §5.1: to an external peer with our AS on the path; to an internal one with LOCAL_PREF.
     fn attributes(&self, route: &PrivateRoute) -> Guarded {
+        route.guarded(self.bare())
+    }
+
+    /// What every route of ours says, whatever else it does.
+    fn bare(&self) -> Attributes {
         let (as_path, local_pref) = if self.context.external {
             (AsPath::sequence([self.local_as]), None)
         } else {
             (AsPath::default(), Some(LOCAL_PREF))
         };
-        route.guarded(Attributes {
+        Attributes {
             origin: Some(Origin::Igp),
             as_path: Some(as_path),
             local_pref,
             only_to_customer: self.only_to_customer(),
             ..Attributes::default()
-        })
+        }
     }
 
     /// RFC 9234 §5: whoever gets it downwards or sideways must not pass it up or sideways.
@@ -47,20 +53,55 @@ impl Exporter {
         matches!(self.role, Some(Role::Provider | Role::Peer | Role::RouteServer)).then_some(self.local_as)
     }
 
-    /// Messages that turn what the peer holds, `from`, into `to`: withdrawals first.
-    pub(crate) fn difference(&self, from: &Routes, to: &Routes) -> Vec<Vec<u8>> {
-        let gone = from.keys().filter(|prefix| !to.contains_key(*prefix));
-        let new = to.iter().filter(|(prefix, route)| from.get(*prefix) != Some(*route)).map(|(_, route)| route);
+    /// Messages that turn what the peer holds, `from`, into `to`. Routes that go are withdrawn first. Rules come before
+    /// the routes that they restrict, those that discard before those that permit, and go behind them in the other
+    /// order: at no moment does a route stand without its rules.
+    pub(crate) fn difference(&self, from: (&Routes, &FlowRoutes), to: (&Routes, &FlowRoutes)) -> Vec<Vec<u8>> {
+        let gone = from.0.keys().filter(|prefix| !to.0.contains_key(*prefix));
+        let new = to.0.iter().filter(|(prefix, route)| from.0.get(*prefix) != Some(*route)).map(|(_, route)| route);
+        let new_rules = to.1.iter().filter(|(rule, route)| from.1.get(*rule) != Some(*route));
+        let gone_rules = from.1.iter().filter(|(rule, _)| !to.1.contains_key(*rule));
         let mut messages = self.withdraw(gone);
+        messages.extend(self.announce_rules(new_rules));
         messages.extend(self.announce(new));
+        messages.extend(self.withdraw_rules(gone_rules));
         messages.iter().map(|update| self.encode(update)).collect()
+    }
+
+    fn announce_rules<'a>(&self, rules: impl Iterator<Item = (&'a FlowRule, &'a FlowRoute)>) -> Vec<Update> {
+        let mut groups: BTreeMap<(bool, Family, &FlowRoute), Vec<&FlowRule>> = BTreeMap::new();
+        for (rule, route) in rules {
+            groups.entry((!route.discards(), rule.family(), route)).or_default().push(rule);
+        }
+        let updates = groups.into_iter().map(|((_, family, route), rules)| {
+            let attributes = Attributes { communities: route.communities.clone(), ..self.bare() };
+            let attributes = match route.guard {
+                Some(guard) => guard.attach(attributes),
+                None => attributes,
+            };
+            announce_flow(&route.actions.attach(attributes), family, rules, self.context)
+        });
+        let updates: Result<Vec<_>, _> = updates.collect();
+        updates.expect("MAX_FLOW_RULE, MAX_ACTIONS and MAX_COMMUNITIES fit a message").into_iter().flatten().collect()
+    }
+
+    fn withdraw_rules<'a>(&self, rules: impl Iterator<Item = (&'a FlowRule, &'a FlowRoute)>) -> Vec<Update> {
+        let mut groups: BTreeMap<(bool, Family), Vec<&FlowRule>> = BTreeMap::new();
+        for (rule, route) in rules {
+            groups.entry((route.discards(), rule.family())).or_default().push(rule);
+        }
+        let updates = groups.into_iter().map(|((_, family), rules)| withdraw_flow(family, rules, self.context));
+        let updates: Result<Vec<_>, _> = updates.collect();
+        updates.expect("a rule that was announced fits a message").into_iter().flatten().collect()
     }
 
     /// The part of `routes` that the peer takes.
     pub(crate) fn taken(&self, routes: &Routes) -> Routes {
         let taken = routes.iter().filter(|(prefix, route)| {
             let next_hop_fits = self.context.ipv4_by_ipv6 || !matches!(route.reach, Reach::V4ByV6(..));
-            self.families.contains(&Family::of(prefix)) && next_hop_fits
+            // Fail closed: who takes no rules would let everything pass.
+            let rules_fit = !route.is_restricted() || self.context.flow.has(Family::of(prefix));
+            self.families.contains(&Family::of(prefix)) && next_hop_fits && rules_fit
         });
         taken.map(|(prefix, route)| (*prefix, route.clone())).collect()
     }
@@ -111,7 +152,7 @@ impl Exporter {
         withdraw_v4(v4, self.context).into_iter().chain(withdraw_v6(v6, self.context)).collect()
     }
 
-    fn encode(&self, update: &Update) -> Vec<u8> {
+    pub(crate) fn encode(&self, update: &Update) -> Vec<u8> {
         Message::Update(update.clone()).encode(self.context).expect("the packer keeps to the message size")
     }
 }
@@ -130,6 +171,10 @@ mod tests {
             families: Family::ALL.into(),
             role: None,
         }
+    }
+
+    fn difference(exporter: &Exporter, from: &Routes, to: &Routes) -> Vec<Vec<u8>> {
+        exporter.difference((from, &FlowRoutes::new()), (to, &FlowRoutes::new()))
     }
 
     fn routes(prefixes: &[&str], guard: Guard) -> Routes {
@@ -152,7 +197,7 @@ mod tests {
     #[test]
     fn an_internal_peer_gets_local_pref_and_an_empty_path() {
         let exporter = exporter(false);
-        let messages = exporter.difference(&Routes::new(), &routes(&["203.0.113.200/32"], Guard::NoExport));
+        let messages = difference(&exporter, &Routes::new(), &routes(&["203.0.113.200/32"], Guard::NoExport));
         let [update] = &updates(&messages, exporter.context)[..] else { panic!() };
         assert_eq!(update.attributes.as_path, Some(AsPath::default()));
         assert_eq!(update.attributes.local_pref, Some(100));
@@ -163,7 +208,7 @@ mod tests {
     #[test]
     fn an_external_peer_gets_our_as_and_no_local_pref() {
         let exporter = exporter(true);
-        let messages = exporter.difference(&Routes::new(), &routes(&["2001:db8:c10a::200/128"], Guard::NoAdvertise));
+        let messages = difference(&exporter, &Routes::new(), &routes(&["2001:db8:c10a::200/128"], Guard::NoAdvertise));
         let [update] = &updates(&messages, exporter.context)[..] else { panic!() };
         assert_eq!(update.attributes.as_path, Some(AsPath::sequence([Asn(64500)])));
         assert_eq!(update.attributes.local_pref, None);
@@ -178,7 +223,7 @@ mod tests {
         let roles = [Role::Provider, Role::Peer, Role::RouteServer, Role::Customer, Role::RouteServerClient];
         for (role, marked) in roles.into_iter().zip([true, true, true, false, false]) {
             let exporter = Exporter { role: Some(role), ..exporter(true) };
-            let messages = exporter.difference(&Routes::new(), &routes(&["203.0.113.200/32"], Guard::NoExport));
+            let messages = difference(&exporter, &Routes::new(), &routes(&["203.0.113.200/32"], Guard::NoExport));
             let [update] = &updates(&messages, exporter.context)[..] else { panic!() };
             assert_eq!(update.attributes.only_to_customer, marked.then_some(Asn(64500)), "{role:?}");
         }
@@ -192,7 +237,7 @@ mod tests {
         assert!(exporter(false).taken(&routes).is_empty());
         let context = Context { ipv4_by_ipv6: true, ..Context::default() };
         let exporter = Exporter { context, ..exporter(false) };
-        let messages = exporter.difference(&Routes::new(), &exporter.taken(&routes));
+        let messages = difference(&exporter, &Routes::new(), &exporter.taken(&routes));
         let [update] = &updates(&messages, context)[..] else { panic!() };
         assert!(matches!(&update.mp_reach, Some(MpReach::Ipv4ByIpv6 { .. })));
         assert_eq!(update.reachable().collect::<Vec<_>>(), [prefix]);
@@ -215,7 +260,7 @@ mod tests {
         ) {
             let exporter = exporter(external);
             let mut held: BTreeMap<IpNet, Vec<Community>> = BTreeMap::new();
-            let messages = [exporter.difference(&Routes::new(), &from), exporter.difference(&from, &to)].concat();
+            let messages = [difference(&exporter, &Routes::new(), &from), difference(&exporter, &from, &to)].concat();
             for update in updates(&messages, exporter.context) {
                 prop_assert!(update.flaws.is_empty());
                 for prefix in update.unreachable() {
@@ -229,7 +274,7 @@ mod tests {
             for (prefix, communities) in held {
                 prop_assert!(communities.contains(&to[&prefix].guard().community()));
             }
-            prop_assert!(exporter.difference(&to, &to).is_empty());
+            prop_assert!(difference(&exporter, &to, &to).is_empty());
         }
     }
 

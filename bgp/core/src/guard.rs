@@ -1,10 +1,13 @@
 //! Private routes and the community without which they never reach the wire (A1).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bgp_wire::{Attributes, Community};
+use bgp_wire::{Actions, Attributes, Community, FlowRule};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::flow::{FlowRoute, Permit, PermitError, permit};
 
 /// The most communities that a route may carry beside its guard.
 pub const MAX_COMMUNITIES: usize = 64;
@@ -60,6 +63,8 @@ pub struct PrivateRoute {
     pub(crate) reach: Reach,
     guard: Guard,
     communities: Vec<Community>,
+    /// Rules that go with it: what may be sent to the prefix, and that nothing else may. Empty: everything may.
+    flow: BTreeMap<FlowRule, Actions>,
 }
 
 /// Why a private route can't be one.
@@ -120,7 +125,30 @@ impl PrivateRoute {
                 return Err(RouteError::Family { prefix, next_hop });
             }
         };
-        Ok(Self { reach, guard, communities })
+        Ok(Self { reach, guard, communities, flow: BTreeMap::new() })
+    }
+
+    /// With rules for the router that let only these packets pass towards the prefix (RFC 8955). A peer that takes no
+    /// rules is then not told of the prefix either.
+    ///
+    /// # Errors
+    /// [`PermitError`] names the permit that can't be.
+    pub fn with_permits(self, permits: &[Permit]) -> Result<Self, PermitError> {
+        Ok(Self { flow: permit(self.prefix(), permits)?, ..self })
+    }
+
+    /// Whether only some packets may go to the prefix.
+    #[must_use]
+    pub fn is_restricted(&self) -> bool {
+        !self.flow.is_empty()
+    }
+
+    /// The rules that go with the route, under the same guard.
+    pub fn flow_routes(&self) -> impl Iterator<Item = (FlowRule, FlowRoute)> + '_ {
+        self.flow.iter().map(|(rule, actions)| {
+            let (actions, communities) = (actions.clone(), self.communities.clone());
+            (rule.clone(), FlowRoute { actions, communities, guard: Some(self.guard) })
+        })
     }
 
     /// The private prefix.

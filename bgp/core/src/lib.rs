@@ -13,6 +13,7 @@ mod desired;
 mod draft;
 mod events;
 mod export;
+mod flow;
 mod guard;
 mod health;
 mod injector;
@@ -30,6 +31,10 @@ pub use desired::{
 };
 pub use draft::{Checked, Draft};
 pub use events::{Excerpt, Ring};
+pub use flow::{
+    FlowChange, FlowChangeError, FlowRoute, FlowRoutes, FlowTable, Flows, MAX_ACTIONS, MAX_FLOW_RULE, Permit,
+    PermitError,
+};
 pub use guard::{Guard, Guarded, MAX_COMMUNITIES, PrivateRoute, RouteError};
 pub use health::{Health, HealthInput, HealthTable};
 pub use injector::{Injector, Notice, Routes};

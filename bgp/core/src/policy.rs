@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use bgp_wire::FlowRule;
 use ipnet::IpNet;
 
 use crate::guard::Guard;
@@ -23,6 +24,9 @@ pub enum Refusal {
         /// The private prefix.
         private: IpNet,
     },
+    /// A flow rule for packets to anywhere.
+    #[error("the rule names no destination prefix: give one inside inject.allow, or set inject.flow-anywhere")]
+    NoDestination,
 }
 
 /// The operator's allow-list and private prefixes. Held at the API, and again where bytes are made.
@@ -31,6 +35,7 @@ pub struct Policy {
     v4: Ranges,
     v6: Ranges,
     private: Vec<IpNet>,
+    flow_anywhere: bool,
 }
 
 impl Policy {
@@ -38,7 +43,25 @@ impl Policy {
     #[must_use]
     pub fn new(allow: &[IpNet], private: &[IpNet]) -> Self {
         let of = |v4: bool| Ranges::new(allow.iter().filter(|prefix| prefix.addr().is_ipv4() == v4));
-        Self { v4: of(true), v6: of(false), private: private.to_vec() }
+        Self { v4: of(true), v6: of(false), private: private.to_vec(), flow_anywhere: false }
+    }
+
+    /// Flow rules may leave out where packets go.
+    #[must_use]
+    pub fn with_flow_anywhere(self) -> Self {
+        Self { flow_anywhere: true, ..self }
+    }
+
+    /// Whether `rule` may go out under `guard`: its destination decides.
+    ///
+    /// # Errors
+    /// [`Refusal`] says why not.
+    pub fn check_flow(&self, rule: &FlowRule, guard: Option<Guard>) -> Result<(), Refusal> {
+        match rule.destination() {
+            Some(prefix) => self.check(prefix, guard),
+            None if self.flow_anywhere => Ok(()),
+            None => Err(Refusal::NoDestination),
+        }
     }
 
     /// Whether `prefix` may go out under `guard`.

@@ -16,12 +16,14 @@ use std::time::Duration;
 use bgp_wire::{Context, ErrorCode, Framer, Message, Open};
 use cloakway_types::Instant;
 
+use crate::flow::{FlowRoutes, Flows};
 use crate::injector::Routes;
 use crate::jitter::{Backoff, Jitter};
 
 mod configure;
 mod connections;
 mod feed;
+mod flow;
 mod negotiation;
 mod routes;
 mod timers;
@@ -87,6 +89,9 @@ pub struct Session {
     idle_backoff: Backoff,
     routes: Arc<Routes>,
     advertised: Routes,
+    flows: Arc<Flows>,
+    flow_advertised: FlowRoutes,
+    flow_heard: flow::Heard,
     feed: Feed,
     reported: Reported,
     output: VecDeque<Output>,
@@ -110,6 +115,9 @@ impl Session {
             idle_backoff: Backoff::new(IDLE_HOLD_LIMIT),
             routes: Arc::default(),
             advertised: Routes::new(),
+            flows: Arc::default(),
+            flow_advertised: FlowRoutes::new(),
+            flow_heard: flow::Heard::default(),
             feed: Feed::default(),
             reported: Reported::default(),
             output: VecDeque::new(),
@@ -160,6 +168,10 @@ impl Session {
                 self.routes = routes;
                 self.announce();
             }
+            Input::Flows(flows) => {
+                self.flows = flows;
+                self.announce();
+            }
             Input::Tick => self.tick(now),
         }
         self.note_state(now);
@@ -203,6 +215,8 @@ impl Session {
             since: self.since,
             negotiated: self.established().map(|(_, negotiated)| negotiated.clone()),
             advertised: self.advertised.keys().copied().collect(),
+            flow_advertised: self.flow_advertised.len(),
+            flow_heard: self.flow_heard().len(),
             last_down: self.last_down.clone(),
             counters: self.counters,
         }
@@ -382,6 +396,7 @@ impl Session {
         self.counters.established += 1;
         self.event(Event::Up(negotiated));
         self.announce();
+        self.end_flow();
         if let Some((id, exporter)) = self.exporter() {
             self.feed.start(&exporter.families);
             if !self.feed.on {

@@ -147,6 +147,8 @@ impl Session {
         if was_established {
             self.counters.flaps += 1;
             self.advertised.clear();
+            self.flow_advertised.clear();
+            self.flow_heard = super::flow::Heard::default();
             self.feed.stop();
             self.reported = Reported::default();
             if now.since(self.since) >= STABLE {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::Session;
 use super::values::{Event, Export, Heard, LinkId, Negotiated, Output};
 use crate::export::Exporter;
+use crate::flow::FlowRoutes;
 use crate::injector::Routes;
 
 /// What was told of this session already, or is no longer listened to in it.
@@ -43,8 +44,14 @@ impl Session {
                 taken
             }
         };
-        self.send_updates(id, exporter.difference(&self.advertised, &routes));
+        let flows = match self.settings.export {
+            Export::Nothing => FlowRoutes::new(),
+            Export::Private | Export::All => self.flow_wanted(&exporter, &routes),
+        };
+        let held = (&self.advertised, &self.flow_advertised);
+        self.send_updates(id, exporter.difference(held, (&routes, &flows)));
         self.advertised = routes;
+        self.flow_advertised = flows;
     }
 
     pub(super) fn send_updates(&mut self, id: LinkId, updates: Vec<Vec<u8>>) {
@@ -56,6 +63,9 @@ impl Session {
 
     /// The peer wants a family again, or marks where its own answer begins and ends (RFC 2918, RFC 7313).
     pub(super) fn refresh(&mut self, id: LinkId, negotiated: &Negotiated, refresh: RouteRefresh) {
+        if let Some(family) = Family::from_flow_codes(refresh.afi, refresh.safi) {
+            return self.refresh_flow(id, negotiated, family, refresh.subtype);
+        }
         // A family that was not negotiated, and a subtype that nobody knows, is ignored (RFC 2918 §4, RFC 7313 §5).
         let Some(family) = Family::from_codes(refresh.afi, refresh.safi) else { return };
         if !negotiated.families.contains(&family) {
@@ -84,7 +94,11 @@ impl Session {
 
     /// ROUTE-REFRESH, written: where our answer begins or ends (RFC 7313 §4).
     pub(super) fn refresh_mark(&mut self, family: Family, subtype: u8) -> Vec<u8> {
-        let message = Message::RouteRefresh(RouteRefresh { afi: family.afi(), subtype, safi: family.safi() });
+        self.refresh_mark_of(family.afi(), family.safi(), subtype)
+    }
+
+    pub(super) fn refresh_mark_of(&mut self, afi: u16, safi: u8, subtype: u8) -> Vec<u8> {
+        let message = Message::RouteRefresh(RouteRefresh { afi, subtype, safi });
         self.counters.sent.count(&message);
         message.encode(Context::default()).expect("ROUTE-REFRESH has one length")
     }
@@ -106,6 +120,7 @@ impl Session {
                 self.output.push_back(Output::Event(Event::FamilyDisabled(family)));
             }
         }
+        self.hear_flow(&update);
         let ends = update.ends_rib_of();
         for family in Family::ALL {
             if !agreed.contains(&family) || self.reported.disabled.contains(&family) {

@@ -10,6 +10,7 @@ use bgp_wire::{Asn, AttributeError, Context, Family, HoldTime, Message, Notifica
 use cloakway_types::Instant;
 use ipnet::IpNet;
 
+use crate::flow::Flows;
 use crate::injector::Routes;
 use crate::prefix_list::Filter;
 
@@ -116,8 +117,10 @@ pub enum Input<'a> {
     },
     /// Bidirectional forwarding detection lost the peer (RFC 9384).
     PathLost(&'a str),
-    /// The routes to announce from now on.
+    /// The private routes to announce from now on, with the rules that go with them.
     Routes(Arc<Routes>),
+    /// The injected flow rules to announce from now on.
+    Flows(Arc<Flows>),
     /// [`Session::poll_timeout`] has come.
     Tick,
 }
@@ -166,6 +169,8 @@ pub enum Event {
     MulticastPrefix(IpNet),
     /// An UPDATE was so damaged that the family is no longer listened to in this session (RFC 7606 §2).
     FamilyDisabled(Family),
+    /// The same of flow rules for packets of the family.
+    FlowDisabled(Family),
     /// The peer passes on a route that it must keep (RFC 9234 §5): told once in a session, counted always.
     RouteLeak(IpNet),
     /// The peer announces a prefix inside `ours`: told once for each of ours in a session, counted always.
@@ -303,6 +308,10 @@ pub struct Counters {
     pub prefixes_announced: u64,
     /// Prefixes that went.
     pub prefixes_withdrawn: u64,
+    /// Flow rules that came, and may since have gone.
+    pub flow_announced: u64,
+    /// Flow rules that went.
+    pub flow_withdrawn: u64,
     /// Damaged UPDATEs that were borne with.
     pub flaws: u64,
     /// Prefixes of ours that the peer announced.
@@ -322,6 +331,10 @@ pub struct Status {
     pub negotiated: Option<Negotiated>,
     /// Prefixes that the peer was told of and not told otherwise.
     pub advertised: Vec<IpNet>,
+    /// How many flow rules the peer was told of and not told otherwise.
+    pub flow_advertised: usize,
+    /// How many of the peer's flow rules are kept to be shown.
+    pub flow_heard: usize,
     /// Why the last connection ended.
     pub last_down: Option<Down>,
     /// Totals.
