@@ -13,6 +13,7 @@ mod bfd;
 pub mod bmp;
 pub mod config;
 mod events;
+mod flows;
 mod health;
 pub mod inject;
 mod listener;

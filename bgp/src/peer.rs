@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bgp_core::{Ends, Event, FenceId, Input, LinkId, Output, Session, Status};
+use bgp_core::{Ends, Event, FenceId, FlowRoutes, Input, LinkId, Output, Session, Status};
+use bgp_wire::{Actions, FlowRule};
 use cloakway_runtime::clock;
 use cloakway_types::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -41,6 +42,10 @@ const FAREWELLS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) status: Status,
+    /// Flow rules that the peer was told.
+    pub(crate) flow_advertised: FlowRoutes,
+    /// Flow rules that the peer told us.
+    pub(crate) flow_heard: BTreeMap<FlowRule, Actions>,
     /// From the word that took a route away to the last byte of its withdrawal in the socket.
     pub(crate) last_withdraw: Option<Duration>,
 }
@@ -137,7 +142,7 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
             Some(Ok((id, connected))) = task.connecting.join_next() => task.connected(id, connected),
             Some(question) = ways.questions.recv() => {
                 // An asker that has gone away wants no answer.
-                let _ = question.send(Report { status: task.session.status(), last_withdraw: task.last_withdraw });
+                let _ = question.send(task.report());
             }
             (id, readiness) = ready(&task.links, hungry) => task.transfer(id, readiness),
             Some(_) = task.farewells.join_next() => {}
@@ -307,6 +312,15 @@ impl Task {
                 outlet.engine.passed(&self.peer.name, fence);
             }
             outlet.fences.pop_front();
+        }
+    }
+
+    fn report(&self) -> Report {
+        Report {
+            status: self.session.status(),
+            flow_advertised: self.session.flow_advertised().clone(),
+            flow_heard: self.session.flow_heard().clone(),
+            last_withdraw: self.last_withdraw,
         }
     }
 
@@ -501,6 +515,9 @@ fn log(event: &Event) {
         }
         Event::MulticastPrefix(prefix) => {
             tracing::warn!(%prefix, "the peer announces a prefix of multicast groups among unicast: it is left out");
+        }
+        Event::FlowDisabled(family) => {
+            tracing::warn!(%family, "damaged flow rules: they are no longer listened to in this session (RFC 7606)");
         }
         Event::RouteLeak(prefix) => {
             tracing::warn!(%prefix, "the peer passes on a route that it must keep (RFC 9234)");

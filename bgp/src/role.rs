@@ -42,6 +42,10 @@ impl Role for BgpSpeaker {
         let route =
             |route: &PrivateRoute| format!("{} via {}, guarded by {}", route.prefix(), route.next_hop(), route.guard());
         let mut lines: Vec<String> = config.routes.iter().map(route).collect();
+        let restricted: Vec<&PrivateRoute> = config.routes.iter().filter(|route| route.is_restricted()).collect();
+        for (rule, route) in restricted.iter().flat_map(|route| route.flow_routes()) {
+            lines.push(format!("rule {rule}: {}", route.actions));
+        }
         for peer in &config.peers {
             let (name, address, remote_as) = (&peer.name, peer.address, peer.settings.remote_as);
             let kind = if peer.is_internal() { "internal" } else { "external" };
@@ -54,6 +58,12 @@ impl Role for BgpSpeaker {
                     "warning: {name} is external: make sure that AS {remote_as} obeys the guard communities"
                 )),
                 (true, Export::Private | Export::All) => {}
+            }
+            if peer.settings.export != Export::Nothing && !peer.settings.options.flow {
+                for route in &restricted {
+                    let prefix = route.prefix();
+                    lines.push(format!("warning: {name} is not told of {prefix}: its flow rules take flowspec = true"));
+                }
             }
         }
         for dynamic in &config.dynamic {

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::bmp::{self, Station};
 use crate::events::Events;
+use crate::flows;
 use crate::health::lock;
 use crate::neighbours::Neighbours;
 use crate::peer::Report;
@@ -29,6 +30,7 @@ pub(crate) const TOPICS: &[Topic] = &[
     Topic { name: "leaks", about: "Private prefixes that were seen where they must not be" },
     Topic { name: "bmp", about: "The routers that tell of their tables, and whether the leak watch is blind" },
     Topic { name: "rpki", about: "The caches of the RPKI, and whose payloads count" },
+    Topic { name: "flows", about: "Each flow rule: what becomes of its packets, where it comes from, who is told" },
     Topic { name: "health", about: "What the forwarder says, and how fresh it is" },
 ];
 
@@ -60,6 +62,8 @@ struct SessionRow {
     messages_received: u64,
     messages_sent: u64,
     prefixes_received: u64,
+    flow_announced: usize,
+    flow_received: usize,
     private_received: u64,
     refreshes_received: u64,
     flaps: u64,
@@ -70,6 +74,7 @@ struct SessionRow {
 #[derive(Serialize)]
 struct RouteRow {
     prefix: String,
+    restricted: bool,
     next_hop: String,
     guard: String,
     communities: Vec<String>,
@@ -99,6 +104,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Valu
         reload::TOPIC => return shared.reloader.reload().await,
         "sessions" => serde_json::to_value(sessions(&shared).await),
         "routes" => serde_json::to_value(routes(&shared).await),
+        "flows" => serde_json::to_value(flows::rows(&shared).await),
         "health" => serde_json::to_value(health(&shared)),
         "leaks" => serde_json::to_value(shared.station()?.leak_rows()),
         "bmp" => serde_json::to_value(shared.station()?.router_rows()),
@@ -142,7 +148,7 @@ impl Shared {
 async fn sessions(shared: &Shared) -> Vec<SessionRow> {
     let mut rows = Vec::new();
     for asked in shared.neighbours.list().await {
-        let Some(Report { status, last_withdraw }) = asked.report().await else { continue };
+        let Some(Report { status, last_withdraw, .. }) = asked.report().await else { continue };
         let counters = status.counters;
         let agreed = status.negotiated.as_ref();
         rows.push(SessionRow {
@@ -161,6 +167,8 @@ async fn sessions(shared: &Shared) -> Vec<SessionRow> {
             messages_received: counters.received.total(),
             messages_sent: counters.sent.total(),
             prefixes_received: counters.prefixes_announced,
+            flow_announced: status.flow_advertised,
+            flow_received: status.flow_heard,
             private_received: counters.private_received,
             refreshes_received: counters.received.route_refresh,
             flaps: counters.flaps,
@@ -201,11 +209,15 @@ async fn routes(shared: &Shared) -> Vec<RouteRow> {
         let announced_to: Vec<String> = to.map(|(name, _)| name.clone()).collect();
         let reason = match (health.is_healthy(), announced_to.is_empty()) {
             (true, _) if let Some(reason) = injector.withheld(&route.prefix()) => reason.to_owned(),
+            (true, true) if route.is_restricted() => {
+                format!("no session takes it with its flow rules; health: {health}")
+            }
             (true, true) => format!("no session takes it; health: {health}"),
             (true, false) | (false, _) => health.to_string(),
         };
         RouteRow {
             prefix: route.prefix().to_string(),
+            restricted: route.is_restricted(),
             next_hop: route.next_hop().to_string(),
             guard: route.guard().to_string(),
             communities: route.communities().iter().map(ToString::to_string).collect(),

@@ -9,6 +9,8 @@ pub(crate) struct PeerMetrics {
     up: Gauge,
     state: Gauge,
     announced: Gauge,
+    flow_announced: Gauge,
+    flow_received: Gauge,
     last_withdraw: Gauge,
     flaps: Counter,
     flaws: Counter,
@@ -29,6 +31,8 @@ impl PeerMetrics {
             up: gauge!("bgp_speaker_session_up", "peer" => label()),
             state: gauge!("bgp_speaker_session_state", "peer" => label()),
             announced: gauge!("bgp_speaker_announced_prefixes", "peer" => label()),
+            flow_announced: gauge!("bgp_speaker_announced_flow_rules", "peer" => label()),
+            flow_received: gauge!("bgp_speaker_received_flow_rules", "peer" => label()),
             last_withdraw: gauge!("bgp_speaker_last_withdraw_seconds", "peer" => label()),
             flaps: counter!("bgp_speaker_session_flaps_total", "peer" => label()),
             flaws: counter!("bgp_speaker_damaged_attributes_received_total", "peer" => label()),
@@ -45,6 +49,8 @@ impl PeerMetrics {
         self.state.set(f64::from(status.state as u8));
         self.up.set(if status.state == State::Established { 1.0 } else { 0.0 });
         self.announced.set(status.advertised.len() as f64);
+        self.flow_announced.set(status.flow_advertised as f64);
+        self.flow_received.set(status.flow_heard as f64);
         self.flaps.absolute(counters.flaps);
         self.flaws.absolute(counters.flaws);
         self.private_received.absolute(counters.private_received);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use bench::{Bench, PRIVATE, PRIVATE_V6, peer_open, settings};
 use bgp_core::{
-    Event, Export, FlowChange, FlowRoute, FlowTable, Flows, Guard, Input, Options, Others, Output, Permit, Policy,
-    PrivateRoute, Routes, Settings, State,
+    Event, Export, Filter, FlowChange, FlowRoute, FlowTable, Flows, Guard, Input, Options, Others, Output, Permit,
+    Policy, PrefixList, PrivateRoute, Routes, Rule, Settings, State, Verdict,
 };
 use bgp_wire::{
     Actions, AsPath, Attributes, Capability, Community, Context, Families, Family, FlowRule, Message, Origin,
@@ -139,6 +139,12 @@ fn injected_rules_go_to_who_takes_them_and_never_loosen_a_private_prefix() {
     let narrow = Policy::new(&["11.0.0.0/8".parse().unwrap()], &[]);
     let gone = told(&mut bench, Input::Flows(injected(narrow, &rules)));
     assert_eq!(gone, ["-destination 10.0.0.0/24 protocol =17"]);
+    told(&mut bench, Input::Flows(injected(everything(), &rules)));
+    let inside = Rule::new("203.0.113.0/24".parse().unwrap(), None, Some(32), Verdict::Permit).unwrap();
+    let list = PrefixList::new(vec![inside]);
+    let options = Options { filter: Filter::List(Arc::new(list)), ..flowing().options };
+    bench.session.configure(Settings { options, ..flowing() }, bench.now);
+    assert!(!bench.session.flow_advertised().contains_key(&rule(rules[0].0)), "the peer's list holds for rules too");
     let mut private_only = established(Settings { export: Export::Private, ..flowing() }, both());
     assert_eq!(told(&mut private_only, Input::Flows(injected(everything(), &rules))), [""; 0]);
 }

@@ -14,6 +14,7 @@ use crate::{bmp, inject, rpki};
 
 mod dynamic;
 mod peer;
+mod permit;
 mod prefix_list;
 mod route;
 

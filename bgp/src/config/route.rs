@@ -9,6 +9,8 @@ use cloakway_runtime::config::Invalid;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::permit::{RawPermit, permits};
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawRoute {
@@ -18,6 +20,7 @@ pub(super) struct RawRoute {
     guard: RawGuard,
     #[serde(default)]
     communities: Vec<String>,
+    flow: Option<Vec<RawPermit>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -48,6 +51,18 @@ pub(super) fn routes(raw: Vec<RawRoute>) -> Result<Vec<PrivateRoute>, Invalid> {
             };
             Invalid::at(at(field), error)
         })?;
+        let route = match raw.flow {
+            None => route,
+            Some(flow) => {
+                let permits = permits(flow)
+                    .map_err(|(permit, field, why)| Invalid::at(at(&format!("flow[{permit}].{field}")), why))?;
+                if permits.is_empty() {
+                    let reason = "nothing could be sent to the prefix: give what may, or leave flow out";
+                    return Err(Invalid::at(at("flow"), reason));
+                }
+                route.with_permits(&permits).map_err(|error| Invalid::at(at("flow"), error))?
+            }
+        };
         if !seen.insert(route.prefix()) {
             return Err(Invalid::at(at("prefix"), format!("{} is given twice: once is enough", route.prefix())));
         }

@@ -3,8 +3,10 @@ use std::time::Duration;
 
 use bgp_core::{Export, Guard, RoleSetting};
 use bgp_wire::Role;
+use cloakway_runtime::Role as _;
 
 use super::*;
+use crate::role::BgpSpeaker;
 
 const EXAMPLE: &str = include_str!("../../../configs/bgp-speaker.toml");
 
@@ -131,6 +133,36 @@ fn options_of_a_session_arrive() {
 }
 
 #[test]
+fn a_private_route_says_which_packets_it_is_for() {
+    let flow = "flow = [{ protocol = \"tcp\", ports = [443, \"8000-8010\"] }, { protocol = \"icmp\", then = \"rate-packets 10\" }]";
+    let text = EXAMPLE.replacen("guard = \"no-export\"\n", &format!("{flow}\n"), 1);
+    let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+    let rules: Vec<String> =
+        config.routes[0].flow_routes().map(|(rule, route)| format!("{rule}: {}", route.actions)).collect();
+    assert_eq!(
+        rules,
+        [
+            "destination 203.0.113.200/32 protocol =1: rate-packets 10",
+            "destination 203.0.113.200/32 protocol =6 destination-port =443 >=8000&<=8010: accept",
+            "destination 203.0.113.200/32: discard",
+        ]
+    );
+    assert!(!config.routes[1].is_restricted());
+    assert!(
+        error(&text.replace("protocol = \"tcp\"", "stray = 1, protocol = \"tcp\"")).contains("unknown field `stray`")
+    );
+    let summary = BgpSpeaker::summary(&config).join("\n");
+    assert!(
+        summary.contains("warning: edge is not told of 203.0.113.200/32: its flow rules take flowspec = true"),
+        "{summary}"
+    );
+    let text = text.replace("hold-time-s = 9\n", "flowspec = true\n");
+    let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
+    assert!(config.peers[0].settings.options.flow);
+    assert!(!BgpSpeaker::summary(&config).join("\n").contains("flowspec"));
+}
+
+#[test]
 fn the_guard_is_no_export_unless_asked_otherwise() {
     let text =
         EXAMPLE.replacen("guard = \"no-export\"\n", "", 1).replacen("\"no-export\"\n\n#", "\"no-advertise\"\n\n#", 1);
@@ -170,6 +202,27 @@ fn a_value_that_cannot_be_names_line_field_and_what_would_be_right() {
         ("prefix = \"203.0.113.200/32\"", "prefix = \"0.0.0.0/0\"", "private-routes[0].prefix: prefix 0.0.0.0/0"),
         ("next-hop = \"2001:db8:5100:1::2\"", "next-hop = \"192.0.2.1\"", "private-routes[1].next-hop: next hop"),
         ("guard = \"no-export\"", "communities = [\"x\"]", "private-routes[0].communities: community \"x\""),
+        ("guard = \"no-export\"", "flow = []", "private-routes[0].flow: nothing could be sent"),
+        (
+            "guard = \"no-export\"",
+            "flow = [{ protocol = \"smtp\" }]",
+            "private-routes[0].flow[0].protocol: \"smtp\" is not known",
+        ),
+        (
+            "guard = \"no-export\"",
+            "flow = [{ protocol = 1, ports = [1] }]",
+            "private-routes[0].flow: flow[0]: protocol 1 has no ports",
+        ),
+        (
+            "guard = \"no-export\"",
+            "flow = [{ protocol = 6, ports = [\"80\"] }]",
+            "private-routes[0].flow[0].ports: \"80\" is no range",
+        ),
+        (
+            "guard = \"no-export\"",
+            "flow = [{ protocol = 6, then = \"drop\" }]",
+            "private-routes[0].flow[0].then: action \"drop\" is not understood",
+        ),
     ];
     for (from, to, expected) in cases {
         let text = EXAMPLE.replacen(&format!("\n{from}\n"), &format!("\n{to}\n"), 1);

@@ -196,6 +196,10 @@ impl Events {
             bgp_core::Event::FamilyDisabled(family) => {
                 Event::DamagedUpdate { peer, flaw: format!("{family} is no longer listened to in this session") }
             }
+            bgp_core::Event::FlowDisabled(family) => {
+                let flaw = format!("flow rules of {family} are no longer listened to in this session");
+                Event::DamagedUpdate { peer, flaw }
+            }
             bgp_core::Event::MulticastPrefix(prefix) => {
                 Event::DamagedUpdate { peer, flaw: format!("{prefix} is multicast: no unicast route") }
             }

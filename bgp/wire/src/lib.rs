@@ -32,7 +32,7 @@ pub use community::{Community, CommunityError, ExtendedCommunity, LargeCommunity
 pub use error::{AttributeError, AttributeFault, DecodeError, Disposition, EncodeError};
 pub use flow::{
     Action, ActionTextError, Actions, BitField, BitTerm, Comparison, Component, FlowError, FlowRule, FlowTextError,
-    LONGEST_RULE, NumberField, NumberTerm, Operand, Pattern, Rate, announce_flow, withdraw_flow,
+    LONGEST_RULE, NumberField, NumberTerm, Operand, Pattern, Rate, announce_flow, protocol_number, withdraw_flow,
 };
 pub use framer::Framer;
 pub use message::{Context, HEADER_LENGTH, MAX_EXTENDED_LENGTH, MAX_LENGTH, Message, RouteRefresh};

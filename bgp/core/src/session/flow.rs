@@ -9,6 +9,7 @@ use super::values::{Event, Export, LinkId, Negotiated, Output};
 use crate::export::Exporter;
 use crate::flow::FlowRoutes;
 use crate::injector::Routes;
+use crate::prefix_list::Filter;
 
 /// Received rules that are kept to be shown: so many, of so many octets on the wire.
 const KEPT: (usize, usize) = (4096, 256 * 1024);
@@ -58,7 +59,14 @@ impl Session {
         let private = routes.values().flat_map(|route| route.flow_routes());
         let mut wanted = FlowRoutes::new();
         if self.settings.export == Export::All {
-            let injected = self.flows.allowed().filter(|(rule, _)| exporter.context.flow.has(rule.family()));
+            let filter = &self.settings.options.filter;
+            // A rule for packets to anywhere is in no list.
+            let passes = |rule: &FlowRule| match rule.destination() {
+                Some(prefix) => filter.takes(&prefix),
+                None => *filter == Filter::All,
+            };
+            let injected =
+                self.flows.allowed().filter(|(rule, _)| exporter.context.flow.has(rule.family()) && passes(rule));
             wanted.extend(injected.map(|(rule, route)| (rule.clone(), route.clone())));
         }
         // What keeps a private prefix is no set's to change.

@@ -13,7 +13,7 @@ pub(crate) use action::malformed;
 pub use action::{Action, ActionTextError, Actions, Rate};
 pub use component::{BitField, BitTerm, Comparison, Component, NumberField, NumberTerm, Operand, Pattern};
 pub use pack::{announce_flow, withdraw_flow};
-pub use text::FlowTextError;
+pub use text::{FlowTextError, protocol_number};
 
 use crate::reader::Reader;
 use crate::types::Family;

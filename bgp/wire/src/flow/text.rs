@@ -37,6 +37,12 @@ const PROTOCOLS: [(&str, u64); 9] = [
     ("icmpv6", 58),
     ("sctp", 132),
 ];
+/// The number of an IP protocol by the name that rules take.
+#[must_use]
+pub fn protocol_number(name: &str) -> Option<u8> {
+    PROTOCOLS.iter().find(|(known, _)| *known == name).and_then(|(_, number)| u8::try_from(*number).ok())
+}
+
 const TCP_FLAGS: [(&str, u64); 8] =
     [("fin", 1), ("syn", 2), ("rst", 4), ("push", 8), ("ack", 16), ("urg", 32), ("ece", 64), ("cwr", 128)];
 const FRAGMENTS: [(&str, u64); 4] =

@@ -1,0 +1,61 @@
+//! What `show flows` tells: the rules that peers are told, and those that they tell us, which are not used.
+
+use std::collections::BTreeMap;
+
+use bgp_core::FlowRoute;
+use bgp_wire::{Actions, FlowRule};
+use serde::Serialize;
+
+use crate::health::lock;
+use crate::show::Shared;
+
+#[derive(Serialize)]
+pub(crate) struct FlowRow {
+    rule: String,
+    then: String,
+    communities: Vec<String>,
+    guard: Option<String>,
+    /// A private prefix, or a peer.
+    from: String,
+    announced_to: Vec<String>,
+}
+
+/// Every rule that somebody was told, and every rule that was heard.
+pub(crate) async fn rows(shared: &Shared) -> Vec<FlowRow> {
+    let mut told: BTreeMap<FlowRule, (FlowRoute, Vec<String>)> = BTreeMap::new();
+    let mut heard: Vec<(String, FlowRule, Actions)> = Vec::new();
+    for asked in shared.neighbours.list().await {
+        let Some(report) = asked.report().await else { continue };
+        let peer = asked.peer.name.clone();
+        for (rule, route) in report.flow_advertised {
+            told.entry(rule).or_insert_with(|| (route, Vec::new())).1.push(peer.clone());
+        }
+        heard.extend(report.flow_heard.into_iter().map(|(rule, actions)| (peer.clone(), rule, actions)));
+    }
+    let private: BTreeMap<FlowRule, String> = {
+        let injector = lock(&shared.injector);
+        let routes = injector.announced();
+        let rules = routes.values().flat_map(|route| {
+            let prefix = route.prefix().to_string();
+            route.flow_routes().map(move |(rule, _)| (rule, prefix.clone()))
+        });
+        rules.collect()
+    };
+    let ours = told.into_iter().map(|(rule, (route, announced_to))| FlowRow {
+        from: private.get(&rule).map_or_else(|| "requests".to_owned(), |prefix| format!("private route {prefix}")),
+        then: route.actions.to_string(),
+        communities: route.communities.iter().map(ToString::to_string).collect(),
+        guard: route.guard.map(|guard| guard.to_string()),
+        rule: rule.to_string(),
+        announced_to,
+    });
+    let theirs = heard.into_iter().map(|(peer, rule, actions)| FlowRow {
+        rule: rule.to_string(),
+        then: actions.to_string(),
+        communities: Vec::new(),
+        guard: None,
+        from: format!("peer {peer}, not used"),
+        announced_to: Vec::new(),
+    });
+    ours.chain(theirs).collect()
+}
