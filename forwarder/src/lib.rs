@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod engine;
+pub mod explain;
 pub mod guard;
 pub mod health_socket;
 pub mod role;

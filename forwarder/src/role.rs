@@ -7,7 +7,7 @@ use clap::{ArgMatches, Command};
 use cloakway_runtime::{Context, Outcome, Role, Topic};
 
 use crate::config::Config;
-use crate::{engine, guard, show};
+use crate::{engine, explain, guard, show};
 
 /// The forwarder as a server binary.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ impl Role for Forwarder {
                                     forwarder run --config /etc/cloakway/forwarder.toml\n  \
                                     forwarder show health\n  \
                                     forwarder show counters --json\n  \
+                                    forwarder explain --in edge0 --source 198.51.100.70 --destination 203.0.113.200\n  \
                                     forwarder guard show\n";
     const TOPICS: &'static [Topic] = show::TOPICS;
     type Config = Config;
@@ -50,10 +51,10 @@ impl Role for Forwarder {
     }
 
     fn commands() -> Vec<Command> {
-        vec![guard::command()]
+        vec![guard::command(), explain::command()]
     }
 
-    fn command(_: &str, matches: &ArgMatches) -> ExitCode {
-        guard::run(matches)
+    fn command(name: &str, matches: &ArgMatches) -> ExitCode {
+        if name == "explain" { explain::run(matches) } else { guard::run(matches) }
     }
 }

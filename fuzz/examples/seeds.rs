@@ -24,12 +24,13 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() -> std::io::Result<()> {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora");
-    let all: [(&str, Seeds); 11] = [
+    let all: [(&str, Seeds); 12] = [
         ("bgp_flow", flow()),
         ("bgp_framer", streams(&bgp())),
         ("bgp_message", bgp()),
         ("cloak_frames", cloak()),
         ("forwarder_line", forwarder()),
+        ("forwarder_packet", packets()),
         ("iso8583_framer", framed_iso8583()),
         ("iso8583_message", iso8583()),
         ("mrt_rib", mrt()),
@@ -49,6 +50,21 @@ fn main() -> std::io::Result<()> {
 
 fn unhex(text: &str) -> Vec<u8> {
     encode::unhex(&text.split_whitespace().collect::<String>()).expect("hexadecimal")
+}
+
+/// Packets with everything that the forwarder's model follows.
+fn packets() -> Seeds {
+    let v6 = "20010db8510000640000000000000070 20010db8c10a00000000000000000200";
+    let udp = "2328 01bb 0008 0000";
+    vec![
+        ("udp4", unhex("4500 001c 0001 0000 4011 138e c633 6446 cb00 71c8 2328 01bb 0008 0000")),
+        ("udp6", unhex(&format!("60000000 0008 11 40 {v6} {udp}"))),
+        ("fragment6", unhex(&format!("60000000 0010 2c 40 {v6} 1100 0001 00000001 {udp}"))),
+        ("hop-by-hop6", unhex(&format!("60000000 0010 00 40 {v6} 1100 0104 00000000 {udp}"))),
+        ("routing6", unhex(&format!("60000000 0010 2b 40 {v6} 1100 0000 00000000 {udp}"))),
+        ("authentication6", unhex(&format!("60000000 0014 33 40 {v6} 1101 0000 00000001 00000001 {udp}"))),
+        ("solicitation6", unhex(&format!("60000000 0008 3a ff {v6} 8700 0000 00000000"))),
+    ]
 }
 
 /// The examples of RFC 8955 and RFC 8956, and a rule of every component.

@@ -14,6 +14,7 @@ mod bytes;
 mod cloak;
 mod json;
 mod mrt;
+mod packet;
 mod radius;
 
 pub use bank::{iso8583_framer, iso8583_message};
@@ -21,6 +22,7 @@ pub use bgp::{bgp_flow, bgp_framer, bgp_message};
 pub use cloak::cloak_frames;
 pub use json::{forwarder_line, toolbox_verify, transact_json};
 pub use mrt::mrt_rib;
+pub use packet::forwarder_packet;
 pub use radius::{SECRET, radius_packet};
 
 /// A name, which is also the name of its corpus, and the function.
@@ -33,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     ("bgp_message", bgp_message),
     ("cloak_frames", cloak_frames),
     ("forwarder_line", forwarder_line),
+    ("forwarder_packet", forwarder_packet),
     ("iso8583_framer", iso8583_framer),
     ("iso8583_message", iso8583_message),
     ("mrt_rib", mrt_rib),

@@ -7,6 +7,7 @@
 
 mod decide;
 mod health;
+mod parse;
 mod policy;
 mod routes;
 pub mod ruleset;
@@ -14,6 +15,7 @@ mod sysctl;
 
 pub use decide::{Egress, Ingress, Kind, Packet, Reason, Verdict};
 pub use health::{Applied, Change, Health, Input, LinkState, Status, Timing};
+pub use parse::{Malformed, Parsed, parse};
 pub use policy::{
     Link, LinkId, Place, Policy, PolicyError, PrivatePrefix, Problem, Service, ServiceError, Spec, SpecLink, SpecPrefix,
 };
