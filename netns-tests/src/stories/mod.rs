@@ -1,5 +1,6 @@
 //! The stories: each brings a laboratory up, tells what must happen in it and checks it from outside.
 
+pub mod bgp_flow;
 pub mod bgp_peers;
 pub mod crash;
 pub mod purchase;
@@ -41,6 +42,12 @@ pub const ALL: &[Story] = &[
         about: "our speaker beside BIRD, FRR, GoBGP and OpenBGPD, in every kind of session that they have",
         topology: "bgp-peers",
         tell: bgp_peers::tell,
+    },
+    Story {
+        name: "bgp-flow",
+        about: "flow specifications towards BIRD, FRR and GoBGP: private routes for chosen protocols and ports",
+        topology: "bgp-flow",
+        tell: bgp_flow::tell,
     },
     Story {
         name: "crash",
