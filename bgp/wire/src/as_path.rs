@@ -127,9 +127,12 @@ impl AsPath {
         let mut segments = Vec::new();
         while !reader.is_empty() {
             let (kind, count) = (reader.u8()?, reader.u8()?);
-            let number =
-                |reader: &mut Reader<'_>| if four_octets { reader.u32() } else { reader.u16().map(u32::from) }.map(Asn);
-            let numbers = (0..count).map(|_| number(&mut reader)).collect::<Option<Vec<_>>>()?;
+            let octets = reader.take(usize::from(count) * if four_octets { 4 } else { 2 })?;
+            let numbers: Vec<Asn> = if four_octets {
+                octets.as_chunks().0.iter().map(|number| Asn(u32::from_be_bytes(*number))).collect()
+            } else {
+                octets.as_chunks().0.iter().map(|number| Asn(u16::from_be_bytes(*number).into())).collect()
+            };
             // RFC 7606 §7.2: an empty segment; RFC 7607 §2: AS 0.
             if numbers.is_empty() || numbers.contains(&Asn(0)) {
                 return None;

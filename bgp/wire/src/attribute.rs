@@ -71,6 +71,8 @@ pub(crate) struct RawView<'a> {
     pub(crate) flags: u8,
     pub(crate) code: u8,
     pub(crate) value: &'a [u8],
+    /// All of it, as it stands on the wire.
+    pub(crate) whole: &'a [u8],
 }
 
 impl RawView<'_> {
@@ -395,11 +397,13 @@ pub(crate) fn split(list: &[u8]) -> (Vec<RawView<'_>>, Option<AttributeError>) {
 }
 
 fn read_attribute<'a>(reader: &mut Reader<'a>) -> Option<RawView<'a>> {
+    let all = reader.clone().rest();
     let (flags, code) = (reader.u8()?, reader.u8()?);
     let length = if flags & flag::EXTENDED == 0 { usize::from(reader.u8()?) } else { usize::from(reader.u16()?) };
     let value = reader.take(length)?;
+    let (whole, _) = all.split_at_checked(all.len() - reader.clone().rest().len())?;
     // The low four bits mean nothing (RFC 4271 §4.3), the length bit only how the length is written.
-    Some(RawView { flags: flags & 0xe0, code, value })
+    Some(RawView { flags: flags & 0xe0, code, value, whole })
 }
 
 /// Holds the flags of `attribute` to its type.
@@ -412,13 +416,9 @@ pub(crate) fn check_flags(attribute: RawView<'_>) -> Result<(), AttributeFault> 
     }
 }
 
-/// The flaw `fault` in `attribute`, with the attribute written out for the NOTIFICATION.
+/// The flaw `fault` in `attribute`, with the attribute as it came for the NOTIFICATION.
 pub(crate) fn flaw(attribute: RawView<'_>, fault: AttributeFault) -> AttributeError {
-    let mut received = Vec::new();
-    // A value that was received fits the length field that it came with.
-    let written = write_attribute(attribute.flags, attribute.code, attribute.value, &mut received);
-    debug_assert!(written.is_ok(), "{written:?}");
-    AttributeError { code: attribute.code, fault, received }
+    AttributeError { code: attribute.code, fault, received: attribute.whole.into() }
 }
 
 pub(crate) fn write_attribute(flags: u8, code: u8, value: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
@@ -476,7 +476,7 @@ mod tests {
     fn what_only_internal_peers_may_say_is_left_out_from_others() {
         for (code, value) in [(code::LOCAL_PREF, vec![0]), (code::ORIGINATOR_ID, vec![]), (code::CLUSTER_LIST, vec![1])]
         {
-            let raw = RawView { flags: 0, code, value: &value };
+            let raw = RawView { flags: 0, code, value: &value, whole: &[] };
             let set = |context| Attributes::default().set(raw, context, &mut FourOctetWords::default());
             assert_eq!(set(TWO), Ok(()));
             assert_eq!(set(Context::default()), Err(AttributeFault::Length));

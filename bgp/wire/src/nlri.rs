@@ -8,6 +8,8 @@ use crate::types::Family;
 /// A prefix of one family.
 pub(crate) trait Prefix: Copy + Into<IpNet> {
     const FAMILY: Family;
+    /// Octets that the usual prefix of a full table takes.
+    const USUAL_LENGTH: usize;
     fn read(reader: &mut Reader<'_>) -> Option<Self>;
     /// Whether it lies within the range of multicast groups.
     fn is_multicast(&self) -> bool;
@@ -21,7 +23,13 @@ pub(crate) fn encoded_length(bits: u8) -> usize {
 
 fn read_address<const N: usize>(reader: &mut Reader<'_>) -> Option<(u8, [u8; N])> {
     let bits = reader.u8()?;
-    let significant = reader.take(encoded_length(bits) - 1)?;
+    let length = encoded_length(bits) - 1;
+    // A copy of fixed size is the faster one; what it takes of the next prefix is behind `bits` and cut off there.
+    if let Some(address) = reader.peek::<N>().filter(|_| length <= N) {
+        reader.take(length)?;
+        return Some((bits, address));
+    }
+    let significant = reader.take(length)?;
     let mut address = [0; N];
     address.get_mut(..significant.len())?.copy_from_slice(significant);
     Some((bits, address))
@@ -34,6 +42,7 @@ fn write_address<const N: usize>(bits: u8, address: [u8; N], out: &mut Vec<u8>) 
 
 impl Prefix for Ipv4Net {
     const FAMILY: Family = Family::Ipv4;
+    const USUAL_LENGTH: usize = 4;
 
     /// Bits behind the length are of no consequence (RFC 4271 §4.3) and are cleared.
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
@@ -52,6 +61,7 @@ impl Prefix for Ipv4Net {
 
 impl Prefix for Ipv6Net {
     const FAMILY: Family = Family::Ipv6;
+    const USUAL_LENGTH: usize = 7;
 
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let (bits, address) = read_address::<16>(reader)?;

@@ -1,5 +1,6 @@
 //! A cursor over bytes from a stranger: every read may fail, none can panic.
 
+#[derive(Clone)]
 pub(crate) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -11,6 +12,10 @@ impl<'a> Reader<'a> {
         let (head, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(head)
+    }
+
+    pub(crate) fn peek<const N: usize>(&self) -> Option<[u8; N]> {
+        self.0.first_chunk::<N>().copied()
     }
 
     pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {

@@ -173,6 +173,57 @@ fn the_same_flaw_without_a_prefix_to_withdraw_resets() {
     assert_eq!(refusal(&update_frame(&flags, &[])), (ErrorCode::ATTRIBUTE_FLAGS, flags.into()));
     let length = [0x80, 4, 1, 0];
     assert_eq!(refusal(&update_frame(&length, &[])), (ErrorCode::ATTRIBUTE_LENGTH, length.into()));
+    // As it came: bits that mean nothing and a length of two octets that one would hold.
+    let odd = [0x5f, 1, 0, 1, 3];
+    assert_eq!(refusal(&update_frame(&odd, &[])), (ErrorCode::INVALID_ORIGIN, odd.into()));
+}
+
+/// What each error of RFC 4271 §6.1 to §6.3 is answered with. Those of §6.4 to §6.8 are a session's: `bgp-core` has
+/// them in `tests/session.rs` (a NOTIFICATION is never answered, 4/0, 5/1 to 5/3, 6/x, and 6/7 for collisions), and
+/// 2/2 and 2/3 of the wrong peer as well.
+#[test]
+fn every_error_of_rfc_4271_has_its_code_subcode_and_data() {
+    let mut marker = frame(4, &[]);
+    marker[15] = 0xfe;
+    let long_keepalive = [&[0xff; 16][..], &[0, 20, 4, 0]].concat();
+    let open_with = |at: usize, octet: u8| {
+        let mut body = [4, 0xfb, 0xf4, 0, 90, 10, 0, 0, 1, 0];
+        body[at] = octet;
+        frame(1, &body)
+    };
+    let no_hold = frame(1, &[4, 0xfb, 0xf4, 0, 1, 10, 0, 0, 1, 0]);
+    let no_id = frame(1, &[4, 0xfb, 0xf4, 0, 90, 0, 0, 0, 0, 0]);
+    let no_as = frame(1, &[4, 0, 0, 0, 90, 10, 0, 0, 1, 0]);
+    let parameter = frame(1, &[4, 0xfb, 0xf4, 0, 90, 10, 0, 0, 1, 3, 7, 1, 0]);
+    let cut_parameter = frame(1, &[4, 0xfb, 0xf4, 0, 90, 10, 0, 0, 1, 2, 2, 9]);
+    let bare = |attributes: &[u8]| update_frame(attributes, &[]);
+    let rows: &[(&str, Vec<u8>, (u8, u8), Vec<u8>)] = &[
+        ("§6.1 marker", marker, (1, 1), vec![]),
+        ("§6.1 length", long_keepalive, (1, 2), vec![0, 20]),
+        ("§6.1 type", frame(77, &[]), (1, 3), vec![77]),
+        ("§6.2 version", open_with(0, 3), (2, 1), vec![0, 4]),
+        ("§6.2 AS", no_as, (2, 2), vec![]),
+        ("§6.2 identifier", no_id, (2, 3), vec![]),
+        ("§6.2 parameter unknown", parameter, (2, 4), vec![]),
+        ("§6.2 parameter malformed", cut_parameter, (2, 0), vec![]),
+        ("§6.2 hold time", no_hold, (2, 6), vec![]),
+        ("§6.3 lengths", frame(2, &[0, 0, 0, 1]), (3, 1), vec![]),
+        ("§6.3 an attribute twice, MP_UNREACH", bare(&[0x80, 15, 3, 0, 2, 1, 0x80, 15, 3, 0, 2, 1]), (3, 1), vec![]),
+        ("§6.3 well-known unknown", bare(&[0x40, 50, 1, 9]), (3, 2), vec![0x40, 50, 1, 9]),
+        ("§6.3 flags", bare(&[0xc0, 1, 1, 0]), (3, 4), vec![0xc0, 1, 1, 0]),
+        ("§6.3 length", bare(&[0x40, 1, 2, 0, 0]), (3, 5), vec![0x40, 1, 2, 0, 0]),
+        ("§6.3 ORIGIN", bare(&[0x40, 1, 1, 9]), (3, 6), vec![0x40, 1, 1, 9]),
+        ("§6.3 NEXT_HOP", bare(&[0x40, 3, 4, 255, 255, 255, 255]), (3, 8), vec![0x40, 3, 4, 255, 255, 255, 255]),
+        ("§6.3 optional", bare(&[0x80, 14, 2, 0, 2]), (3, 9), vec![0x80, 14, 2, 0, 2]),
+        ("§6.3 network", update_frame(&with(&[]), &[33, 1, 2, 3, 4, 5]), (3, 10), vec![]),
+        ("§6.3 AS_PATH", bare(&[0x40, 2, 2, 7, 0]), (3, 11), vec![]),
+    ];
+    for (what, frame, (code, subcode), data) in rows {
+        assert_eq!(refusal(frame), (ErrorCode(*code, *subcode), data.clone()), "{what}");
+    }
+    // A mandatory attribute that is missing withdraws (RFC 7606 §3 (d)); the code is there for who asks.
+    let missing = AttributeError { code: 3, fault: AttributeFault::Missing, received: Vec::new() };
+    assert_eq!(missing.notification(), Notification::new(ErrorCode(3, 3), [3]));
 }
 
 #[test]
