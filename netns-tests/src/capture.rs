@@ -117,6 +117,26 @@ pub fn parse(file: &[u8]) -> Result<Vec<Packet>> {
     Ok(packets)
 }
 
+/// The content of a pcap file with `packets`.
+#[must_use]
+pub fn write<'a>(packets: impl IntoIterator<Item = &'a Packet>) -> Vec<u8> {
+    let mut file = Vec::new();
+    for word in [0xa1b2_3c4d_u32, 0x0004_0002, 0, 0, 262_144, 1] {
+        file.extend(word.to_ne_bytes());
+    }
+    for packet in packets {
+        let length = u32::try_from(packet.frame.len()).unwrap_or(u32::MAX);
+        let (seconds, rest) = (packet.at_ns / 1_000_000_000, packet.at_ns % 1_000_000_000);
+        for word in
+            [u32::try_from(seconds).unwrap_or(u32::MAX), u32::try_from(rest).unwrap_or_default(), length, length]
+        {
+            file.extend(word.to_ne_bytes());
+        }
+        file.extend(&packet.frame);
+    }
+    file
+}
+
 /// The bytes by which BGP names `prefix` (RFC 4271 §4.3): its length and as many octets as that takes.
 #[must_use]
 pub fn in_bgp(prefix: IpNet) -> Vec<u8> {
@@ -161,17 +181,8 @@ mod tests {
     use super::*;
 
     fn pcap(frames: &[&[u8]]) -> Vec<u8> {
-        let mut file = Vec::new();
-        for word in [0xa1b2_3c4d_u32, 0x0004_0002, 0, 0, 262_144, 1] {
-            file.extend(word.to_ne_bytes());
-        }
-        for (index, frame) in frames.iter().enumerate() {
-            for word in [7, index as u32, frame.len() as u32, frame.len() as u32] {
-                file.extend(word.to_ne_bytes());
-            }
-            file.extend(*frame);
-        }
-        file
+        let packet = |(index, frame): (u64, &&[u8])| Packet { at_ns: 7_000_000_000 + index, frame: frame.to_vec() };
+        write(&(0..).zip(frames).map(packet).collect::<Vec<_>>())
     }
 
     fn syn_to(destination: [u8; 4]) -> Vec<u8> {

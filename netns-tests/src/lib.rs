@@ -4,6 +4,7 @@
 //! them; [`lab::Lab`] brings it up and removes it; a story in [`stories`] uses it and checks from outside the programs
 //! what happened. The programs `lab` and `verify` are the two commands of the README.
 
+pub mod bgp_capture;
 pub mod browser;
 pub mod capture;
 pub mod command;

@@ -3,12 +3,12 @@
 mod routers;
 mod speakers;
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use crate::command::{self, eventually};
+use crate::bgp_capture;
+use crate::command::eventually;
 use crate::evidence::{Evidence, Stopped};
 use crate::lab::Lab;
 use routers::Router;
@@ -224,18 +224,13 @@ fn clean(lab: &Lab, evidence: &mut Evidence) {
     evidence.point("8", "Everything that was sent is clean in another reader");
     evidence.check("the captures end", || lab.end_captures().map(|()| "whole".to_owned()));
     for router in Router::ALL {
-        evidence.check(&format!("tshark finds nothing wrong on the link to {}", router.name()), || {
-            let capture = lab.capture(router.name());
-            let count = |filter: &str| -> Result<usize> {
-                let mut tshark = Command::new("tshark");
-                tshark.arg("-r").arg(&capture).args(["-Y", filter]);
-                Ok(command::must(&mut tshark, BOUND).context("tshark")?.lines().count())
-            };
-            let (all, opens) = (count("bgp")?, count("bgp.type == 1")?);
-            ensure!(opens >= 2 * Case::ALL.len(), "{opens} OPENs");
-            let wrong = count("bgp && (_ws.malformed || _ws.expert.severity == error)")?;
-            ensure!(wrong == 0, "{wrong} of {all} frames");
-            Ok(format!("{all} frames with BGP, {opens} with an OPEN"))
-        });
+        evidence.check(
+            &format!("tshark, tcpdump and bgpkit-parser find nothing wrong on the link to {}", router.name()),
+            || {
+                let found = bgp_capture::audit(&lab.capture(router.name()))?;
+                ensure!(found.opens >= 2 * Case::ALL.len(), "{found:?}");
+                Ok(format!("{found:?}"))
+            },
+        );
     }
 }
