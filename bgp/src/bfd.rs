@@ -14,7 +14,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Where control packets go (RFC 5881 §4).
@@ -74,6 +74,16 @@ impl Receivers {
         self.tasks.spawn(Receiver { socket, sessions: sessions.clone() }.run());
         self.sessions.insert(local, sessions);
         Ok(())
+    }
+
+    /// Whether packets from the peer of `path` have somebody who wants them.
+    pub(crate) fn expects(&self, path: &Path) -> bool {
+        let of_local = self.sessions.get(&path.local());
+        let taken = |sessions: &Sessions| {
+            let sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.get(&path.peer).is_some_and(|session| !session.is_closed())
+        };
+        of_local.is_some_and(taken)
     }
 
     /// The packets from the peer of `path`, whose socket is open.
@@ -177,7 +187,12 @@ fn sender(path: &Path) -> io::Result<UdpSocket> {
 /// Watches `path` for as long as somebody hears on `lost` why it was lost: a session that ends in good order says so
 /// before its path does.
 #[tracing::instrument(name = "bfd", skip_all, fields(peer = %path.peer))]
-pub(crate) async fn run(path: Path, mut packets: mpsc::Receiver<Vec<u8>>, lost: mpsc::Sender<String>) {
+pub(crate) async fn run(
+    path: Path,
+    mut packets: mpsc::Receiver<Vec<u8>>,
+    lost: mpsc::Sender<String>,
+    up: Option<watch::Sender<bool>>,
+) {
     let socket = match sender(&path) {
         Ok(socket) => socket,
         Err(error) => {
@@ -194,8 +209,12 @@ pub(crate) async fn run(path: Path, mut packets: mpsc::Receiver<Vec<u8>>, lost: 
             match output {
                 // A packet that cannot leave is one that was lost: the far end will notice.
                 Output::Send(bytes) => drop(socket.try_send_to(&bytes, to)),
-                Output::Up => tracing::info!("the path works"),
+                Output::Up => {
+                    tracing::info!("the path works");
+                    up.iter().for_each(|up| _ = up.send_replace(true));
+                }
                 Output::Down(why) => {
+                    up.iter().for_each(|up| _ = up.send_replace(false));
                     tracing::warn!(%why, "the path is lost");
                     // If the session has not yet ended over an earlier word, it will.
                     let _ = lost.try_send(format!("BFD: {why}"));

@@ -70,8 +70,12 @@ pub(crate) struct Effect {
 enum Command {
     Accepted(TcpStream, SocketAddr),
     List(oneshot::Sender<Vec<Asked>>),
+    Watch(Path, oneshot::Sender<Result<Watched, String>>),
     Want(Box<Wanted>, Box<dyn FnOnce() + Send>, oneshot::Sender<Result<Vec<Effect>, String>>),
 }
+
+/// Whether a path works, and what keeps it watched for as long as it is held.
+pub(crate) type Watched = (watch::Receiver<bool>, mpsc::Receiver<String>);
 
 /// A way to the list of running peers.
 #[derive(Clone)]
@@ -100,6 +104,16 @@ impl Neighbours {
     pub(crate) async fn accepted(&self, stream: TcpStream, from: SocketAddr) {
         // The list outlives whoever asks it, but for the last moments of the process.
         let _ = self.0.send(Command::Accepted(stream, from)).await;
+    }
+
+    /// Has a path watched that is none to a peer.
+    ///
+    /// # Errors
+    /// Its socket can't be had, or a peer's path is the same.
+    pub(crate) async fn watch(&self, path: Path) -> Result<Watched, String> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.0.send(Command::Watch(path, answer)).await;
+        answered.await.unwrap_or_else(|_| Err("the speaker is stopping".to_owned()))
     }
 
     /// All peers, those of the file first, by name.
@@ -224,6 +238,9 @@ impl List {
                 all.sort_by(|a, b| (a.dynamic, &a.peer.name).cmp(&(b.dynamic, &b.peer.name)));
                 let _ = answer.send(all);
             }
+            Command::Watch(path, answer) => {
+                let _ = answer.send(self.watch_path(path));
+            }
             Command::Want(wanted, first, answer) => {
                 let _ = answer.send(self.want(*wanted, first));
             }
@@ -341,13 +358,27 @@ impl List {
         self.running.insert(task.id(), Running { peer, dynamic, door, ask, orders });
     }
 
+    fn watch_path(&mut self, mut path: Path) -> Result<Watched, String> {
+        self.receivers.open(&path)?;
+        if self.receivers.expects(&path) {
+            return Err(format!("the path to {} is watched already", path.peer));
+        }
+        self.discriminators += 1;
+        path.settings.discriminator = bfd::discriminator(self.discriminators);
+        let (lost, words) = mpsc::channel(1);
+        let (up, state) = watch::channel(false);
+        let packets = self.receivers.expect(&path);
+        self.paths.spawn(bfd::run(path, packets, lost, Some(up)));
+        Ok((state, words))
+    }
+
     /// Watches the path to `peer`, if it is to be watched; gives the words that say that it is lost.
     fn watch(&mut self, peer: &Peer) -> mpsc::Receiver<String> {
         let (lost, words) = mpsc::channel(1);
         self.discriminators += 1;
         if let Some(path) = path(peer, self.discriminators) {
             let packets = self.receivers.expect(&path);
-            self.paths.spawn(bfd::run(path, packets, lost));
+            self.paths.spawn(bfd::run(path, packets, lost, None));
         }
         words
     }

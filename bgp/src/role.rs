@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use bgp_core::{Export, PrivateRoute};
+use bgp_core::{Export, Keep, PrivateRoute};
 use clap::{ArgMatches, Command};
 use cloakway_runtime::{Context, Outcome, Role, Topic};
 
@@ -40,12 +40,22 @@ impl Role for BgpSpeaker {
 
     fn summary(config: &Config) -> Vec<String> {
         let route =
-            |route: &PrivateRoute| format!("{} via {}, guarded by {}", route.prefix(), route.next_hop(), route.guard());
+            |route: &PrivateRoute| format!("{} via {}, guarded by {}", route.prefix(), route.next_hop(), route.keep());
         let mut lines: Vec<String> = config.routes.iter().map(route).collect();
         let restricted: Vec<&PrivateRoute> = config.routes.iter().filter(|route| route.is_restricted()).collect();
         for (rule, route) in restricted.iter().flat_map(|route| route.flow_routes()) {
             lines.push(format!("rule {rule}: {}", route.actions));
         }
+        let unguarded = config.routes.iter().filter(|route| matches!(route.keep(), Keep::Nothing(_)));
+        let warn = |route: &PrivateRoute| {
+            format!("warning: {} goes out without a guard: any AS may come to know of it", route.prefix())
+        };
+        let warnings: Vec<String> = unguarded.map(warn).collect();
+        if config.unguarded && warnings.is_empty() {
+            let idle = "speaker.allow-unguarded-private-routes is set, and no private route makes use of it";
+            lines.push(format!("warning: {idle}: leave it out"));
+        }
+        lines.extend(warnings);
         for peer in &config.peers {
             let (name, address, remote_as) = (&peer.name, peer.address, peer.settings.remote_as);
             let kind = if peer.is_internal() { "internal" } else { "external" };

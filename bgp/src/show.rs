@@ -219,7 +219,7 @@ async fn routes(shared: &Shared) -> Vec<RouteRow> {
             prefix: route.prefix().to_string(),
             restricted: route.is_restricted(),
             next_hop: route.next_hop().to_string(),
-            guard: route.guard().to_string(),
+            guard: route.keep().to_string(),
             communities: route.communities().iter().map(ToString::to_string).collect(),
             healthy: health.is_healthy(),
             announced_to,

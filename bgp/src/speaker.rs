@@ -29,7 +29,8 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     let gate = Gate { injector: injector.clone(), announce, events: events.clone() };
     let engine = config.inject.map(|inject| Engine::open(inject, events.clone())).transpose()?;
     let mut tasks = JoinSet::new();
-    let common = Common { announced, engine: engine.clone(), events: events.clone(), stop: stop.clone() };
+    let common =
+        Common { announced: announced.clone(), engine: engine.clone(), events: events.clone(), stop: stop.clone() };
     let (neighbours, mut list) = List::new(common);
     list.want(Wanted { listen: config.listen, peers: config.peers, dynamic: config.dynamic }, || {})?;
     tasks.spawn(list.run());
@@ -51,7 +52,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     })?;
     if let Some(engine) = engine {
         api::serve(engine.clone(), stop.clone())?;
-        inject::start(&engine, &neighbours, &mut tasks, &stop);
+        inject::start(&engine, &neighbours, &announced, &mut tasks, &stop);
     }
     let shared = Arc::new(Shared {
         neighbours,

@@ -36,15 +36,69 @@ impl Guard {
     pub(crate) fn attach(self, attributes: Attributes) -> Attributes {
         let mut communities = attributes.communities;
         communities.push(self.community());
-        communities.sort_unstable();
-        communities.dedup();
-        Attributes { communities, ..attributes }
+        sorted(Attributes { communities, ..attributes })
     }
+}
+
+fn sorted(attributes: Attributes) -> Attributes {
+    let mut communities = attributes.communities;
+    communities.sort_unstable();
+    communities.dedup();
+    Attributes { communities, ..attributes }
 }
 
 impl fmt::Display for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.community().fmt(f)
+    }
+}
+
+/// The operator's permission to tell of one private route without its guard. [`Unguarded::lift`] alone makes it, and
+/// takes both of his words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unguarded(());
+
+impl Unguarded {
+    /// `route`: this route is meant to go out without a guard. `speaker`: any may at all. One without the other is
+    /// nothing.
+    #[must_use]
+    pub const fn lift(speaker: bool, route: bool) -> Option<Self> {
+        if speaker && route { Some(Self(())) } else { None }
+    }
+}
+
+/// What keeps a private route in, or who said that nothing has to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keep {
+    /// A community.
+    Guard(Guard),
+    /// Nothing, as the operator said twice.
+    Nothing(Unguarded),
+}
+
+impl Keep {
+    /// The guard, if there is one.
+    #[must_use]
+    pub const fn guard(self) -> Option<Guard> {
+        match self {
+            Self::Guard(guard) => Some(guard),
+            Self::Nothing(_) => None,
+        }
+    }
+}
+
+impl From<Guard> for Keep {
+    fn from(guard: Guard) -> Self {
+        Self::Guard(guard)
+    }
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guard(guard) => guard.fmt(f),
+            Self::Nothing(_) => f.write_str("none"),
+        }
     }
 }
 
@@ -61,7 +115,7 @@ pub(crate) enum Reach {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PrivateRoute {
     pub(crate) reach: Reach,
-    guard: Guard,
+    keep: Keep,
     communities: Vec<Community>,
     /// Rules that go with it: what may be sent to the prefix, and that nothing else may. Empty: everything may.
     flow: BTreeMap<FlowRule, Actions>,
@@ -93,11 +147,16 @@ pub enum RouteError {
 }
 
 impl PrivateRoute {
-    /// `prefix` by way of `next_hop`, kept in by `guard`, with `communities` for the operator's own policy.
+    /// `prefix` by way of `next_hop`, kept in by `keep`, with `communities` for the operator's own policy.
     ///
     /// # Errors
     /// [`RouteError`] says which of them does not fit.
-    pub fn new(prefix: IpNet, next_hop: IpAddr, guard: Guard, communities: Vec<Community>) -> Result<Self, RouteError> {
+    pub fn new(
+        prefix: IpNet,
+        next_hop: IpAddr,
+        keep: impl Into<Keep>,
+        communities: Vec<Community>,
+    ) -> Result<Self, RouteError> {
         if prefix != prefix.trunc() {
             return Err(RouteError::HostBits(prefix));
         }
@@ -125,7 +184,7 @@ impl PrivateRoute {
                 return Err(RouteError::Family { prefix, next_hop });
             }
         };
-        Ok(Self { reach, guard, communities, flow: BTreeMap::new() })
+        Ok(Self { reach, keep: keep.into(), communities, flow: BTreeMap::new() })
     }
 
     /// With rules for the router that let only these packets pass towards the prefix (RFC 8955). A peer that takes no
@@ -147,7 +206,7 @@ impl PrivateRoute {
     pub fn flow_routes(&self) -> impl Iterator<Item = (FlowRule, FlowRoute)> + '_ {
         self.flow.iter().map(|(rule, actions)| {
             let (actions, communities) = (actions.clone(), self.communities.clone());
-            (rule.clone(), FlowRoute { actions, communities, guard: Some(self.guard) })
+            (rule.clone(), FlowRoute { actions, communities, guard: self.keep.guard() })
         })
     }
 
@@ -171,8 +230,8 @@ impl PrivateRoute {
 
     /// What keeps it in.
     #[must_use]
-    pub fn guard(&self) -> Guard {
-        self.guard
+    pub fn keep(&self) -> Keep {
+        self.keep
     }
 
     /// The operator's own communities.
@@ -186,16 +245,21 @@ impl PrivateRoute {
     pub fn guarded(&self, attributes: Attributes) -> Guarded {
         let mut communities = attributes.communities;
         communities.extend_from_slice(&self.communities);
-        Guarded(self.guard.attach(Attributes { communities, ..attributes }))
+        let attributes = Attributes { communities, ..attributes };
+        Guarded(match self.keep {
+            Keep::Guard(guard) => guard.attach(attributes),
+            Keep::Nothing(_) => sorted(attributes),
+        })
     }
 }
 
-/// Attributes that hold their route's guard community: what the encoder of private routes takes, and no less.
+/// Attributes that hold their route's guard community, if the operator did not lift it: what the encoder of private
+/// routes takes, and no less.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Guarded(Attributes);
 
 impl Guarded {
-    /// With the guard community among them.
+    /// With the guard community among them, if there is to be one.
     #[must_use]
     pub fn attributes(&self) -> &Attributes {
         &self.0
@@ -222,6 +286,16 @@ mod tests {
         assert!(matches!(route("203.0.113.200/24", "198.51.100.2"), Err(RouteError::HostBits(_))));
         assert!(matches!(route("0.0.0.0/0", "198.51.100.2"), Err(RouteError::TooShort(_))));
         assert!(matches!(route("2000::/3", "2001:db8::1"), Err(RouteError::TooShort(_))));
+    }
+
+    #[test]
+    fn lifting_the_guard_takes_both_words() {
+        assert_eq!([(false, false), (true, false), (false, true)].map(|(a, b)| Unguarded::lift(a, b)), [None; 3]);
+        let lifted = Keep::Nothing(Unguarded::lift(true, true).unwrap());
+        let (prefix, next_hop) = ("203.0.113.200/32".parse().unwrap(), "198.51.100.2".parse().unwrap());
+        let own = vec![Community(7)];
+        let route = PrivateRoute::new(prefix, next_hop, lifted, own.clone()).unwrap();
+        assert_eq!(route.guarded(Attributes::default()).attributes().communities, own);
     }
 
     #[test]

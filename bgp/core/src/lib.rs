@@ -35,14 +35,14 @@ pub use flow::{
     FlowChange, FlowChangeError, FlowRoute, FlowRoutes, FlowTable, Flows, MAX_ACTIONS, MAX_FLOW_RULE, Permit,
     PermitError,
 };
-pub use guard::{Guard, Guarded, MAX_COMMUNITIES, PrivateRoute, RouteError};
+pub use guard::{Guard, Guarded, Keep, MAX_COMMUNITIES, PrivateRoute, RouteError, Unguarded};
 pub use health::{Health, HealthInput, HealthTable};
 pub use injector::{Injector, Notice, Routes};
 pub use policy::{Policy, Refusal};
 pub use prefix_list::{Filter, PrefixList, Rule, RuleError, Verdict};
 pub use probe::{Patience, Probe};
 pub use rib::{Batch, Change, Encode, FenceId, ReaderId, Rib, SetId, Walk, Wanted};
-pub use route::{AttributesError, MAX_AUDIENCE, MAX_PATH, NextHop, Prefixes, RouteAttributes};
+pub use route::{AttributesError, Drain, MAX_AUDIENCE, MAX_PATH, NextHop, Prefixes, RouteAttributes};
 pub use session::{
     Counters, Down, Ends, Event, Export, Heard, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting,
     Session, Settings, State, Status,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use bgp_wire::FlowRule;
 use ipnet::IpNet;
 
-use crate::guard::Guard;
+use crate::guard::{Guard, Unguarded};
 
 /// Why a prefix is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +62,14 @@ impl Policy {
             None if self.flow_anywhere => Ok(()),
             None => Err(Refusal::NoDestination),
         }
+    }
+
+    /// `prefix` is private no more, as the operator said twice: what touches it takes no guard, but for that of
+    /// another private prefix that it touches as well.
+    #[must_use]
+    pub fn lift(mut self, prefix: IpNet, _: Unguarded) -> Self {
+        self.private.retain(|private| *private != prefix);
+        self
     }
 
     /// Whether `prefix` may go out under `guard`.
@@ -148,6 +156,20 @@ mod tests {
         }
         assert!(matches!(policy.check(net("10.0.0.1/31"), None), Err(Refusal::HostBits(_))));
         assert!(Policy::default().check(net("10.0.0.0/24"), None).is_err(), "nothing is allowed unless given");
+    }
+
+    #[test]
+    fn a_lifted_prefix_takes_no_guard_and_the_others_do() {
+        let (lifted, guarded) = (net("203.0.113.128/25"), net("203.0.113.200/32"));
+        let policy = Policy::new(&[net("203.0.113.0/24")], &[lifted, guarded]);
+        assert!(policy.check(net("203.0.113.129/32"), None).is_err());
+        let policy = policy.lift(lifted, Unguarded::lift(true, true).unwrap());
+        assert_eq!(policy.check(net("203.0.113.129/32"), None), Ok(()));
+        for prefix in [guarded, lifted] {
+            assert!(
+                matches!(policy.check(prefix, None), Err(Refusal::Unguarded { private, .. }) if private == guarded)
+            );
+        }
     }
 
     proptest! {

@@ -28,6 +28,13 @@ pub enum Record {
         /// What it did.
         outcome: Outcome,
     },
+    /// The operator drained a set, or took that back.
+    Held {
+        /// Its name.
+        set: String,
+        /// Whether it is held back.
+        held: bool,
+    },
 }
 
 /// The bytes are no record: damaged, or from a later version.
@@ -43,6 +50,7 @@ const KNOWN: u8 = 2;
 /// A change with attributes that the first version did not know. What the first version can say is still written so:
 /// the digest of a request stays what it was, whichever version took it.
 const CHANGE_2: u8 = 16;
+const HELD: u8 = 17;
 
 /// Writes an accepted change.
 #[must_use]
@@ -78,6 +86,15 @@ pub fn encode_known(id: &str, digest: &Digest, outcome: &Outcome) -> Vec<u8> {
     for number in [outcome.added, outcome.changed, outcome.removed] {
         out.0.extend_from_slice(&number.to_be_bytes());
     }
+    out.0
+}
+
+/// Writes whether the operator holds a set back.
+#[must_use]
+pub fn encode_held(set: &str, held: bool) -> Vec<u8> {
+    let mut out = Writer(vec![HELD]);
+    out.text(set);
+    out.0.push(u8::from(held));
     out.0
 }
 
@@ -233,6 +250,14 @@ impl Reader<'_> {
                 let [added, changed, removed] = [self.array()?, self.array()?, self.array()?].map(u64::from_be_bytes);
                 Some(Record::Known { id, digest, outcome: Outcome { added, changed, removed } })
             }
+            HELD => Some(Record::Held {
+                set: self.text()?,
+                held: match self.octet()? {
+                    0 => false,
+                    1 => true,
+                    _ => return None,
+                },
+            }),
             _ => None,
         }
     }
@@ -364,6 +389,7 @@ mod tests {
             (".{0,8}", any::<Digest>(), any::<[u64; 3]>()).prop_map(|(id, digest, [added, changed, removed])| {
                 Record::Known { id, digest, outcome: Outcome { added, changed, removed } }
             }),
+            (".{0,8}", any::<bool>()).prop_map(|(set, held)| Record::Held { set, held }),
         ]
     }
 
@@ -371,6 +397,7 @@ mod tests {
         match record {
             Record::Change { id, change } => encode_change(id.as_deref(), change),
             Record::Known { id, digest, outcome } => encode_known(id, digest, outcome),
+            Record::Held { set, held } => encode_held(set, *held),
         }
     }
 

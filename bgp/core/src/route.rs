@@ -70,8 +70,39 @@ pub struct RouteAttributes {
     pub large_communities: Vec<LargeCommunity>,
     /// The peers that are told, sorted, each once; all, when there is none.
     pub audience: Vec<IpAddr>,
+    /// Our own AS stands on the path so many times more, to external peers.
+    pub prepend: u8,
     /// What keeps a private route in; no route of a private prefix goes out without it.
     pub guard: Option<Guard>,
+}
+
+/// How a route is told of that is about to go, so that peers turn to any other path while this one still works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drain {
+    /// With GRACEFUL_SHUTDOWN, and the least LOCAL_PREF (RFC 8326 §4).
+    GracefulShutdown,
+    /// With this MULTI_EXIT_DISC.
+    Med(u32),
+    /// With our own AS so many times more on the path; to internal peers with the least LOCAL_PREF.
+    Prepend(u8),
+}
+
+impl Drain {
+    /// The attributes of a route that drains.
+    #[must_use]
+    pub fn of(self, route: &RouteAttributes) -> RouteAttributes {
+        let mut route = route.clone();
+        match self {
+            Self::GracefulShutdown => {
+                route.communities.push(Community::GRACEFUL_SHUTDOWN);
+                sort(&mut route.communities);
+                route.local_pref = Some(0);
+            }
+            Self::Med(med) => route.med = Some(med),
+            Self::Prepend(times) => (route.prepend, route.local_pref) = (times, Some(0)),
+        }
+        route
+    }
 }
 
 /// Why attributes can't be a route's.
@@ -105,6 +136,7 @@ impl RouteAttributes {
             extended_communities: Vec::new(),
             large_communities: Vec::new(),
             audience: Vec::new(),
+            prepend: 0,
             guard: None,
         }
     }

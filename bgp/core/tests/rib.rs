@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bgp_core::{
-    Encode, FenceId, Filter, Guard, NextHop, Policy, PrefixList, Prefixes, ReaderId, Rib, RouteAttributes, Rule,
+    Drain, Encode, FenceId, Filter, Guard, NextHop, Policy, PrefixList, Prefixes, ReaderId, Rib, RouteAttributes, Rule,
     Verdict, Walk,
 };
-use bgp_wire::{Attributes, Bulk, Context, EncodeError, Family, Framer, Message};
+use bgp_wire::{Attributes, Bulk, Community, Context, EncodeError, Family, Framer, Message};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
@@ -223,7 +223,7 @@ proptest! {
                 }
                 Step::Show(set, shown) => {
                     let id = rib.set(SETS[set]);
-                    rib.show(id, shown);
+                    rib.show(id, shown, None);
                     let mut walk = Walk::default();
                     while rib.settle_set(id, &mut walk, 3).is_continue() {}
                     model[set].1 = shown;
@@ -371,4 +371,28 @@ fn a_peer_that_a_route_is_not_for_hears_nothing_of_it() {
     assert!(rib.remove(prefix(0), second));
     peers.iter_mut().for_each(|peer| peer.read_all(&mut rib));
     assert!(peers[1].held.is_empty() && peers[0].held.len() == 1);
+}
+
+#[test]
+fn a_set_that_drains_is_told_in_another_way_and_then_goes() {
+    let mut rib = rib();
+    let set = rib.set("a");
+    let mut peer = Peer::default();
+    peer.attach(&mut rib, Family::ALL.into());
+    let (routes, other) = (rib.intern(set, &attributes(&prefix(0), 1)), rib.set("b"));
+    rib.add(prefix(0), routes, false);
+    let routes = rib.intern(other, &attributes(&prefix(2), 2));
+    rib.add(prefix(2), routes, false);
+    let told = |rib: &mut Rib, peer: &mut Peer, shown, drain| {
+        rib.show(set, shown, drain);
+        while rib.settle_set(set, &mut Walk::default(), u32::MAX).is_continue() {}
+        peer.read_all(rib);
+        (peer.held.get(&prefix(0)).copied(), peer.held.get(&prefix(2)).copied())
+    };
+    assert_eq!(told(&mut rib, &mut peer, true, None), (Some(1), Some(2)));
+    assert_eq!(told(&mut rib, &mut peer, true, Some(Drain::Med(7))), (Some(7), Some(2)));
+    assert_eq!(told(&mut rib, &mut peer, false, None), (None, Some(2)));
+    assert_eq!(told(&mut rib, &mut peer, true, None), (Some(1), Some(2)));
+    let drained = Drain::GracefulShutdown.of(&attributes(&prefix(0), 1));
+    assert_eq!((drained.communities, drained.local_pref), (vec![Community::GRACEFUL_SHUTDOWN], Some(0)));
 }

@@ -139,7 +139,9 @@ pub(crate) struct Own<'a> {
 
 /// The prefixes to watch.
 pub(crate) fn private(routes: &[PrivateRoute]) -> Vec<Private> {
-    routes.iter().map(|route| Private { prefix: route.prefix(), guard: route.guard().community() }).collect()
+    // What the operator lets out is no leak.
+    let watched = routes.iter().filter_map(|route| Some((route.prefix(), route.keep().guard()?)));
+    watched.map(|(prefix, guard)| Private { prefix, guard: guard.community() }).collect()
 }
 
 /// Holds the table to what can be.

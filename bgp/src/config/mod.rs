@@ -42,6 +42,8 @@ pub struct Config {
     pub unused_groups: Vec<String>,
     /// What they hear.
     pub routes: Vec<PrivateRoute>,
+    /// Some of them may go out without a guard, where they say so themselves.
+    pub unguarded: bool,
     /// Where the forwarder's health is read; there is none without private routes.
     pub health_socket: Option<PathBuf>,
     /// Routes beside the private ones, by request.
@@ -84,6 +86,8 @@ struct RawSpeaker {
     listen: Vec<SocketAddr>,
     #[serde(default)]
     shutdown_communication: String,
+    #[serde(default)]
+    allow_unguarded_private_routes: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,7 +106,7 @@ impl config::Config for Config {
         if raw.private_routes.is_empty() && raw.inject.is_none() {
             return Err(Invalid::at("private-routes", "there is none: give at least one, or an [inject] table"));
         }
-        let routes = route::routes(raw.private_routes)?;
+        let routes = route::routes(raw.private_routes, raw.speaker.allow_unguarded_private_routes)?;
         let private: BTreeSet<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
         let shutdown_communication = raw.speaker.shutdown_communication;
         if shutdown_communication.len() > LONGEST_COMMUNICATION {
@@ -142,6 +146,7 @@ impl config::Config for Config {
             peers,
             dynamic,
             routes,
+            unguarded: raw.speaker.allow_unguarded_private_routes,
             health_socket,
             inject,
             bmp,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use bgp_core::{Guard, PrivateRoute, RouteError};
+use bgp_core::{Guard, Keep, PrivateRoute, RouteError, Unguarded};
 use bgp_wire::Community;
 use cloakway_runtime::config::Invalid;
 use ipnet::IpNet;
@@ -29,21 +29,29 @@ enum RawGuard {
     #[default]
     NoExport,
     NoAdvertise,
+    None,
 }
 
 /// Holds the tables to what can be.
-pub(super) fn routes(raw: Vec<RawRoute>) -> Result<Vec<PrivateRoute>, Invalid> {
+/// `unguarded`: the speaker may tell of some without a guard, where they say so themselves.
+pub(super) fn routes(raw: Vec<RawRoute>, unguarded: bool) -> Result<Vec<PrivateRoute>, Invalid> {
     let mut seen = BTreeSet::new();
     let mut routes = Vec::new();
     for (index, raw) in raw.into_iter().enumerate() {
         let at = |field: &str| format!("private-routes[{index}].{field}");
-        let guard = match raw.guard {
-            RawGuard::NoExport => Guard::NoExport,
-            RawGuard::NoAdvertise => Guard::NoAdvertise,
+        let keep: Keep = match (raw.guard, Unguarded::lift(unguarded, matches!(raw.guard, RawGuard::None))) {
+            (RawGuard::NoExport, _) => Guard::NoExport.into(),
+            (RawGuard::NoAdvertise, _) => Guard::NoAdvertise.into(),
+            (RawGuard::None, Some(lifted)) => Keep::Nothing(lifted),
+            (RawGuard::None, None) => {
+                let reason = "\"none\" lets the route out of the AS, and takes a second word: \
+                              speaker.allow-unguarded-private-routes = true";
+                return Err(Invalid::at(at("guard"), reason));
+            }
         };
         let communities = raw.communities.iter().map(|text| text.parse::<Community>()).collect::<Result<_, _>>();
         let communities = communities.map_err(|error| Invalid::at(at("communities"), error))?;
-        let route = PrivateRoute::new(raw.prefix, raw.next_hop, guard, communities).map_err(|error| {
+        let route = PrivateRoute::new(raw.prefix, raw.next_hop, keep, communities).map_err(|error| {
             let field = match error {
                 RouteError::Family { .. } | RouteError::NextHop(_) => "next-hop",
                 RouteError::HostBits(_) | RouteError::TooShort(_) => "prefix",

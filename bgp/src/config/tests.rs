@@ -1,7 +1,7 @@
 use std::num::NonZeroU8;
 use std::time::Duration;
 
-use bgp_core::{Export, Guard, RoleSetting};
+use bgp_core::{Export, Guard, Keep, RoleSetting};
 use bgp_wire::Role;
 use cloakway_runtime::Role as _;
 
@@ -20,7 +20,7 @@ fn the_example_is_valid_and_its_values_arrive() {
     assert_eq!(config.peers[0].address, "198.51.100.1:179".parse().unwrap());
     assert!(config.peers[0].is_internal());
     assert_eq!(config.peers[0].settings.hold_time.as_secs(), 9);
-    assert_eq!(config.routes.iter().map(PrivateRoute::guard).collect::<Vec<_>>(), [Guard::NoExport; 2]);
+    assert_eq!(config.routes.iter().map(PrivateRoute::keep).collect::<Vec<_>>(), [Keep::Guard(Guard::NoExport); 2]);
     assert_eq!(config.admin_socket, config::default_socket("bgp-speaker"));
     assert!(config.listen.is_empty());
 }
@@ -167,9 +167,35 @@ fn the_guard_is_no_export_unless_asked_otherwise() {
     let text =
         EXAMPLE.replacen("guard = \"no-export\"\n", "", 1).replacen("\"no-export\"\n\n#", "\"no-advertise\"\n\n#", 1);
     let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
-    assert_eq!(config.routes[0].guard(), Guard::NoExport);
-    assert_eq!(config.routes[1].guard(), Guard::NoAdvertise);
-    assert!(error(&EXAMPLE.replacen("\"no-export\"\n\n[", "\"none\"\n\n[", 1)).contains("no-advertise"));
+    assert_eq!(config.routes[0].keep(), Guard::NoExport.into());
+    assert_eq!(config.routes[1].keep(), Guard::NoAdvertise.into());
+    assert!(error(&EXAMPLE.replacen("\"no-export\"\n\n[", "\"no\"\n\n[", 1)).contains("no-advertise"));
+}
+
+#[test]
+fn the_guard_is_lifted_by_two_words_and_not_by_one() {
+    let route = EXAMPLE.replacen("guard = \"no-export\"", "guard = \"none\"", 1);
+    let speaker = "[speaker]\nallow-unguarded-private-routes = true";
+    let message = error(&route);
+    assert!(message.contains("private-routes[0].guard: \"none\" lets the route out"), "{message}");
+    assert!(message.contains("speaker.allow-unguarded-private-routes"), "{message}");
+    let inject = "\n[inject]\njournal = \"/j\"\nallow = [\"203.0.113.0/24\", \"2001:db8:c10a::/48\"]\n";
+    let parse = |text: &str| config::parse::<Config>("f.toml", &format!("{text}{inject}")).unwrap();
+    let check = |config: &Config, prefix: &str| {
+        config.inject.as_ref().unwrap().policy.check(prefix.parse().unwrap(), None).is_ok()
+    };
+    let warned = |config: &Config, word: &str| BgpSpeaker::summary(config).iter().any(|line| line.contains(word));
+    let one = parse(&EXAMPLE.replacen("[speaker]", speaker, 1));
+    assert_eq!(one.routes[0].keep(), Guard::NoExport.into());
+    assert!(!check(&one, "203.0.113.200/32") && warned(&one, "no private route makes use of it"));
+    let both = parse(&route.replacen("[speaker]", speaker, 1));
+    assert!(matches!(both.routes[0].keep(), Keep::Nothing(_)));
+    assert_eq!(both.routes[1].keep(), Guard::NoExport.into());
+    assert!(warned(&both, "warning: 203.0.113.200/32 goes out without a guard"));
+    assert!(check(&both, "203.0.113.200/32"), "what is injected there takes none either");
+    assert!(!check(&both, "2001:db8:c10a::200/128"), "the other is guarded as before");
+    let none = parse(EXAMPLE);
+    assert!(!check(&none, "203.0.113.200/32") && !warned(&none, "guard ") && !warned(&none, "makes use"));
 }
 
 #[test]

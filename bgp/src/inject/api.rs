@@ -150,15 +150,31 @@ impl Client {
             (None, None, None, None) => {}
             _ => return Err("one of put, patch, delete and stream at a time".to_owned()),
         }
+        match (request.drain, request.resume) {
+            (Some(drain), None) => {
+                self.known(&drain.set)?;
+                self.engine.drain(&drain.set, drain.draining()).await?;
+                return Ok(json!({ "set": drain.set, "held-by": self.engine.shown.why(&drain.set) }));
+            }
+            (None, Some(resume)) => {
+                self.known(&resume.set)?;
+                self.engine.resume(&resume.set).await?;
+                return Ok(json!({ "set": resume.set, "held-by": self.engine.shown.why(&resume.set) }));
+            }
+            (None, None) => {}
+            (Some(_), Some(_)) => return Err("drain or resume, one at a time".to_owned()),
+        }
         match (request.wait, request.get, request.look_up, request.sets) {
             (Some(wait), None, None, None) => self.wait(wait).await,
             (None, Some(get), None, None) => self.get(&get.set).await,
             (None, None, Some(look_up), None) => Ok(self.look_up(look_up.prefix)),
             (None, None, None, Some(_)) => {
                 let table = lock(&self.engine.table);
-                Ok(table.rib.sets().map(|(set, routes)| json!({ "set": set, "routes": routes })).collect())
+                let shown = &self.engine.shown;
+                let row = |(set, routes)| json!({ "set": set, "routes": routes, "held-by": shown.why(set) });
+                Ok(table.rib.sets().map(row).collect())
             }
-            _ => Err("give one of put, patch, delete, stream, wait, get, look-up and sets".to_owned()),
+            _ => Err("give one of put, patch, delete, stream, wait, get, look-up, sets, drain and resume".to_owned()),
         }
     }
 
@@ -193,6 +209,11 @@ impl Client {
                 return Err("the stream ended without a full stop: nothing of it was taken".to_owned());
             }
         }
+    }
+
+    fn known(&self, set: &str) -> Result<(), String> {
+        let known = lock(&self.engine.table).rib.find_set(set).is_some();
+        if known { Ok(()) } else { Err(format!("no set is called {set:?}: see sets")) }
     }
 
     async fn wait(&self, wait: Wait) -> Result<Value, String> {
@@ -246,6 +267,7 @@ impl Client {
                 "set": route.set,
                 "route": RawGroup::new(route.attributes, Vec::new()),
                 "announced": route.shown,
+                "held-by": self.engine.shown.why(route.set),
                 "told-to": table.reading,
                 "in-its-shadow": shadowed,
             }),

@@ -1,31 +1,40 @@
 //! Looks again and again whether what a set of routes leads to works, and shows or hides the set.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_core::{Patience, Probe, Walk};
+use bgp_core::{Patience, Probe};
 use cloakway_runtime::{Stop, clock};
+use ipnet::IpNet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
 
+use super::Engine;
+use super::ping::ping;
+use super::shown::{Draining, Why};
+use crate::bfd::Path;
 use crate::events::Event;
-
-use super::{Engine, lock};
-
-/// Places that are settled while the table is held.
-const SLOTS: u32 = 4096;
+use crate::health::Announced;
+use crate::neighbours::Neighbours;
 
 /// What is looked at.
 #[derive(Debug, Clone)]
-pub enum Target {
+pub(crate) enum Target {
     /// A program that ends with 0.
     Command(Vec<String>),
     /// A port that takes connections.
     Tcp(SocketAddr),
     /// An HTTP server that answers GET on the path with 2xx.
     Http(SocketAddr, String),
+    /// A host that answers echo requests.
+    Icmp(IpAddr),
+    /// A path that BFD watches.
+    Bfd(Path),
+    /// A private prefix that the forwarder calls healthy.
+    Forwarder(IpNet),
 }
 
 /// A check of one set.
@@ -34,35 +43,100 @@ pub struct Check {
     /// The set that is hidden while the check fails.
     pub set: String,
     /// What is looked at.
-    pub target: Target,
+    pub(crate) target: Target,
     /// How often.
     pub every: Duration,
     /// How long an answer may take.
     pub timeout: Duration,
     /// How much it takes to change our mind.
     pub patience: Patience,
+    /// How the set is told before it is taken back, if it is.
+    pub(crate) draining: Option<Draining>,
+}
+
+/// What tells by itself how it is.
+enum Source {
+    Announced(watch::Receiver<Announced>, IpNet),
+    /// With what keeps the path watched.
+    Path(watch::Receiver<bool>, mpsc::Receiver<String>),
+}
+
+impl Source {
+    fn is_good(&self) -> bool {
+        match self {
+            Self::Announced(announced, prefix) => announced.borrow().routes.contains_key(prefix),
+            Self::Path(up, _) => *up.borrow(),
+        }
+    }
+
+    async fn changed(&mut self) {
+        let told = match self {
+            Self::Announced(announced, _) => announced.changed().await,
+            Self::Path(up, lost) => loop {
+                tokio::select! {
+                    told = up.changed() => break told,
+                    Some(_) = lost.recv() => {}
+                }
+            },
+        };
+        if told.is_err() {
+            // Whoever told has ended, as the process is about to.
+            std::future::pending().await
+        }
+    }
 }
 
 /// Looks until the stop.
 #[tracing::instrument(skip_all, fields(set = %check.set))]
-pub(crate) async fn run(check: Check, engine: Arc<Engine>, stop: Stop) {
+pub(crate) async fn run(
+    check: Check,
+    engine: Arc<Engine>,
+    announced: watch::Receiver<Announced>,
+    neighbours: Neighbours,
+    stop: Stop,
+) {
+    let mut source = match &check.target {
+        Target::Forwarder(prefix) => Some(Source::Announced(announced, *prefix)),
+        Target::Bfd(path) => match neighbours.watch(path.clone()).await {
+            Ok((up, lost)) => Some(Source::Path(up, lost)),
+            Err(error) => {
+                tracing::error!(%error, "the path is not watched: the set stays untold");
+                return stop.told().await;
+            }
+        },
+        Target::Command(_) | Target::Tcp(_) | Target::Http(..) | Target::Icmp(_) => None,
+    };
     let mut probe = Probe::new(check.patience);
     let mut ticks = tokio::time::interval(check.every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        let changed = async {
+            match &mut source {
+                Some(source) => source.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = stop.told() => return,
+            () = changed => {}
             _ = ticks.tick() => {}
         }
-        let looked = tokio::time::timeout(check.timeout, look(&check.target)).await;
-        let looked = looked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        let looked = match &source {
+            Some(source) if source.is_good() => Ok(()),
+            Some(_) => Err("said to be down".to_owned()),
+            None => {
+                let looked = tokio::time::timeout(check.timeout, look(&check.target)).await;
+                looked.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+            }
+        };
         if probe.look(looked.is_ok(), clock::now()) {
             let healthy = probe.is_healthy();
             let reason = looked.err().unwrap_or_default();
             tracing::info!(healthy, reason, "the health of the set changed");
             let set = check.set.clone();
+            metrics::gauge!("bgp_speaker_inject_set_healthy", "set" => set.clone()).set(f64::from(u8::from(healthy)));
             engine.events.tell(if healthy { Event::CheckRose { set } } else { Event::CheckFell { set, reason } });
-            engine.show(&check.set, healthy).await;
+            engine.show(&check.set, Why::Check, healthy, check.draining).await;
         }
     }
 }
@@ -90,22 +164,7 @@ async fn look(target: &Target) -> Result<(), String> {
                 other => Err(format!("answered {:?}", String::from_utf8_lossy(other))),
             }
         }
-    }
-}
-
-impl Engine {
-    /// Tells peers of the routes of `set`, or takes them back.
-    pub(super) async fn show(&self, set: &str, shown: bool) {
-        let id = {
-            let mut table = lock(&self.table);
-            let id = table.rib.set(set);
-            table.rib.show(id, shown);
-            id
-        };
-        let mut walk = Walk::default();
-        while lock(&self.table).rib.settle_set(id, &mut walk, SLOTS).is_continue() {
-            tokio::task::yield_now().await;
-        }
-        self.wake();
+        Target::Icmp(address) => ping(*address).await.map_err(text),
+        Target::Bfd(_) | Target::Forwarder(_) => Err("it tells by itself".to_owned()),
     }
 }

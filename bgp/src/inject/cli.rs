@@ -54,6 +54,22 @@ pub fn command() -> Command {
                 .arg(id()),
         ))
         .subcommand(Command::new("clear").about("Withdraw a whole set").arg(socket()).arg(set()).arg(id()))
+        .subcommand(
+            Command::new("drain")
+                .about(
+                    "Have peers prefer any other path to a set's routes for a while, then withdraw them until resumed",
+                )
+                .arg(socket())
+                .arg(set())
+                .arg(number("for", "Seconds until they are withdrawn").default_value("30"))
+                .arg(number("med", "Tell them with this MED, not with GRACEFUL_SHUTDOWN"))
+                .arg(
+                    option("prepend", "NUMBER", "Tell them with our AS so many times more on the path")
+                        .value_parser(value_parser!(u8))
+                        .conflicts_with("med"),
+                ),
+        )
+        .subcommand(Command::new("resume").about("Announce a drained set again").arg(socket()).arg(set()))
         .subcommand(Command::new("list").about("Show the routes of a set").arg(socket()).arg(set()))
         .subcommand(
             Command::new("why")
@@ -131,6 +147,13 @@ fn ask(socket: &Path, verb: &str, matches: &ArgMatches) -> Result<(), String> {
         }
         "del" => json!({ "patch": { "set": set, "remove": prefixes() } }),
         "set" => json!({ "stream": { "set": set, "replace": true } }),
+        "drain" => {
+            let med = matches.get_one::<u32>("med").map(|med| json!({ "med": med }));
+            let prepend = matches.get_one::<u8>("prepend").map(|times| json!({ "prepend": times }));
+            let by = med.or(prepend).unwrap_or_else(|| json!("graceful-shutdown"));
+            json!({ "drain": { "set": set, "for-s": matches.get_one::<u32>("for"), "by": by } })
+        }
+        "resume" => json!({ "resume": { "set": set } }),
         "clear" => json!({ "delete": { "set": set } }),
         "list" => json!({ "get": { "set": set } }),
         "why" => json!({ "look-up": { "prefix": text(matches, "prefix") } }),

@@ -1,9 +1,11 @@
 //! The journal: what was accepted, on disk and synced before it is acknowledged.
 //!
-//! An append-only file of records, each with its length and a checksum. Records that wait together share one sync.
+//! An append-only file of records, each with its length and a checksum. Records that wait together share one sync. A long
+//! record is written in parts, between which others find their way; it is there when its last part is.
 //! When the file has grown well beyond what it says, it is written anew and put in its place. A record that a crash
 //! cut off was never acknowledged and is dropped.
 
+use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -19,6 +21,13 @@ const MAGIC: &[u8] = b"cloakway bgp journal 1\n";
 const CHECKSUM: usize = 8;
 /// Records in one sync at most.
 const GROUP: usize = 256;
+/// The longest record that is written in one part, and the longest part.
+const PART: usize = 256 * 1024;
+/// So much of a long record is synced at a time: who comes meanwhile waits for no more.
+const UNSYNCED: usize = 1 << 20;
+/// What the bodies of parts begin with, unlike those of records; the number of the record follows.
+const MORE: u8 = 0x50;
+const LAST: u8 = 0x51;
 
 type Done = oneshot::Sender<Result<(), String>>;
 
@@ -46,6 +55,7 @@ impl Journal {
         file.try_lock().map_err(|_| format!("{}: another process has this journal open", path.display()))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(named)?;
+        let mut parts = Parts::default();
         let good = if bytes.is_empty() {
             file.write_all(MAGIC).and_then(|()| file.sync_all()).and_then(|()| sync_folder(path)).map_err(named)?;
             MAGIC.len()
@@ -53,7 +63,15 @@ impl Journal {
             let mut at = MAGIC.len();
             while let Some((body, next)) = frame(&bytes, at) {
                 // A whole record that can't be read is no crash's doing: better to stop than to forget routes.
-                replay(record::decode(body).map_err(|error| format!("{}: octet {at}: {error}", path.display()))?);
+                let mut read = |body: &[u8]| {
+                    record::decode(body)
+                        .map(&mut replay)
+                        .map_err(|error| format!("{}: octet {at}: {error}", path.display()))
+                };
+                match part(body) {
+                    Some(part) => parts.join(part).map_or(Ok(()), |whole| read(&whole))?,
+                    None => read(body)?,
+                }
                 at = next;
             }
             at
@@ -67,9 +85,11 @@ impl Journal {
         file.seek(SeekFrom::Start(good as u64)).map_err(named)?;
         let (jobs, queue) = channel();
         let length = Arc::new(AtomicU64::new(good as u64));
-        let writer = Writer { path: path.to_owned(), file, length: length.clone(), broken: None };
+        let long = VecDeque::new();
+        let (path, number) = (path.to_owned(), parts.next);
+        let writer = Writer { path, file, length: length.clone(), long, number, broken: None };
         let spawned = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&queue));
-        spawned.map_err(named)?;
+        spawned.map_err(|error| format!("cannot start the journal: {error}"))?;
         Ok(Self { jobs: Mutex::new(jobs), length })
     }
 
@@ -106,6 +126,41 @@ fn frame(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
     sha256(&[body]).starts_with(checksum).then_some((body, end))
 }
 
+/// A part of a long record.
+struct Part<'a> {
+    number: u64,
+    last: bool,
+    bytes: &'a [u8],
+}
+
+/// The part that `body` is, if it is no record of its own.
+fn part(body: &[u8]) -> Option<Part<'_>> {
+    let (kind, rest) = body.split_first()?;
+    let (number, bytes) = rest.split_first_chunk::<8>()?;
+    let last = match *kind {
+        MORE => false,
+        LAST => true,
+        _ => return None,
+    };
+    Some(Part { number: u64::from_be_bytes(*number), last, bytes })
+}
+
+/// Long records that are not whole yet: what a crash left so never will be.
+#[derive(Default)]
+struct Parts {
+    begun: HashMap<u64, Vec<u8>>,
+    next: u64,
+}
+
+impl Parts {
+    /// The record, when `part` makes it whole.
+    fn join(&mut self, part: Part<'_>) -> Option<Vec<u8>> {
+        self.next = self.next.max(part.number.saturating_add(1));
+        self.begun.entry(part.number).or_default().extend_from_slice(part.bytes);
+        if part.last { self.begun.remove(&part.number) } else { None }
+    }
+}
+
 fn framed(body: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     let length = u32::try_from(body.len()).map_err(|_| io::Error::other("a record exceeds 4 GiB"))?;
     out.extend_from_slice(&length.to_be_bytes());
@@ -122,22 +177,44 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     }
 }
 
+/// A record that is being written in parts.
+struct Long {
+    number: u64,
+    body: Vec<u8>,
+    at: usize,
+    done: Done,
+}
+
 struct Writer {
     path: PathBuf,
     file: File,
     length: Arc<AtomicU64>,
+    long: VecDeque<Long>,
+    /// Of the next long record.
+    number: u64,
     /// What went wrong: nothing is accepted after it.
     broken: Option<String>,
 }
 
 impl Writer {
     fn run(mut self, queue: &Receiver<Job>) {
-        while let Ok(first) = queue.recv() {
-            let mut waiting = vec![first];
-            waiting.extend(queue.try_iter().take(GROUP - 1));
+        loop {
+            // While a long record is under way nothing is waited for.
+            let first = match (self.long.is_empty(), queue.try_recv()) {
+                (_, Ok(job)) => Some(job),
+                (false, Err(_)) => None,
+                (true, Err(_)) => match queue.recv() {
+                    Ok(job) => Some(job),
+                    Err(_) => return,
+                },
+            };
             let (mut out, mut done) = (Vec::new(), Vec::new());
-            for job in waiting {
+            for job in first.into_iter().chain(queue.try_iter().take(GROUP - 1)) {
                 match job {
+                    Job::Append(body, answer) if body.len() > PART => {
+                        self.long.push_back(Long { number: self.number, body, at: 0, done: answer });
+                        self.number += 1;
+                    }
                     Job::Append(body, answer) => {
                         if let Err(error) = framed(&body, &mut out) {
                             let _ = answer.send(Err(error.to_string()));
@@ -146,18 +223,45 @@ impl Writer {
                         }
                     }
                     Job::Replace(bodies, answer) => {
+                        // Nothing that was accepted is under way now, and what was not is told so.
+                        self.long.clear();
                         self.append(&std::mem::take(&mut out), std::mem::take(&mut done));
                         let result = self.attempt(|writer| writer.replace(&bodies));
                         let _ = answer.send(result);
                     }
                 }
             }
+            self.parts(&mut out, &mut done);
             self.append(&out, done);
         }
     }
 
+    /// Goes on with the long record that came first.
+    fn parts(&mut self, out: &mut Vec<u8>, done: &mut Vec<Done>) {
+        let end = out.len() + UNSYNCED;
+        while out.len() < end
+            && let Some(long) = self.long.front_mut()
+        {
+            let to = long.body.len().min(long.at + PART);
+            let last = to == long.body.len();
+            let bytes = long.body.get(long.at..to).unwrap_or_default();
+            let kind = if last { LAST } else { MORE };
+            let framed = framed(&[&[kind][..], &long.number.to_be_bytes(), bytes].concat(), out);
+            long.at = to;
+            match (framed, last) {
+                (Ok(()), false) => {}
+                (Ok(()), true) => done.extend(self.long.pop_front().map(|long| long.done)),
+                (Err(error), _) => {
+                    if let Some(long) = self.long.pop_front() {
+                        let _ = long.done.send(Err(error.to_string()));
+                    }
+                }
+            }
+        }
+    }
+
     fn append(&mut self, out: &[u8], done: Vec<Done>) {
-        if done.is_empty() {
+        if out.is_empty() {
             return;
         }
         let result = self.attempt(|writer| {
@@ -166,6 +270,11 @@ impl Writer {
             writer.length.fetch_add(out.len() as u64, Ordering::Relaxed);
             Ok(())
         });
+        if let Err(error) = &result {
+            for long in self.long.drain(..) {
+                let _ = long.done.send(Err(error.clone()));
+            }
+        }
         for answer in done {
             let _ = answer.send(result.clone());
         }
@@ -247,6 +356,49 @@ mod tests {
         }
         std::fs::write(folder.path().join("other"), "hello").unwrap();
         assert!(ids(&folder.path().join("other")).unwrap_err().contains("no journal"));
+    }
+
+    #[tokio::test]
+    async fn a_long_record_lets_others_by_and_is_whole_or_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let journal = Journal::open(&path, |_| ()).unwrap();
+        let id = |n: usize| format!("{n}{}", "0".repeat(3 * PART));
+        let long: Vec<Vec<u8>> = (1..4).map(|n| encode_known(&id(n), &[0; 32], &Outcome::default())).collect();
+        let (first, second, third, short) = tokio::join!(
+            journal.append(long[0].clone()),
+            journal.append(long[1].clone()),
+            journal.append(long[2].clone()),
+            journal.append(body(7)),
+        );
+        assert_eq!((first, second, third, short), (Ok(()), Ok(()), Ok(()), Ok(())));
+        drop(journal);
+        let mut read = loop {
+            if let Ok(ids) = ids(&path) {
+                break ids;
+            }
+            tokio::task::yield_now().await;
+        };
+        read.sort();
+        assert_eq!(read, [id(1), id(2), id(3), "7".to_owned()]);
+        let whole = std::fs::read(&path).unwrap();
+        for cut in [1, PART / 2, PART, 2 * PART] {
+            let torn = folder.path().join(format!("torn {cut}"));
+            std::fs::write(&torn, &whole[..whole.len() - cut]).unwrap();
+            assert_eq!(ids(&torn).unwrap().len(), 3, "{cut}");
+        }
+        // What a crash left unfinished does not get into what comes after it.
+        let torn = folder.path().join("torn 1");
+        let journal = Journal::open(&torn, |_| ()).unwrap();
+        journal.append(long[0].clone()).await.unwrap();
+        drop(journal);
+        loop {
+            if let Ok(ids) = ids(&torn) {
+                assert_eq!(ids.len(), 4);
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

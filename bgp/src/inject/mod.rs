@@ -6,10 +6,12 @@ pub mod check;
 pub mod cli;
 mod journal;
 mod lines;
+mod ping;
 pub mod process;
 mod request;
 mod script;
 pub(crate) mod settings;
+mod shown;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,8 +32,10 @@ use tokio::task::JoinSet;
 
 pub(crate) use acknowledged::acknowledged;
 use journal::Journal;
+use shown::Why;
 
 use crate::events::Events;
+use crate::health::Announced;
 use crate::neighbours::Neighbours;
 
 /// Routes that are applied while the table is held: what an urgent change may have to wait for.
@@ -95,6 +99,7 @@ pub(crate) struct Engine {
     changed: watch::Sender<u64>,
     settings: Settings,
     events: Events,
+    shown: shown::Shown,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -109,6 +114,7 @@ impl Engine {
     pub(crate) fn open(settings: Settings, events: Events) -> Result<Arc<Self>, String> {
         let mut rib = Rib::new(settings.policy.clone());
         let mut requests = Requests::default();
+        let shown = shown::Shown::default();
         let journal = Journal::open(&settings.journal, |record| match record {
             Record::Change { id, change } => {
                 let outcome = apply(&change, &mut rib);
@@ -118,6 +124,7 @@ impl Engine {
                 }
             }
             Record::Known { id, digest, outcome } => requests.remember(&id, digest, outcome),
+            Record::Held { set, held } => drop(shown.set(&set, Why::Drained, !held)),
         })?;
         // A program that is gone vouches for nothing, and every program begins anew.
         let of_programs = |rib: &Rib| {
@@ -129,8 +136,11 @@ impl Engine {
         }
         // Whatever was accepted: a set that is checked waits for its first good looks.
         for check in &settings.checks {
-            let set = rib.set(&check.set);
-            rib.show(set, false);
+            shown.set(&check.set, Why::Check, false);
+        }
+        for set in settings.checks.iter().map(|check| check.set.clone()).chain(shown.drained()) {
+            let set = rib.set(&set);
+            rib.show(set, false, None);
             while rib.settle_set(set, &mut Walk::default(), u32::MAX).is_continue() {}
         }
         tracing::info!(routes = rib.routes(), journal = %settings.journal.display(), "restored the accepted routes");
@@ -145,6 +155,7 @@ impl Engine {
             changed: watch::Sender::new(0),
             settings,
             events,
+            shown,
         }))
     }
 
@@ -282,7 +293,8 @@ impl Engine {
         };
         let requests = lock(&self.requests);
         let known = requests.iter().map(|(id, digest, outcome)| record::encode_known(id, digest, outcome));
-        sets.into_iter().map(change).chain(known).collect()
+        let held = self.shown.drained().into_iter().map(|set| record::encode_held(&set, true));
+        sets.into_iter().map(change).chain(known).chain(held).collect()
     }
 
     /// Returns when everything accepted so far is on the wire to every peer that reads, and acknowledged by its TCP.
@@ -358,12 +370,18 @@ impl Engine {
 }
 
 /// What runs beside the API, until the stop.
-pub(crate) fn start(engine: &Arc<Engine>, neighbours: &Neighbours, tasks: &mut JoinSet<()>, stop: &Stop) {
+pub(crate) fn start(
+    engine: &Arc<Engine>,
+    neighbours: &Neighbours,
+    announced: &watch::Receiver<Announced>,
+    tasks: &mut JoinSet<()>,
+    stop: &Stop,
+) {
     for process in engine.settings.processes.clone() {
         tasks.spawn(process::run(process, engine.clone(), neighbours.clone(), stop.clone()));
     }
     for check in engine.settings.checks.clone() {
-        tasks.spawn(check::run(check, engine.clone(), stop.clone()));
+        tasks.spawn(check::run(check, engine.clone(), announced.clone(), neighbours.clone(), stop.clone()));
     }
     tasks.spawn(keep(engine.clone(), stop.clone()));
 }

@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, ChildStdout};
 
 use super::script::Script;
+use super::shown::Why;
 use super::text::{self, Announcement, Command, Neighbour};
 use super::{Engine, LISTING, lock};
 use crate::config::Peer;
@@ -226,14 +227,15 @@ impl Ear {
         match command {
             Command::Announce(announcement) => {
                 if let Some(name) = announcement.watchdog.as_ref().filter(|_| announcement.held) {
-                    engine.show(&self.script.watchdog(name), false).await;
+                    engine.show(&self.script.watchdog(name), Why::Watchdog, false, None).await;
                 }
                 self.script.announce(&announcement, told)?;
             }
             Command::Withdraw(to, prefixes) => self.script.withdraw(&to, &prefixes, told)?,
             Command::Watchdog(name, shown) => {
                 let own = self.set.strip_prefix(SETS).unwrap_or_default();
-                engine.show(&self.script.watchdog(name.as_deref().unwrap_or(own)), shown).await;
+                let set = self.script.watchdog(name.as_deref().unwrap_or(own));
+                engine.show(&set, Why::Watchdog, shown, None).await;
             }
             Command::Flush => {
                 lock(&engine.table).rib.refresh_all();
@@ -282,7 +284,7 @@ impl Ear {
                 tracing::error!(%error, "cannot empty the program's set");
             }
             if set != self.set {
-                self.engine.show(&set, true).await;
+                self.engine.show(&set, Why::Watchdog, true, None).await;
             }
         }
     }

@@ -2,11 +2,15 @@
 
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use bgp_core::{Group, Guard, NextHop, Others, Prefixes, RouteAttributes, SetChange};
 use bgp_wire::{Asn, Origin};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use super::settings::RawDrain;
+use super::shown::Draining;
 
 /// One request; exactly one of the verbs is given.
 #[derive(Debug, Default, Deserialize)]
@@ -21,6 +25,8 @@ pub(crate) struct Request {
     pub(crate) get: Option<Named>,
     pub(crate) look_up: Option<LookUp>,
     pub(crate) sets: Option<All>,
+    pub(crate) drain: Option<RawDraining>,
+    pub(crate) resume: Option<Named>,
 }
 
 /// Routes of a set.
@@ -72,6 +78,27 @@ const fn ten_seconds() -> u64 {
 #[serde(deny_unknown_fields)]
 pub(crate) struct LookUp {
     pub(crate) prefix: IpNet,
+}
+
+/// A set is to be told as one that goes, for a while, and then to be held back.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct RawDraining {
+    pub(super) set: String,
+    #[serde(default = "half_a_minute")]
+    for_s: u32,
+    #[serde(default)]
+    by: RawDrain,
+}
+
+const fn half_a_minute() -> u32 {
+    30
+}
+
+impl RawDraining {
+    pub(super) fn draining(&self) -> Draining {
+        Draining { how: self.by.into(), lasts: Duration::from_secs(u64::from(self.for_s)) }
+    }
 }
 
 /// No more to say.
@@ -132,7 +159,6 @@ impl RawGroup {
             }
         };
         Ok(RouteAttributes {
-            next_hop,
             origin: match self.origin {
                 None | Some(RawOrigin::Igp) => Origin::Igp,
                 Some(RawOrigin::Egp) => Origin::Egp,
@@ -149,6 +175,7 @@ impl RawGroup {
                 RawGuard::NoExport => Guard::NoExport,
                 RawGuard::NoAdvertise => Guard::NoAdvertise,
             }),
+            ..RouteAttributes::new(next_hop)
         })
     }
 

@@ -1,12 +1,13 @@
 //! The table `inject` of the configuration file.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_core::{Patience, Policy, PrivateRoute};
+use bgp_core::{Drain, Keep, Patience, Policy, PrivateRoute};
 use cloakway_runtime::config::{self, Invalid};
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -14,6 +15,8 @@ use serde::Deserialize;
 use super::Settings;
 use super::check::{Check, Target};
 use super::process::Process;
+use super::shown::Draining;
+use crate::bfd::{self, Path};
 
 /// The table `inject` as written.
 #[derive(Debug, Deserialize)]
@@ -47,7 +50,7 @@ const fn two_million() -> usize {
     2_000_000
 }
 
-/// A check as written; exactly one of command, tcp and http is given.
+/// A check as written; exactly one of the things to look at is given.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawCheck {
@@ -55,28 +58,59 @@ struct RawCheck {
     command: Option<Vec<String>>,
     tcp: Option<SocketAddr>,
     http: Option<String>,
+    icmp: Option<IpAddr>,
+    bfd: Option<RawPath>,
+    forwarder: Option<IpNet>,
     #[serde(default = "second")]
     every_ms: u64,
     #[serde(default = "second")]
     timeout_ms: u64,
-    #[serde(default = "two")]
-    rise: u32,
-    #[serde(default = "three")]
-    fall: u32,
+    rise: Option<u32>,
+    fall: Option<u32>,
     #[serde(default)]
     hold_down_s: u32,
+    #[serde(default)]
+    drain_s: u32,
+    #[serde(default)]
+    drain_by: RawDrain,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawPath {
+    address: IpAddr,
+    local_address: Option<IpAddr>,
+    interval_ms: u32,
+    #[serde(default = "three_packets")]
+    multiplier: NonZeroU8,
+}
+
+const fn three_packets() -> NonZeroU8 {
+    NonZeroU8::MIN.saturating_add(2)
+}
+
+/// How a set is told before it is taken back.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RawDrain {
+    #[default]
+    GracefulShutdown,
+    Med(u32),
+    Prepend(u8),
+}
+
+impl From<RawDrain> for Drain {
+    fn from(raw: RawDrain) -> Self {
+        match raw {
+            RawDrain::GracefulShutdown => Self::GracefulShutdown,
+            RawDrain::Med(med) => Self::Med(med),
+            RawDrain::Prepend(times) => Self::Prepend(times),
+        }
+    }
 }
 
 const fn second() -> u64 {
     1000
-}
-
-const fn two() -> u32 {
-    2
-}
-
-const fn three() -> u32 {
-    3
 }
 
 /// Holds the table to what can be; `taken` are the paths of other sockets.
@@ -96,7 +130,11 @@ pub(crate) fn settings(
         return Err(Invalid::at(format!("inject.allow[{at}]"), "the prefix has host bits set"));
     }
     let private: Vec<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
-    let policy = Arc::new(Policy::new(&raw.allow, &private));
+    let lifted = routes.iter().fold(Policy::new(&raw.allow, &private), |policy, route| match route.keep() {
+        Keep::Guard(_) => policy,
+        Keep::Nothing(unguarded) => policy.lift(route.prefix(), unguarded),
+    });
+    let policy = Arc::new(lifted);
     let (mut names, mut processes) = (BTreeSet::new(), Vec::new());
     for (index, RawProcess { name, run, acknowledge }) in raw.processes.into_iter().enumerate() {
         if name.is_empty() || name.len() > 64 || name.contains('/') || !names.insert(name.clone()) {
@@ -110,12 +148,12 @@ pub(crate) fn settings(
         }
         processes.push(Process { name, run, acknowledge });
     }
-    let checks = checks(raw.checks)?;
+    let checks = checks(raw.checks, &private)?;
     Ok(Settings { api_socket, journal: raw.journal, policy, max_routes: raw.max_routes, processes, checks })
 }
 
 /// Holds the checks to what can be.
-fn checks(raw: Vec<RawCheck>) -> Result<Vec<Check>, Invalid> {
+fn checks(raw: Vec<RawCheck>, private: &[IpNet]) -> Result<Vec<Check>, Invalid> {
     let mut checks: Vec<Check> = Vec::new();
     for (index, raw) in raw.into_iter().enumerate() {
         let at = |field: &str| format!("inject.checks[{index}].{field}");
@@ -127,27 +165,59 @@ fn checks(raw: Vec<RawCheck>) -> Result<Vec<Check>, Invalid> {
                 return Err(Invalid::at(at(field), "0 is not allowed: at least 1"));
             }
         }
-        for (field, zero) in [("rise", raw.rise == 0), ("fall", raw.fall == 0)] {
+        for (field, zero) in [("rise", raw.rise == Some(0)), ("fall", raw.fall == Some(0))] {
             if zero {
                 return Err(Invalid::at(at(field), "0 is not allowed: at least 1 look decides"));
             }
         }
-        let target = match (raw.command, raw.tcp, raw.http) {
-            (Some(run), None, None) if !run.is_empty() => Target::Command(run),
-            (None, Some(address), None) => Target::Tcp(address),
-            (None, None, Some(url)) => http(&url).map_err(|reason| Invalid::at(at("http"), reason))?,
-            _ => return Err(Invalid::at(at("set"), "give one of command, tcp and http with it")),
+        // What tells by itself is taken at its word, unless the file says otherwise.
+        let tells = raw.bfd.is_some() || raw.forwarder.is_some();
+        let targets = [
+            raw.command.filter(|run| !run.is_empty()).map(Target::Command).map(Ok),
+            raw.tcp.map(Target::Tcp).map(Ok),
+            raw.http.map(|url| http(&url).map_err(|reason| Invalid::at(at("http"), reason))),
+            raw.icmp.map(Target::Icmp).map(Ok),
+            raw.bfd.map(|raw| path(&raw).map(Target::Bfd).map_err(|(field, reason)| Invalid::at(at(field), reason))),
+            raw.forwarder.map(|prefix| match private.contains(&prefix) {
+                true => Ok(Target::Forwarder(prefix)),
+                false => Err(Invalid::at(at("forwarder"), format!("{prefix} is no prefix of [[private-routes]]"))),
+            }),
+        ];
+        let mut targets = targets.into_iter().flatten();
+        let (Some(target), None) = (targets.next(), targets.next()) else {
+            let reason = "give one of command, tcp, http, icmp, bfd and forwarder with it";
+            return Err(Invalid::at(at("set"), reason));
         };
+        let draining = (raw.drain_s > 0)
+            .then(|| Draining { how: raw.drain_by.into(), lasts: Duration::from_secs(u64::from(raw.drain_s)) });
         let hold_down = Duration::from_secs(u64::from(raw.hold_down_s));
         checks.push(Check {
             set: raw.set,
-            target,
+            target: target?,
             every: Duration::from_millis(raw.every_ms),
             timeout: Duration::from_millis(raw.timeout_ms),
-            patience: Patience { rise: raw.rise, fall: raw.fall, hold_down },
+            patience: Patience {
+                rise: raw.rise.unwrap_or(if tells { 1 } else { 2 }),
+                fall: raw.fall.unwrap_or(if tells { 1 } else { 3 }),
+                hold_down,
+            },
+            draining,
         });
     }
     Ok(checks)
+}
+
+fn path(raw: &RawPath) -> Result<Path, (&'static str, String)> {
+    if !(10..=60_000).contains(&raw.interval_ms) {
+        return Err(("bfd.interval-ms", format!("{} ms is not allowed: 10 to 60000", raw.interval_ms)));
+    }
+    if raw.local_address.is_some_and(|local| local.is_ipv4() != raw.address.is_ipv4()) {
+        return Err(("bfd.local-address", format!("not of the family of {}", raw.address)));
+    }
+    let interval = Duration::from_millis(u64::from(raw.interval_ms));
+    let discriminator = bfd::discriminator(0);
+    let settings = bfd_core::Settings { interval, multiplier: raw.multiplier, discriminator };
+    Ok(Path { peer: raw.address, local: raw.local_address, settings })
 }
 
 /// `http://192.0.2.1:8080/health`: an address, so that no name server can take routes away.

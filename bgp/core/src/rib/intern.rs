@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::route::RouteAttributes;
+use crate::route::{Drain, RouteAttributes};
 
 /// A named set of routes, for as long as the process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,6 +14,10 @@ pub(super) struct Set {
     pub(super) name: Arc<str>,
     /// Whether its routes are told.
     pub(super) shown: bool,
+    /// How they are told while the set drains.
+    pub(super) drain: Option<Drain>,
+    /// They are told in another way than before.
+    pub(super) retell: bool,
     /// Prefixes that it wants, those included that another set announces.
     pub(super) routes: usize,
 }
@@ -32,7 +36,7 @@ impl Sets {
         }
         let id = SetId(u32::try_from(self.sets.len()).unwrap_or(u32::MAX));
         let name: Arc<str> = name.into();
-        self.sets.push(Set { name: name.clone(), shown: true, routes: 0 });
+        self.sets.push(Set { name: name.clone(), shown: true, drain: None, retell: false, routes: 0 });
         self.by_name.insert(name, id);
         id
     }

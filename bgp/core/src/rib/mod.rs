@@ -27,7 +27,7 @@ pub use read::{Batch, Encode, FenceId, ReaderId};
 use table::State;
 
 use crate::policy::Policy;
-use crate::route::RouteAttributes;
+use crate::route::{Drain, RouteAttributes};
 
 /// A route that is wanted and waits behind that of another set.
 #[derive(Debug, Clone, Copy)]
@@ -179,18 +179,20 @@ impl Rib {
         true
     }
 
-    /// Shows or hides what `set` wants, when its health changes; [`Rib::settle_set`] carries it out.
-    pub fn show(&mut self, set: SetId, shown: bool) {
-        self.sets.get_mut(set).shown = shown;
+    /// Shows or hides what `set` wants, or has it told as it is while it drains; [`Rib::settle_set`] carries it out.
+    pub fn show(&mut self, set: SetId, shown: bool, drain: Option<Drain>) {
+        let set = self.sets.get_mut(set);
+        set.shown = shown;
+        set.retell = set.drain != drain;
+        set.drain = drain;
     }
 
     /// Carries out [`Rib::show`] for the next `slots` places; `Break` when all are done.
     pub fn settle_set(&mut self, set: SetId, walk: &mut Walk, slots: u32) -> ControlFlow<()> {
         self.walk(walk, slots, |rib, id, row| {
-            let concerned = row.state != State::Gone
-                && (rib.interned.set(row.attributes) == set || rib.shadows.contains_key(&(row.prefix, set)));
-            if concerned {
-                rib.settle(id, true);
+            let own = row.state != State::Gone && rib.interned.set(row.attributes) == set;
+            if own || row.state != State::Gone && rib.shadows.contains_key(&(row.prefix, set)) {
+                rib.settle(id, !(own && rib.sets.get(set).retell));
             }
         })
     }

@@ -338,7 +338,12 @@ impl Rib {
             // Held once more where bytes are made: whatever went wrong before, it does not leave this process.
             let fits = attributes.next_hop.fits(family) && self.policy.check(row.prefix, attributes.guard).is_ok();
             let kind = Kind::Announce(chosen, family);
-            if fits && found.turn_to(kind, || encode.announcement(attributes, family)).is_ok() {
+            let drain = self.sets.get(self.interned.set(chosen)).drain;
+            let announcement = || match drain {
+                Some(drain) => encode.announcement(&drain.of(attributes), family),
+                None => encode.announcement(attributes, family),
+            };
+            if fits && found.turn_to(kind, announcement).is_ok() {
                 found.push(row.prefix);
                 return;
             }

@@ -167,7 +167,7 @@ impl Encode for Mouth<'_> {
         let Exporter { local_as, context, .. } = *self.exporter;
         let mut path: Vec<Asn> = Vec::new();
         if context.external {
-            path.push(local_as);
+            path.extend(std::iter::repeat_n(local_as, 1 + usize::from(route.prepend)));
         }
         path.extend(&route.as_path);
         let attributes = Attributes {
