@@ -20,6 +20,7 @@ mod listener;
 mod neighbours;
 mod peer;
 mod reload;
+pub mod rib;
 pub mod role;
 pub mod rpki;
 mod show;

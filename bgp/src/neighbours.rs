@@ -20,6 +20,7 @@ use crate::health::Announced;
 use crate::inject::Engine;
 use crate::listener::{Expected, Listeners};
 use crate::peer::{self, Lifetime, Order, Report, Ways};
+use crate::rib::Table;
 
 /// Connections of one peer that wait to be looked at.
 const INCOMING: usize = 4;
@@ -34,6 +35,7 @@ pub(crate) struct Common {
     pub(crate) announced: watch::Receiver<Announced>,
     pub(crate) engine: Option<Arc<Engine>>,
     pub(crate) events: Events,
+    pub(crate) rib: Arc<Table>,
     pub(crate) stop: Stop,
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -23,6 +23,7 @@ use crate::events::Events;
 use crate::health::Announced;
 use crate::inject::{self, Engine};
 use crate::neighbours::Common;
+use crate::rib::{Intake, Up};
 use crate::telemetry::PeerMetrics;
 
 /// What one read takes at most, so that timers and routes get their turn.
@@ -87,7 +88,7 @@ pub(crate) struct Ways {
 /// too late.
 #[tracing::instrument(name = "peer", skip_all, fields(peer = %peer.name, address = %peer.address, asn = %peer.settings.remote_as))]
 pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: Common) -> Vec<TcpStream> {
-    let Common { announced: mut routes, engine, events, stop } = common;
+    let Common { announced: mut routes, engine, events, rib, stop } = common;
     let seed = RandomState::new().build_hasher().finish();
     let session = Session::new(peer.settings.clone(), seed, clock::now());
     let session = if engine.is_some() { session.with_table() } else { session };
@@ -96,7 +97,9 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
         // Nothing is ever sent here: there is no table.
         None => watch::channel(0).1,
     };
+    let mut told_others = rib.changes();
     let metrics = PeerMetrics::new(&peer.name);
+    let intake = rib.intake(&peer);
     let mut task = Task {
         peer,
         session,
@@ -107,6 +110,8 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
         withdrawing: None,
         last_withdraw: None,
         outlet: engine.map(Outlet::new),
+        intake,
+        passing: false,
         metrics,
         events,
     };
@@ -137,6 +142,7 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
             },
             () = clock::until(task.session.poll_timeout()) => task.handle(Input::Tick),
             Ok(()) = changes.changed() => task.feed(true),
+            Ok(()) = told_others.changed() => task.pass_on(true),
             () = Outlet::look(task.outlet.as_ref()) => task.acknowledged(),
             Some(stream) = ways.incoming.recv() => task.accept(stream),
             Some(Ok((id, connected))) = task.connecting.join_next() => task.connected(id, connected),
@@ -209,6 +215,10 @@ struct Task {
     last_withdraw: Option<Duration>,
     /// Where injected routes come from, if there are any.
     outlet: Option<Outlet>,
+    /// Where the peer's routes go, and those of others come from.
+    intake: Intake,
+    /// There may be routes of others to tell.
+    passing: bool,
     metrics: PeerMetrics,
     events: Events,
 }
@@ -257,21 +267,66 @@ impl Task {
                         self.connecting.abort_all();
                     }
                 },
-                // No peer's routes are kept yet: the sessions do not ask for them.
-                Output::Heard(_) => {}
+                Output::Heard(heard) => self.intake.hear(heard),
                 Output::Event(event) => {
                     log(&event);
                     self.events.session(&self.peer.name, &event);
+                    self.note(&event);
                 }
             }
         }
+        self.intake.settle();
         self.flush();
         self.feed(self.session.wants_pull());
+        self.pass_on(false);
         self.metrics.set(&self.session.status());
     }
 
+    /// What an event means for the table of peers' routes.
+    fn note(&mut self, event: &Event) {
+        self.intake.settle();
+        match event {
+            Event::Up(negotiated) => {
+                let local = self.local_addresses().next();
+                self.intake.up(&self.peer, Up { router_id: negotiated.router_id, asn: negotiated.asn, local });
+                self.passing = true;
+            }
+            Event::Down(_) => self.intake.lost(),
+            Event::FamilyDisabled(family) => self.intake.family_lost(*family),
+            _ => {}
+        }
+    }
+
+    /// Ours, as the peer reaches us.
+    fn local_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let established = self.session.established_link();
+        let link = established.and_then(|id| self.links.get(&id));
+        let local = link.and_then(|link| link.stream.local_addr().ok());
+        local.map(|local| local.ip().to_canonical()).into_iter()
+    }
+
+    /// Sends of others' routes what the socket takes, behind everything else. `fresh`: there may be something new.
+    fn pass_on(&mut self, fresh: bool) {
+        self.passing |= fresh;
+        for _ in 0..TURN {
+            let behind = self.links.values().any(|link| !link.backlog.is_empty());
+            if !self.passing || behind || self.outlet.as_ref().is_some_and(|outlet| outlet.hungry) {
+                return;
+            }
+            let locals: Vec<IpAddr> = self.local_addresses().collect();
+            let Some((id, batch)) = self.intake.pull(&mut self.session, &locals) else {
+                self.passing = false;
+                return;
+            };
+            self.passing = batch.more;
+            let Some(link) = self.links.get_mut(&id) else { return };
+            link.backlog.extend_from_slice(&batch.bytes);
+            self.flush();
+        }
+    }
+
     fn is_hungry(&self) -> bool {
-        self.outlet.as_ref().is_some_and(|outlet| outlet.hungry)
+        self.passing || self.outlet.as_ref().is_some_and(|outlet| outlet.hungry)
     }
 
     /// Sends of the table what the socket takes, up to a bound, so that timers and other peers get their turn.
@@ -377,6 +432,7 @@ impl Task {
             Readiness::Write => {
                 self.flush();
                 self.feed(false);
+                self.pass_on(false);
             }
             Readiness::Read => {
                 let Some(link) = self.links.get(&id) else { return };

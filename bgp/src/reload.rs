@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::health::Gate;
 use crate::inject::Engine;
 use crate::neighbours::{Effect, Neighbours, Wanted};
+use crate::rib::Table;
 
 /// What may change while the speaker runs; everything else takes a restart.
 const LIVE: [&str; 6] = ["peers", "peer-groups", "dynamic-peers", "prefix-lists", "private-routes", "inject.allow"];
@@ -29,6 +30,7 @@ pub(crate) struct Reloader {
     pub(crate) gate: Gate,
     pub(crate) engine: Option<Arc<Engine>>,
     pub(crate) station: Option<Arc<Station>>,
+    pub(crate) rib: Arc<Table>,
 }
 
 /// What came of it.
@@ -58,6 +60,8 @@ impl Reloader {
         let wanted = Wanted { listen: config.listen, peers: config.peers, dynamic: config.dynamic };
         let (gate, engine, station) = (self.gate.clone(), self.engine.clone(), self.station.clone());
         let bmp = config.bmp;
+        let rib = self.rib.clone();
+        let (private, own) = (config.rib.private, config.rib.own);
         let (routes, policy) = (config.routes, config.inject.map(|inject| inject.policy));
         // What is allowed is narrowed, and private routes are taken back, before anybody new is told of anything.
         let first = Box::new(move || {
@@ -65,6 +69,7 @@ impl Reloader {
             if let Some((station, settings)) = station.zip(bmp) {
                 station.configure(settings);
             }
+            rib.configure(private, own);
             gate.configure(routes);
             before
         });

@@ -24,6 +24,7 @@ impl Role for BgpSpeaker {
                                     bgp-speaker show sessions\n  \
                                     bgp-speaker show routes --json\n  \
                                     bgp-speaker show health\n  \
+                                    bgp-speaker show look-up 192.0.2.1\n  \
                                     bgp-speaker reload\n  \
                                     bgp-speaker show leaks\n  \
                                     bgp-speaker leak clear 203.0.113.200/32\n  \
@@ -31,6 +32,7 @@ impl Role for BgpSpeaker {
                                     bgp-speaker route add 10.0.0.0/24 --next-hop 192.0.2.1 --community 64500:1\n  \
                                     bgp-speaker route wait --prefix 10.0.0.0/24\n";
     const TOPICS: &'static [Topic] = show::TOPICS;
+    const WANTS: &'static [(&'static str, &'static str)] = show::WANTS;
     const RELOADS: bool = true;
     type Config = Config;
 

@@ -18,6 +18,7 @@ use crate::health::lock;
 use crate::neighbours::Neighbours;
 use crate::peer::Report;
 use crate::reload::Reloader;
+use crate::rib::Table;
 use crate::rpki::Rpki;
 
 /// What can be shown.
@@ -32,7 +33,15 @@ pub(crate) const TOPICS: &[Topic] = &[
     Topic { name: "rpki", about: "The caches of the RPKI, and whose payloads count" },
     Topic { name: "flows", about: "Each flow rule: what becomes of its packets, where it comes from, who is told" },
     Topic { name: "health", about: "What the forwarder says, and how fresh it is" },
+    Topic { name: "rib", about: "What peers have told: routes kept, refused and passed on" },
+    Topic {
+        name: "look-up",
+        about: "Whose an address is: every route to it, which is best, and why the others are not",
+    },
 ];
+
+/// Topics that want something to look for.
+pub(crate) const WANTS: &[(&str, &str)] = &[("look-up", "ADDRESS")];
 
 /// What the admin socket sees.
 pub(crate) struct Shared {
@@ -43,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) injector: Arc<Mutex<Injector>>,
     pub(crate) health_socket: PathBuf,
     pub(crate) reloader: Arc<Reloader>,
+    pub(crate) rib: Arc<Table>,
 }
 
 #[derive(Serialize)]
@@ -117,6 +127,8 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Valu
             let cleared = shared.station()?.clear(prefix.transpose()?)?;
             return Ok(serde_json::json!({ "cleared": cleared }));
         }
+        "rib" => serde_json::to_value(shared.rib.shown()),
+        "look-up" => return shared.rib.look_up(request.argument("address").ok_or("look-up takes an address")?),
         other => {
             let names: Vec<&str> = TOPICS.iter().map(|topic| topic.name).collect();
             return Err(format!("no topic is called {other:?}: there is {}", names.join(", ")));

@@ -14,6 +14,7 @@ use crate::health::{self, Announced, Gate};
 use crate::inject::{self, Engine, api};
 use crate::neighbours::{Common, List, Wanted};
 use crate::reload::Reloader;
+use crate::rib::{self, Table};
 use crate::rpki::Rpki;
 use crate::show::{self, Shared};
 
@@ -29,8 +30,16 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     let gate = Gate { injector: injector.clone(), announce, events: events.clone() };
     let engine = config.inject.map(|inject| Engine::open(inject, events.clone())).transpose()?;
     let mut tasks = JoinSet::new();
-    let common =
-        Common { announced: announced.clone(), engine: engine.clone(), events: events.clone(), stop: stop.clone() };
+    let look_up_socket = config.rib.look_up_socket.clone();
+    let rib = Table::new(config.rib);
+    let (to_table, to_events) = (rib.clone(), events.clone());
+    let common = Common {
+        announced: announced.clone(),
+        engine: engine.clone(),
+        events: to_events,
+        rib: to_table,
+        stop: stop.clone(),
+    };
     let (neighbours, mut list) = List::new(common);
     list.want(Wanted { listen: config.listen, peers: config.peers, dynamic: config.dynamic }, || {})?;
     tasks.spawn(list.run());
@@ -44,6 +53,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         gate: gate.clone(),
         engine: engine.clone(),
         station: station.clone(),
+        rib: rib.clone(),
     });
     let by_signal = reloader.clone();
     reload::on_hangup(stop.clone(), move || {
@@ -54,6 +64,10 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         api::serve(engine.clone(), stop.clone())?;
         inject::start(&engine, &neighbours, &announced, &mut tasks, &stop);
     }
+    if let Some(socket) = look_up_socket {
+        rib::serve(&socket, rib.clone(), stop.clone())?;
+    }
+    rib::metrics::start(rib.clone(), stop.clone());
     let shared = Arc::new(Shared {
         neighbours,
         injector,
@@ -61,6 +75,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         events,
         station,
         rpki,
+        rib,
         health_socket: config.health_socket.clone().unwrap_or_default(),
     });
     admin::serve(&config.admin_socket, stop.clone(), move |request| show::answer(shared.clone(), request))?;

@@ -106,11 +106,6 @@ impl Exporter {
         taken.map(|(prefix, route)| (*prefix, route.clone())).collect()
     }
 
-    /// The End-of-RIB of each family (RFC 4724 §2).
-    pub(crate) fn ends_of_rib(&self) -> Vec<Vec<u8>> {
-        self.families.iter().map(|family| self.end_of_rib(*family)).collect()
-    }
-
     /// The End-of-RIB of `family`.
     pub(crate) fn end_of_rib(&self, family: Family) -> Vec<u8> {
         self.encode(&Update::end_of_rib(family))
@@ -250,7 +245,6 @@ mod tests {
         let both = routes(&["203.0.113.200/32", "2001:db8:c10a::200/128"], Guard::NoExport);
         let taken: Vec<String> = exporter.taken(&both).keys().map(IpNet::to_string).collect();
         assert_eq!(taken, ["203.0.113.200/32"]);
-        assert_eq!(exporter.ends_of_rib().len(), 1);
     }
 
     proptest! {

@@ -45,5 +45,5 @@ pub use rib::{Batch, Change, Encode, FenceId, ReaderId, Rib, SetId, Walk, Wanted
 pub use route::{AttributesError, Drain, MAX_AUDIENCE, MAX_PATH, NextHop, Prefixes, RouteAttributes};
 pub use session::{
     Counters, Down, Ends, Event, Export, Heard, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting,
-    Session, Settings, State, Status,
+    Session, Settings, State, Status, Teller,
 };

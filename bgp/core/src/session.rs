@@ -31,6 +31,7 @@ mod values;
 
 pub use feed::Ends;
 use feed::Feed;
+pub use feed::Teller;
 use routes::Reported;
 pub use values::{
     Counters, Down, Event, Export, Heard, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting,
@@ -222,6 +223,12 @@ impl Session {
         }
     }
 
+    /// The connection of an Established session.
+    #[must_use]
+    pub fn established_link(&self) -> Option<LinkId> {
+        self.established().map(|(id, _)| id)
+    }
+
     /// What the peer was told and not told otherwise; empty unless Established.
     #[must_use]
     pub fn advertised(&self) -> &Routes {
@@ -398,10 +405,9 @@ impl Session {
         self.announce();
         self.end_flow();
         if let Some((id, exporter)) = self.exporter() {
-            self.feed.start(&exporter.families);
-            if !self.feed.on {
-                self.send_updates(id, exporter.ends_of_rib());
-            }
+            self.feed.start(&exporter.families, self.settings.options.pass_on);
+            let ends = self.ends().into_iter().map(|message| Output::Send(id, message));
+            self.output.extend(ends);
         }
     }
 }

@@ -106,15 +106,24 @@ impl Rib {
         self.core.own_addresses = self.core.peers.iter().filter_map(|peer| peer.local).collect();
     }
 
-    /// Established no more, and nothing is to be kept. [`Rib::sweep`] may do the same in slices.
+    /// Established no more, and nothing is to be kept.
     pub fn peer_lost(&mut self, peer: PeerId) {
-        for family in Family::ALL {
-            self.outdate(peer, family);
-            self.sweep_all(peer, family);
-        }
+        self.peer_down(peer);
+        Family::ALL.into_iter().for_each(|family| self.sweep_all(peer, family));
+    }
+
+    /// Established no more: everything is outdated, for [`Rib::sweep`] to take out in slices.
+    pub fn peer_down(&mut self, peer: PeerId) {
+        Family::ALL.into_iter().for_each(|family| self.outdate(peer, family));
         if let Some(peer) = self.core.peer_mut(peer) {
             peer.up = false;
         }
+    }
+
+    /// Other private prefixes and others of our own. What peers have told stays as it was judged.
+    pub fn set_own(&mut self, private: Vec<IpNet>, own: Vec<IpNet>) {
+        self.core.settings.private = private;
+        self.core.settings.own = own;
     }
 
     /// Established no more, and its routes are used on (RFC 4724 §4.2): they are outdated until it tells them again.

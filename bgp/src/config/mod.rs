@@ -10,6 +10,7 @@ use cloakway_runtime::config::{self, Invalid};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::rib::{self, settings::RawRib};
 use crate::{bmp, inject, rpki};
 
 mod dynamic;
@@ -52,6 +53,8 @@ pub struct Config {
     pub bmp: Option<bmp::Settings>,
     /// What the origin of received routes is held against.
     pub rpki: Option<rpki::Settings>,
+    /// What is kept of peers' routes.
+    pub rib: rib::Settings,
 }
 
 /// The file as written.
@@ -75,6 +78,7 @@ pub struct Raw {
     inject: Option<inject::settings::RawInject>,
     bmp: Option<bmp::settings::RawBmp>,
     rpki: Option<rpki::settings::RawRpki>,
+    rib: Option<RawRib>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -103,8 +107,9 @@ impl config::Config for Config {
         let local_as = asn(raw.speaker.local_as).map_err(|reason| Invalid::at("speaker.local-as", reason))?;
         let router_id =
             RouterId::new(raw.speaker.router_id).map_err(|error| Invalid::at("speaker.router-id", error))?;
-        if raw.private_routes.is_empty() && raw.inject.is_none() {
-            return Err(Invalid::at("private-routes", "there is none: give at least one, or an [inject] table"));
+        if raw.private_routes.is_empty() && raw.inject.is_none() && raw.rib.is_none() {
+            let reason = "there is none: give at least one, or an [inject] or a [rib] table";
+            return Err(Invalid::at("private-routes", reason));
         }
         let routes = route::routes(raw.private_routes, raw.speaker.allow_unguarded_private_routes)?;
         let private: BTreeSet<IpNet> = routes.iter().map(PrivateRoute::prefix).collect();
@@ -132,12 +137,28 @@ impl config::Config for Config {
             return Err(Invalid::at("health.socket", reason));
         }
         let taken = [Some(&admin_socket), health_socket.as_ref()];
+        let own_prefixes = raw.inject.as_ref().map(|raw| raw.allow().to_vec()).unwrap_or_default();
         let inject = raw.inject.map(|raw| inject::settings::settings(raw, &routes, &taken)).transpose()?;
         let told = peers.iter().filter(|peer| peer.settings.export != Export::Nothing);
         let told = told.map(|peer| peer.settings.remote_as).collect();
         let own = bmp::settings::Own { local_as, told, routes: &routes };
         let bmp = raw.bmp.map(|raw| bmp::settings::settings(raw, &own)).transpose()?;
         let rpki = raw.rpki.map(rpki::settings::settings).transpose()?;
+        let raw_rib = raw.rib.unwrap_or_default();
+        let api_socket = inject.as_ref().map(|inject| &inject.api_socket);
+        let taken = [Some(&admin_socket), health_socket.as_ref(), api_socket];
+        if raw_rib.look_up_socket.is_some() && taken.contains(&raw_rib.look_up_socket.as_ref()) {
+            let reason = "the path of another socket: give it one of its own";
+            return Err(Invalid::at("rib.look-up-socket", reason));
+        }
+        let rib = rib::Settings {
+            local_as,
+            router_id,
+            private: routes.iter().map(PrivateRoute::prefix).collect(),
+            own: own_prefixes,
+            always_compare_med: raw_rib.always_compare_med,
+            look_up_socket: raw_rib.look_up_socket,
+        };
         Ok(Self {
             admin_socket,
             metrics_listen: raw.metrics_listen,
@@ -151,6 +172,7 @@ impl config::Config for Config {
             inject,
             bmp,
             rpki,
+            rib,
         })
     }
 }

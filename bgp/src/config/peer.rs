@@ -6,7 +6,7 @@ use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bgp_core::{Export, Options, RoleSetting, Settings};
+use bgp_core::{Export, Filter, Options, RoleSetting, Settings};
 use bgp_wire::{Asn, HoldTime, Role, RouterId};
 use cloakway_crypto::Secret;
 use cloakway_runtime::config::{self, Invalid};
@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::asn;
 use super::dynamic::DynamicPeers;
 use super::prefix_list::Lists;
+use crate::rib::settings::{self, Exchange, RawImport};
 use crate::tcp::{LONGEST_PASSWORD, Protection};
 
 const BGP_PORT: u16 = 179;
@@ -39,6 +40,8 @@ pub struct Peer {
     pub protection: Protection,
     /// How the path to it is watched, if it is.
     pub bfd: Option<Bfd>,
+    /// What is kept of its routes, and what it is told of others'.
+    pub exchange: Exchange,
     /// What its session is like.
     pub settings: Settings,
 }
@@ -69,7 +72,7 @@ impl Peer {
             ("ttl-security-hops", self.protection.ttl_security_hops != new.protection.ttl_security_hops),
         ];
         let beside = differs.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name);
-        beside.or_else(|| self.settings.reset_by(&new.settings))
+        beside.or_else(|| self.exchange.differs(&new.exchange)).or_else(|| self.settings.reset_by(&new.settings))
     }
 }
 
@@ -116,6 +119,11 @@ peer_settings! {
     passive: bool,
     export: RawExport,
     export_prefixes: String,
+    import: RawImport,
+    import_prefixes: String,
+    accept_blackhole: bool,
+    enforce_first_as: bool,
+    pass_on: bool,
     delay_open_s: u16,
     add_path: bool,
     flowspec: bool,
@@ -306,6 +314,13 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
     };
     let filter = own.lists.filter(raw.export_prefixes.as_deref());
     let filter = filter.map_err(|reason| invalid("export-prefixes", reason))?;
+    let import = settings::import(raw.import, raw.import_prefixes.as_deref(), |name| own.lists.filter(name));
+    let exchange = Exchange {
+        import: import.map_err(|(field, reason)| invalid(field, reason))?,
+        accept_blackhole: raw.accept_blackhole.unwrap_or_default(),
+        enforce_first_as: raw.enforce_first_as.unwrap_or(true),
+        pass_on: raw.pass_on.unwrap_or_default(),
+    };
     let md5_password = raw.md5_password_file.as_deref().map(md5_password).transpose();
     let md5_password = md5_password.map_err(|reason| invalid("md5-password-file", reason))?;
     let protection = Protection { md5_password, ttl_security_hops: raw.ttl_security_hops };
@@ -320,6 +335,7 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
         shutdown_communication: own.shutdown_communication.clone(),
         protection,
         bfd,
+        exchange: exchange.clone(),
         settings: Settings {
             local_as: own.local_as,
             router_id: own.router_id,
@@ -334,6 +350,8 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
                 flow: raw.flowspec.unwrap_or_default(),
                 role,
                 filter,
+                import: exchange.import != Filter::Nothing,
+                pass_on: exchange.pass_on,
                 ..Options::default()
             },
         },

@@ -46,6 +46,13 @@ const fn yes() -> bool {
     true
 }
 
+impl RawInject {
+    /// What may be injected.
+    pub(crate) fn allow(&self) -> &[IpNet] {
+        &self.allow
+    }
+}
+
 const fn two_million() -> usize {
     2_000_000
 }

@@ -52,6 +52,9 @@ pub trait Role: 'static {
     /// Whether the running role reads its file again when it is told to: it has the subcommand `reload` then, and
     /// answers [`reload::TOPIC`].
     const RELOADS: bool = false;
+    /// Topics that want something to look for, and what it is called on the command line; in lower case it is the name
+    /// of the argument.
+    const WANTS: &'static [(&'static str, &'static str)] = &[];
     /// The file's contents.
     type Config: Config + Send;
 
@@ -89,9 +92,16 @@ pub fn main<R: Role>() -> ExitCode {
         Some(("check", matches)) => check::<R>(&path(matches, "config")),
         Some(("show", matches)) => {
             let topic = matches.get_one::<String>("topic").cloned().unwrap_or_default();
-            ask::<R>(matches, &topic)
+            let wanted = R::WANTS.iter().find(|(name, _)| *name == topic).map(|(_, what)| *what);
+            let given = matches.try_get_one::<String>("what").ok().flatten();
+            match (wanted, given) {
+                (None, None) => ask::<R>(matches, &topic, None),
+                (Some(what), Some(given)) => ask::<R>(matches, &topic, Some((what, given))),
+                (Some(what), None) => usage::<R>(&format!("show {topic} takes {what}")),
+                (None, Some(given)) => usage::<R>(&format!("show {topic} takes nothing more: {given:?} is too much")),
+            }
         }
-        Some(("reload", matches)) if R::RELOADS => ask::<R>(matches, reload::TOPIC),
+        Some(("reload", matches)) if R::RELOADS => ask::<R>(matches, reload::TOPIC, None),
         Some(("man", _)) => print(|out| clap_mangen::Man::new(command::<R>()).render(out)),
         Some(("completions", matches)) => {
             let shell = matches.get_one::<clap_complete::Shell>("shell").copied().unwrap_or(clap_complete::Shell::Bash);
@@ -138,6 +148,11 @@ pub fn command<R: Role>() -> Command {
         Command::new("reload")
             .about("Have the running role read its configuration again; a file with an error in it changes nothing"),
     );
+    let names: Vec<&str> = R::WANTS.iter().map(|(_, what)| *what).collect();
+    let what = (!names.is_empty()).then(|| {
+        let topics: Vec<String> = R::WANTS.iter().map(|(topic, what)| format!("{topic}: {what}")).collect();
+        Arg::new("what").value_name(names.join("|")).help(format!("What to look for ({})", topics.join(", ")))
+    });
     Command::new(R::NAME)
         .about(R::ABOUT)
         .version(env!("CARGO_PKG_VERSION"))
@@ -157,7 +172,7 @@ pub fn command<R: Role>() -> Command {
                     .help("The configuration"),
             ),
         )
-        .subcommand(asks(Command::new("show").about("Show the state of the running role").arg(topic)))
+        .subcommand(asks(Command::new("show").about("Show the state of the running role").arg(topic).args(what)))
         .subcommands(R::RELOADS.then_some(reload))
         .subcommand(Command::new("man").about("Print the manual page (roff)"))
         .subcommand(
@@ -225,8 +240,13 @@ fn check<R: Role>(path: &Path) -> ExitCode {
     }
 }
 
-/// Asks the running role, and prints what it says.
-fn ask<R: Role>(matches: &ArgMatches, topic: &str) -> ExitCode {
+fn usage<R: Role>(error: &str) -> ExitCode {
+    eprintln!("{}: {error}", R::NAME);
+    ExitCode::from(2)
+}
+
+/// Asks the running role, of one thing if its name and value are given, and prints what it says.
+fn ask<R: Role>(matches: &ArgMatches, topic: &str, argument: Option<(&str, &String)>) -> ExitCode {
     let socket = match matches.get_one::<PathBuf>("socket") {
         Some(socket) => socket.clone(),
         None => match loaded::<R>(&path(matches, "config")) {
@@ -234,7 +254,9 @@ fn ask<R: Role>(matches: &ArgMatches, topic: &str) -> ExitCode {
             Err(code) => return code,
         },
     };
-    let asked: Result<_, Box<dyn std::error::Error>> = block_on(async { Ok(admin::ask(&socket, topic).await?) });
+    let arguments = argument.map(|(name, value)| (name.to_lowercase(), value.clone())).into_iter().collect();
+    let request = admin::Request { topic: topic.to_owned(), arguments };
+    let asked: Result<_, Box<dyn std::error::Error>> = block_on(async { Ok(admin::ask_for(&socket, &request).await?) });
     match asked {
         Ok(value) if matches.get_flag("json") => print(|out| {
             use std::io::Write;

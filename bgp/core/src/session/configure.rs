@@ -22,6 +22,8 @@ impl Settings {
             ("add-path", ours.add_path != theirs.add_path),
             ("flowspec", ours.flow != theirs.flow),
             ("role", ours.role != theirs.role),
+            ("import", ours.import != theirs.import),
+            ("pass-on", ours.pass_on != theirs.pass_on),
         ];
         differs.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use bgp_wire::{AsPath, Asn, Attributes, Bulk, EncodeError, ExtendedCommunity, Family, RouteRefresh};
+use bgp_wire::{AsPath, Asn, Attributes, Bulk, Context, EncodeError, ExtendedCommunity, Family, Role, RouteRefresh};
 
 use super::Session;
 use super::values::{Export, LinkId};
@@ -28,13 +28,19 @@ pub(super) struct Feed {
     ends_due: BTreeSet<Family>,
     /// Families whose EoRR (RFC 7313) is due.
     marks_due: BTreeSet<Family>,
+    /// Other peers' routes have yet to be told: ends and marks wait for that too.
+    passing: bool,
+    /// The table has told all it has.
+    table_ended: bool,
 }
 
 impl Feed {
     /// Established: everything is to be told, then the End-of-RIB of each family.
-    pub(super) fn start(&mut self, families: &BTreeSet<Family>) {
+    pub(super) fn start(&mut self, families: &BTreeSet<Family>, passing: bool) {
         *self = Self { on: self.on, reader: self.reader, lost: self.lost, ..Self::default() };
         self.ends_due = families.clone();
+        self.passing = passing;
+        self.table_ended = !self.on;
     }
 
     /// Established no more.
@@ -48,9 +54,28 @@ impl Feed {
     }
 
     /// The peer wants `family` again.
-    pub(super) fn refresh(&mut self, family: Family, enhanced: bool) {
-        self.refresh.insert((family, enhanced));
+    pub(super) fn refresh(&mut self, family: Family, enhanced: bool, passing: bool) {
+        self.passing |= passing;
+        if self.on {
+            self.table_ended = false;
+            self.refresh.insert((family, enhanced));
+        } else if enhanced {
+            self.marks_due.insert(family);
+        }
     }
+}
+
+/// How a peer is told other peers' routes.
+#[derive(Debug, Clone)]
+pub struct Teller {
+    /// The connection.
+    pub link: LinkId,
+    /// How UPDATEs are written.
+    pub context: Context,
+    /// What both take.
+    pub families: BTreeSet<Family>,
+    /// What we are to the peer.
+    pub role: Option<Role>,
 }
 
 impl Session {
@@ -66,7 +91,7 @@ impl Session {
     #[must_use]
     pub fn wants_pull(&self) -> bool {
         let feed = &self.feed;
-        feed.on && (self.lost_table() || !feed.refresh.is_empty() || !feed.ends_due.is_empty() || feed.refiltered)
+        feed.on && (self.lost_table() || !feed.refresh.is_empty() || !feed.table_ended || feed.refiltered)
     }
 
     /// Whether the session that read the table has ended, and [`Session::pull`] has not been told yet.
@@ -105,17 +130,47 @@ impl Session {
             }
         }
         let mut batch = rib.read(reader, octets, &mouth);
-        if batch.end {
-            for family in std::mem::take(&mut self.feed.ends_due) {
-                batch.bytes.extend(exporter.end_of_rib(family));
-                batch.updates += 1;
-            }
-            for family in std::mem::take(&mut self.feed.marks_due) {
-                batch.bytes.extend(self.refresh_mark(family, RouteRefresh::END));
-            }
-        }
         self.counters.sent.update += batch.updates;
+        if batch.end {
+            self.feed.table_ended = true;
+            batch.bytes.extend(self.ends().concat());
+        }
         Some((link, batch))
+    }
+
+    /// How the peer is told other peers' routes; `None` unless it is, and the session is up.
+    #[must_use]
+    pub fn teller(&self) -> Option<Teller> {
+        let (link, exporter) = self.exporter().filter(|_| self.settings.options.pass_on)?;
+        let Exporter { context, families, role, .. } = exporter;
+        Some(Teller { link, context, families, role })
+    }
+
+    /// The peer has been sent `updates` messages with other peers' routes. With `end`, it knows all that are there, and
+    /// what is given back goes behind them.
+    pub fn passed_on(&mut self, updates: u64, end: bool) -> Vec<u8> {
+        self.counters.sent.update += updates;
+        if !end {
+            return Vec::new();
+        }
+        self.feed.passing = false;
+        self.ends().concat()
+    }
+
+    /// What marks the end of all that was to be told, once it has come.
+    pub(super) fn ends(&mut self) -> Vec<Vec<u8>> {
+        let mut messages = Vec::new();
+        let Some((_, exporter)) = self.exporter().filter(|_| self.feed.table_ended && !self.feed.passing) else {
+            return messages;
+        };
+        for family in std::mem::take(&mut self.feed.ends_due) {
+            messages.push(exporter.end_of_rib(family));
+            self.counters.sent.update += 1;
+        }
+        for family in std::mem::take(&mut self.feed.marks_due) {
+            messages.push(self.refresh_mark(family, RouteRefresh::END));
+        }
+        messages
     }
 
     /// What of the table the peer is told.

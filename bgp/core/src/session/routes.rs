@@ -82,13 +82,15 @@ impl Session {
             let begin = self.refresh_mark(family, RouteRefresh::BEGIN);
             self.output.push_back(Output::Send(id, begin));
         }
-        self.feed.refresh(family, marked);
+        let passing = self.settings.options.pass_on;
+        self.feed.refresh(family, marked, passing);
         self.advertised.retain(|prefix, _| Family::of(prefix) != family);
         self.announce();
-        // Where there is a table, the end comes behind what is read of it.
-        if marked && !self.feed.on {
-            let end = self.refresh_mark(family, RouteRefresh::END);
-            self.output.push_back(Output::Send(id, end));
+        // Where there is a table, or other peers' routes are told, the end comes behind what is read of them.
+        let ends = self.ends().into_iter().map(|message| Output::Send(id, message));
+        self.output.extend(ends);
+        if passing {
+            self.output.push_back(Output::Heard(Heard::Wants(family)));
         }
     }
 

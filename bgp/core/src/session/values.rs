@@ -67,6 +67,8 @@ pub struct Options {
     pub flow: bool,
     /// Hand out what the peer says of routes: [`Output::Heard`].
     pub import: bool,
+    /// Other peers' routes are told by [`Session::teller`]: End-of-RIB waits for [`Session::passed_on`].
+    pub pass_on: bool,
     /// Take a peer of any of these, instead of the one; all are internal or all are external.
     pub remote_as_among: Vec<RangeInclusive<Asn>>,
     /// What of [`Settings::export`] the peer is told.
@@ -134,7 +136,8 @@ pub enum Output {
     Send(LinkId, Vec<u8>),
     /// Send what is unsent, then close; nothing more is heard of the connection. Also ends an attempt to connect.
     Close(LinkId),
-    /// What the peer says of routes, between [`Event::Up`] and [`Event::Down`]; with [`Options::import`] only.
+    /// What the peer says of routes, between [`Event::Up`] and [`Event::Down`]; with [`Options::import`], but for
+    /// [`Heard::Wants`].
     Heard(Heard),
     /// For logs and counters.
     Event(Event),
@@ -152,6 +155,8 @@ pub enum Heard {
     RefreshBegins(Family),
     /// That was all of the family: what was not told again is gone (RFC 7313, EoRR).
     RefreshEnds(Family),
+    /// The peer wants the family again (RFC 2918); with [`Options::pass_on`] only.
+    Wants(Family),
 }
 
 /// Something that an operator wants to hear.

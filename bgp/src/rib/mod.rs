@@ -1,0 +1,352 @@
+//! Routes of peers: one table for all of them, filled by their tasks, asked by `show` and by other roles (A7).
+
+mod look_up;
+pub(crate) mod metrics;
+pub(crate) mod settings;
+mod shown;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bgp_core::{Heard, Session, Teller};
+use bgp_rib::{Batch, Export, Import, Judge, PeerId, PeerSettings, ReaderId, Rejected, Rib, Walk};
+use bgp_wire::{Asn, Families, Family, Role, RouterId};
+use cloakway_runtime::clock;
+use cloakway_types::Instant;
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+pub(crate) use look_up::serve;
+pub use settings::{Exchange, Settings};
+
+use crate::config::Peer;
+
+/// Prefixes that are looked at while the table is held, when a peer is lost.
+const SLICE: u32 = 4096;
+/// Octets of UPDATEs that are made while the table is held.
+const PULL: usize = 64 * 1024;
+/// A peer that marks no end of its routes is believed to have told them all after so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The table, and what its peers have told.
+#[derive(Debug)]
+pub(crate) struct Table {
+    inner: Mutex<Inner>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    rib: Rib,
+    peers: BTreeMap<String, Known>,
+    /// Of peers that are no more.
+    free: Vec<PeerId>,
+    readers: usize,
+}
+
+/// A peer of the table.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    id: PeerId,
+    imports: bool,
+    /// Since when it is Established.
+    up: Option<Instant>,
+    /// Families that it told the end of.
+    ended: Families,
+    /// Whom to tell, if it is told anything.
+    reader: Option<ReaderId>,
+}
+
+/// The peer's prefix list as the table asks it.
+#[derive(Debug)]
+struct Listed(bgp_core::Filter);
+
+impl Judge for Listed {
+    fn judge(&self, prefix: &IpNet, _: Option<Asn>) -> Result<(), Rejected> {
+        if self.0.takes(prefix) { Ok(()) } else { Err(Rejected::NotListed) }
+    }
+}
+
+/// What a session that has come up is like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Up {
+    pub(crate) router_id: RouterId,
+    pub(crate) asn: Asn,
+    /// Our address in it.
+    pub(crate) local: Option<IpAddr>,
+}
+
+impl Table {
+    /// No peers, no routes.
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        let rib = Rib::new(bgp_rib::Settings {
+            local_as: settings.local_as,
+            router_id: settings.router_id,
+            private: settings.private,
+            own: settings.own,
+            always_compare_med: settings.always_compare_med,
+        });
+        let inner = Inner { rib, peers: BTreeMap::new(), free: Vec::new(), readers: 0 };
+        Arc::new(Self { inner: Mutex::new(inner), changed: watch::Sender::new(0) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Told whenever there may be something new to tell.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// What is ours alone now, and what is injected here.
+    pub(crate) fn configure(&self, private: Vec<IpNet>, own: Vec<IpNet>) {
+        self.lock().rib.set_own(private, own);
+    }
+
+    /// A way to the table for the task of `peer`.
+    pub(crate) fn intake(self: &Arc<Self>, peer: &Peer) -> Intake {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let settings = peer_settings(peer, peer.settings.remote_as);
+        let imports = !matches!(settings.import, Import::Nothing);
+        let id = match inner.free.pop() {
+            Some(id) => {
+                inner.rib.set_peer(id, settings);
+                id
+            }
+            None => inner.rib.add_peer(settings),
+        };
+        let known = Known { id, imports, up: None, ended: Families::NONE, reader: None };
+        let before = inner.peers.insert(peer.name.clone(), known);
+        // One of the same name that is about to end: it no longer finds its way.
+        if let Some(reader) = before.and_then(|before| before.reader) {
+            inner.rib.detach(reader);
+        }
+        Intake { table: self.clone(), name: peer.name.clone(), id, heard: Vec::new() }
+    }
+
+    /// Why a look-up in the table would not say all that peers know.
+    pub(crate) fn readiness(&self) -> Result<(), &'static str> {
+        let inner = self.lock();
+        let mut importing = inner.peers.values().filter(|known| known.imports).peekable();
+        if importing.peek().is_none() {
+            return Err("no peer's routes are imported");
+        }
+        let mut up = importing.filter(|known| known.up.is_some()).peekable();
+        if up.peek().is_none() {
+            return Err("no peer that routes are imported from is up");
+        }
+        let now = clock::now();
+        let told =
+            |known: &Known| known.ended != Families::NONE || known.up.is_some_and(|since| now.since(since) >= PATIENCE);
+        if up.any(told) { Ok(()) } else { Err("no peer has told all of its routes yet") }
+    }
+
+    /// Whose `address` is.
+    pub(crate) fn origin(&self, address: IpAddr) -> Option<bgp_rib::Origin> {
+        self.lock().rib.origin(address)
+    }
+}
+
+fn peer_settings(peer: &Peer, asn: Asn) -> PeerSettings {
+    let exchange = &peer.exchange;
+    let role = peer.settings.options.role.map(|setting| setting.role);
+    let import = match &exchange.import {
+        bgp_core::Filter::Nothing => Import::Nothing,
+        bgp_core::Filter::All => Import::All,
+        list @ bgp_core::Filter::List(_) => Import::Judged(Arc::new(Listed(list.clone()))),
+    };
+    PeerSettings {
+        name: peer.name.clone(),
+        address: peer.address.ip(),
+        asn,
+        internal: peer.is_internal(),
+        role,
+        import,
+        accept_blackhole: exchange.accept_blackhole,
+        // A route server passes on what it hears, without its own AS (RFC 7947 §2.2.2).
+        enforce_first_as: exchange.enforce_first_as && role != Some(Role::RouteServerClient),
+    }
+}
+
+/// The way of one peer's task to the table.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    table: Arc<Table>,
+    name: String,
+    id: PeerId,
+    /// Taken from the session, and not in the table yet.
+    heard: Vec<Heard>,
+}
+
+impl Intake {
+    fn known<T>(&self, change: impl FnOnce(&mut Rib, &mut Known) -> T) -> Option<T> {
+        let mut guard = self.table.lock();
+        let inner = &mut *guard;
+        let known = inner.peers.get_mut(&self.name).filter(|known| known.id == self.id)?;
+        Some(change(&mut inner.rib, known))
+    }
+
+    /// The session is Established.
+    pub(crate) fn up(&mut self, peer: &Peer, up: Up) {
+        let settings = peer_settings(peer, up.asn);
+        let now = clock::now();
+        self.known(|rib, known| {
+            known.imports = !matches!(settings.import, Import::Nothing);
+            (known.up, known.ended) = (Some(now), Families::NONE);
+            rib.set_peer(known.id, settings);
+            rib.peer_up(known.id, up.router_id, up.local);
+        });
+    }
+
+    /// What the session heard goes into the table with [`Intake::settle`].
+    pub(crate) fn hear(&mut self, heard: Heard) {
+        self.heard.push(heard);
+    }
+
+    /// Puts what was heard into the table.
+    pub(crate) fn settle(&mut self) {
+        if self.heard.is_empty() {
+            return;
+        }
+        let heard = std::mem::take(&mut self.heard);
+        self.known(|rib, known| {
+            for heard in heard {
+                match heard {
+                    Heard::Update(update) => rib.apply(known.id, *update),
+                    Heard::EndOfRib(family) => {
+                        known.ended.insert(family);
+                        rib.sweep_all(known.id, family);
+                    }
+                    Heard::RefreshBegins(family) => rib.refresh_begins(known.id, family),
+                    Heard::RefreshEnds(family) => rib.sweep_all(known.id, family),
+                    Heard::Wants(family) => {
+                        if let Some(reader) = known.reader {
+                            rib.tell_again(reader, family);
+                        }
+                    }
+                }
+            }
+        });
+        self.wake();
+    }
+
+    /// The family is no longer listened to in this session (RFC 7606 §2): what it told is gone.
+    pub(crate) fn family_lost(&mut self, family: Family) {
+        self.settle();
+        self.known(|rib, known| {
+            rib.outdate(known.id, family);
+            rib.sweep_all(known.id, family);
+        });
+        self.wake();
+    }
+
+    /// Established no more, and nothing is kept.
+    pub(crate) fn lost(&mut self) {
+        self.heard.clear();
+        self.unread();
+        let was_up = self.known(|rib, known| {
+            rib.peer_down(known.id);
+            known.up.take().is_some()
+        });
+        if was_up == Some(true) {
+            tokio::spawn(sweep(self.table.clone(), self.id, None));
+        }
+    }
+
+    /// UPDATEs with other peers' best routes, and whether there is more; nothing when the peer is not told any.
+    pub(crate) fn pull(&mut self, session: &mut Session, locals: &[IpAddr]) -> Option<(bgp_core::LinkId, Batch)> {
+        let teller = session.teller()?;
+        let link = teller.link;
+        let batch = self.known(|rib, known| {
+            let id = known.id;
+            let reader = *known.reader.get_or_insert_with(|| rib.attach(export(id, &teller, locals)));
+            rib.read(reader, PULL)
+        });
+        let mut batch = batch?;
+        self.count_readers();
+        let ends = session.passed_on(batch.updates, batch.end);
+        batch.bytes.extend(ends);
+        Some((link, batch))
+    }
+
+    fn unread(&mut self) {
+        self.known(|rib, known| {
+            if let Some(reader) = known.reader.take() {
+                rib.detach(reader);
+            }
+        });
+        self.count_readers();
+    }
+
+    fn count_readers(&self) {
+        let mut inner = self.table.lock();
+        inner.readers = inner.peers.values().filter(|known| known.reader.is_some()).count();
+    }
+
+    fn wake(&self) {
+        if self.table.lock().readers > 0 {
+            self.table.changed.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+impl Drop for Intake {
+    /// The peer is no more: its number is another's once its routes are out.
+    fn drop(&mut self) {
+        self.unread();
+        let mut inner = self.table.lock();
+        inner.rib.peer_down(self.id);
+        if inner.peers.get(&self.name).is_some_and(|known| known.id == self.id) {
+            inner.peers.remove(&self.name);
+        }
+        drop(inner);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(sweep(self.table.clone(), self.id, Some(())));
+        }
+    }
+}
+
+/// Takes out what `peer` told before it was lost, a slice at a time; with `frees` its number may then be used again.
+async fn sweep(table: Arc<Table>, peer: PeerId, frees: Option<()>) {
+    for family in Family::ALL {
+        let mut walk = Walk::default();
+        while table.lock().rib.sweep(peer, family, &mut walk, SLICE).is_continue() {
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut inner = table.lock();
+    if frees.is_some() {
+        inner.free.push(peer);
+    }
+    let told = inner.readers > 0;
+    drop(inner);
+    if told {
+        table.changed.send_modify(|count| *count += 1);
+    }
+}
+
+fn export(peer: PeerId, teller: &Teller, locals: &[IpAddr]) -> Export {
+    let v4 = |address: &IpAddr| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    };
+    let v6 = |address: &IpAddr| match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    };
+    let next_hop_v4: Option<Ipv4Addr> = locals.iter().find_map(v4);
+    let next_hop_v6: Option<Ipv6Addr> = locals.iter().find_map(v6);
+    Export {
+        peer,
+        role: teller.role,
+        context: teller.context,
+        families: teller.families.clone(),
+        next_hop_v4,
+        next_hop_v6,
+        llgr: false,
+    }
+}

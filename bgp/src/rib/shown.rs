@@ -1,0 +1,141 @@
+//! What `show` tells of the table.
+
+use std::net::IpAddr;
+
+use bgp_rib::{Match, PathView, Standing};
+use bgp_wire::Family;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Table;
+
+/// One route as it is shown.
+#[derive(Debug, Serialize)]
+pub(crate) struct PathRow {
+    prefix: String,
+    peer: String,
+    best: bool,
+    reason: String,
+    next_hop: String,
+    as_path: String,
+    origin_as: Option<u32>,
+    origin: Option<&'static str>,
+    local_preference: u32,
+    med: Option<u32>,
+    communities: Vec<String>,
+    extended_communities: Vec<String>,
+    large_communities: Vec<String>,
+    only_to_customer: Option<u32>,
+    path_id: u32,
+    outdated: bool,
+    llgr_stale: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct LookUp {
+    address: String,
+    /// The longest prefix that has a usable route.
+    prefix: Option<String>,
+    /// Who originates it; none where routes differ.
+    origin_as: Option<u32>,
+    routes: Vec<PathRow>,
+}
+
+/// One peer's part of the table.
+#[derive(Debug, Serialize)]
+pub(crate) struct PeerRow {
+    peer: String,
+    import: bool,
+    ready: bool,
+    ipv4_routes: usize,
+    ipv4_rejected: usize,
+    ipv6_routes: usize,
+    ipv6_rejected: usize,
+    passed_on: usize,
+}
+
+/// The table as it is shown.
+#[derive(Debug, Serialize)]
+pub(crate) struct Shown {
+    ipv4_prefixes: usize,
+    ipv6_prefixes: usize,
+    attribute_sets: usize,
+    /// Why look-ups are not answered, if they are not.
+    not_ready: Option<&'static str>,
+    peers: Vec<PeerRow>,
+}
+
+fn row(prefix: &str, path: PathView<'_>) -> PathRow {
+    let attributes = path.attributes;
+    let texts = |items: Vec<String>| items;
+    PathRow {
+        prefix: prefix.to_owned(),
+        peer: path.peer_name.to_owned(),
+        best: path.standing == Standing::Best,
+        reason: path.standing.to_string(),
+        next_hop: path.next_hop.to_string(),
+        as_path: attributes.as_path.as_ref().map(ToString::to_string).unwrap_or_default(),
+        origin_as: attributes.as_path.as_ref().and_then(|path| path.origin()).map(|asn| asn.0),
+        origin: attributes.origin.map(|origin| match origin {
+            bgp_wire::Origin::Igp => "igp",
+            bgp_wire::Origin::Egp => "egp",
+            bgp_wire::Origin::Incomplete => "incomplete",
+        }),
+        local_preference: path.local_preference,
+        med: attributes.multi_exit_disc,
+        communities: texts(attributes.communities.iter().map(ToString::to_string).collect()),
+        extended_communities: texts(attributes.extended_communities.iter().map(ToString::to_string).collect()),
+        large_communities: texts(attributes.large_communities.iter().map(ToString::to_string).collect()),
+        only_to_customer: attributes.only_to_customer.map(|asn| asn.0),
+        path_id: path.path_id,
+        outdated: path.outdated,
+        llgr_stale: path.llgr_stale,
+    }
+}
+
+impl Table {
+    /// Every route to every prefix that holds `address`, the longest prefix first and its best route first.
+    pub(crate) fn look_up(&self, address: &str) -> Result<Value, String> {
+        let wrong = || format!("{address:?} is no address: write it as 192.0.2.1 or 2001:db8::1");
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let inner = self.lock();
+        let origin = inner.rib.origin(address);
+        let rows = |found: Match<'_>| {
+            let prefix = found.prefix.to_string();
+            found.paths.into_iter().map(|path| row(&prefix, path)).collect::<Vec<_>>()
+        };
+        let answer = LookUp {
+            address: address.to_canonical().to_string(),
+            prefix: origin.map(|origin| origin.prefix.to_string()),
+            origin_as: origin.and_then(|origin| origin.asn).map(|asn| asn.0),
+            routes: inner.rib.look_up(address).into_iter().flat_map(rows).collect(),
+        };
+        serde_json::to_value(answer).map_err(|error| error.to_string())
+    }
+
+    /// Who has told what.
+    pub(crate) fn shown(&self) -> Shown {
+        let not_ready = self.readiness().err();
+        let inner = self.lock();
+        let peers = inner.peers.iter().map(|(name, known)| {
+            let [v4, v6] = Family::ALL.map(|family| inner.rib.counts(known.id, family));
+            PeerRow {
+                peer: name.clone(),
+                import: known.imports,
+                ready: known.up.is_some() && known.ended != bgp_wire::Families::NONE,
+                ipv4_routes: v4.routes,
+                ipv4_rejected: v4.rejected,
+                ipv6_routes: v6.routes,
+                ipv6_rejected: v6.rejected,
+                passed_on: known.reader.map(|reader| inner.rib.told(reader)).unwrap_or_default(),
+            }
+        });
+        Shown {
+            ipv4_prefixes: inner.rib.prefixes(Family::Ipv4),
+            ipv6_prefixes: inner.rib.prefixes(Family::Ipv6),
+            attribute_sets: inner.rib.attribute_sets(),
+            not_ready,
+            peers: peers.collect(),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Routes of peers on loopback: kept, looked up and passed on, between scripted routers.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+#![cfg(test)]
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bgp::config::Config;
+use bgp_wire::{
+    AsPath, Asn, Attributes, Capability, Community, Context, Family, Framer, HoldTime, Message, Open, Origin,
+    RouteRefresh, RouterId, Update, announce_v4, withdraw_v4,
+};
+use cloakway_runtime::admin::Request;
+use cloakway_runtime::{Stop, admin, config};
+use look_up_wire::{Answer, Question, Verdict};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::task::JoinHandle;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// A router in AS `asn` at 127.0.0.`host`.
+struct Router {
+    asn: u32,
+    host: u8,
+    listener: TcpListener,
+    stream: Option<TcpStream>,
+    framer: Framer,
+}
+
+impl Router {
+    async fn new(asn: u32, host: u8) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, host), 0)).await.unwrap();
+        Self { asn, host, listener, stream: None, framer: Framer::default() }
+    }
+
+    fn table(&self, settings: &str) -> String {
+        let address = self.listener.local_addr().unwrap();
+        format!(
+            "[[peers]]\nname = \"as{}\"\naddress = \"{}\"\nport = {}\nremote-as = {}\nhold-time-s = 90\n{settings}\n",
+            self.asn,
+            address.ip(),
+            address.port(),
+            self.asn
+        )
+    }
+
+    fn context(&self) -> Context {
+        Context { external: self.asn != 64500, ..Context::default() }
+    }
+
+    async fn establish(&mut self) {
+        let (stream, _) = soon("a connection", self.listener.accept()).await.unwrap();
+        (self.stream, self.framer) = (Some(stream), Framer::default());
+        assert!(matches!(self.next().await, Some(Message::Open(_))));
+        let router_id = RouterId::new([10, 0, 0, self.host].into()).unwrap();
+        let mut open = Open::new(Asn(self.asn), HoldTime::from_secs(90).unwrap(), router_id, Family::ALL);
+        open.capabilities.push(Capability::RouteRefresh);
+        self.send(&Message::Open(open)).await;
+        self.send(&Message::KeepAlive).await;
+        assert_eq!(self.next().await, Some(Message::KeepAlive));
+    }
+
+    async fn send(&mut self, message: &Message) {
+        let bytes = message.encode(self.context()).unwrap();
+        self.stream.as_mut().unwrap().write_all(&bytes).await.unwrap();
+    }
+
+    async fn tell(&mut self, update: Update) {
+        self.send(&Message::Update(update)).await;
+    }
+
+    async fn next(&mut self) -> Option<Message> {
+        let (context, stream, framer) = (self.context(), self.stream.as_mut().unwrap(), &mut self.framer);
+        soon("a message", async {
+            loop {
+                if let Some(frame) = framer.next_frame().unwrap() {
+                    return Some(Message::decode(frame, context).unwrap());
+                }
+                let mut bytes = Vec::new();
+                if stream.read_buf(&mut bytes).await.unwrap() == 0 {
+                    return None;
+                }
+                framer.push(&bytes);
+            }
+        })
+        .await
+    }
+
+    /// The next UPDATE as text, with its path.
+    async fn update(&mut self) -> String {
+        loop {
+            match self.next().await {
+                Some(Message::KeepAlive) => {}
+                Some(Message::Update(update)) => {
+                    if let Some(family) = update.ends_rib_of() {
+                        return format!("end of {family}");
+                    }
+                    assert!(update.flaws.is_empty(), "{:?}", update.flaws);
+                    let attributes = &update.attributes;
+                    let path = attributes.as_path.as_ref().map(ToString::to_string).unwrap_or_default();
+                    let next_hop = attributes.next_hop.map(|hop| hop.to_string()).unwrap_or_default();
+                    let gone = update.unreachable().map(|prefix| format!("-{prefix}"));
+                    let come = update.reachable().map(|prefix| format!("+{prefix} by {path} via {next_hop}"));
+                    return gone.chain(come).collect::<Vec<_>>().join(", ");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn ends(&mut self) {
+        assert_eq!([self.update().await, self.update().await], ["end of ipv4-unicast", "end of ipv6-unicast"]);
+    }
+}
+
+struct Speaker {
+    folder: TempDir,
+    stop: Stop,
+    task: JoinHandle<cloakway_runtime::Outcome>,
+}
+
+impl Speaker {
+    fn start(peers: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| -> PathBuf { folder.path().join(name) };
+        let text = format!(
+            "admin-socket = {:?}\n[speaker]\nlocal-as = 64500\nrouter-id = \"10.0.0.99\"\n{peers}\n\
+             [[private-routes]]\nprefix = \"203.0.113.200/32\"\nnext-hop = \"198.51.100.2\"\n\
+             [health]\nsocket = {:?}\n[rib]\nlook-up-socket = {:?}\n",
+            path("admin"),
+            path("health"),
+            path("look-up")
+        );
+        let config: Config = config::parse("test.toml", &text).unwrap();
+        let stop = Stop::new();
+        let task = tokio::spawn(bgp::speaker::run(config, stop.clone()));
+        Self { folder, stop, task }
+    }
+
+    async fn show_until(&self, topic: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let socket = self.folder.path().join("admin");
+        let (topic, address) = topic.split_once(' ').unwrap_or((topic, ""));
+        let arguments = (!address.is_empty()).then(|| ("address".to_owned(), address.to_owned())).into_iter().collect();
+        let request = Request { topic: topic.to_owned(), arguments };
+        let mut last = Value::Null;
+        let shown = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Ok(value) = admin::ask_for(&socket, &request).await {
+                    last = value;
+                    if fits(&last) {
+                        return;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        shown.await.unwrap_or_else(|_| panic!("{topic}: {last}"));
+        last
+    }
+
+    async fn whose(&self, address: &str) -> Verdict {
+        let mut stream = UnixStream::connect(self.folder.path().join("look-up")).await.unwrap();
+        let mut question = Vec::new();
+        Question { id: 9, address: address.parse().unwrap() }.encode(&mut question);
+        stream.write_all(&question).await.unwrap();
+        let mut answer = [0; look_up_wire::ANSWER];
+        soon("an answer", stream.read_exact(&mut answer)).await.unwrap();
+        let answer = Answer::decode(&answer).unwrap();
+        assert_eq!(answer.id, 9);
+        answer.verdict
+    }
+
+    async fn end(self) {
+        self.stop.tell();
+        soon("the end", self.task).await.unwrap().unwrap();
+    }
+}
+
+fn route(prefixes: &[&str], path: &[u32], communities: &[Community]) -> Update {
+    let attributes = Attributes {
+        origin: Some(Origin::Igp),
+        as_path: Some(AsPath::sequence(path.iter().copied().map(Asn).collect::<Vec<_>>())),
+        communities: communities.to_vec(),
+        ..Attributes::default()
+    };
+    let prefixes = prefixes.iter().map(|prefix| prefix.parse().unwrap());
+    announce_v4(&attributes, [192, 0, 2, 7].into(), prefixes, Context::default()).unwrap().remove(0)
+}
+
+fn gone(prefix: &str) -> Update {
+    withdraw_v4([prefix.parse().unwrap()], Context::default()).remove(0)
+}
+
+#[tokio::test]
+async fn best_routes_are_passed_on_where_the_operator_says_so_and_taken_back_with_their_peer() {
+    let (mut a, mut b) = (Router::new(64501, 11).await, Router::new(64502, 12).await);
+    let (mut told, mut quiet) = (Router::new(64503, 13).await, Router::new(64504, 14).await);
+    let peers = [
+        a.table("import = \"all\""),
+        b.table("import = \"all\""),
+        told.table("pass-on = true"),
+        quiet.table("export = \"all\""),
+    ];
+    let speaker = Speaker::start(&peers.concat());
+    for router in [&mut a, &mut b, &mut told, &mut quiet] {
+        router.establish().await;
+        router.ends().await;
+    }
+    a.tell(route(&["10.0.0.0/8"], &[64501, 64510], &[])).await;
+    assert_eq!(told.update().await, "+10.0.0.0/8 by 64500 64501 64510 via 127.0.0.1");
+    // A longer path changes nothing, what is marked stays here, and a private prefix goes nowhere.
+    b.tell(route(&["10.0.0.0/8"], &[64502, 64502, 64510], &[])).await;
+    b.tell(route(&["11.0.0.0/8"], &[64502, 64511], &[Community::NO_EXPORT])).await;
+    b.tell(route(&["203.0.113.200/32"], &[64502], &[])).await;
+    b.tell(route(&["12.0.0.0/8"], &[64502, 64512], &[])).await;
+    assert_eq!(told.update().await, "+12.0.0.0/8 by 64500 64502 64512 via 127.0.0.1");
+    let shown = speaker.show_until("look-up 10.9.9.9", |shown| shown["routes"].as_array().unwrap().len() == 2).await;
+    assert_eq!((&shown["prefix"], &shown["origin_as"]), (&"10.0.0.0/8".into(), &64510.into()));
+    assert_eq!((&shown["routes"][0]["peer"], &shown["routes"][0]["reason"]), (&"as64501".into(), &"best".into()));
+    assert_eq!(shown["routes"][1]["reason"], "not best: longer AS path");
+    let shown = speaker.show_until("look-up 203.0.113.200", |shown| !shown["routes"][0].is_null()).await;
+    assert_eq!(shown["routes"][0]["reason"], "rejected: touches a private prefix of ours");
+    assert!(shown["origin_as"].is_null());
+    // The peer is lost, and the other's route takes its place.
+    a.stream = None;
+    assert_eq!(told.update().await, "+10.0.0.0/8 by 64500 64502 64502 64510 via 127.0.0.1");
+    b.tell(gone("12.0.0.0/8")).await;
+    assert_eq!(told.update().await, "-12.0.0.0/8");
+    told.send(&Message::RouteRefresh(RouteRefresh { afi: 1, subtype: RouteRefresh::REQUEST, safi: 1 })).await;
+    assert_eq!(told.update().await, "+10.0.0.0/8 by 64500 64502 64502 64510 via 127.0.0.1");
+    b.stream = None;
+    assert_eq!(told.update().await, "-10.0.0.0/8");
+    let rib = speaker.show_until("rib", |rib| rib["ipv4_prefixes"] == 0).await;
+    assert_eq!(rib["attribute_sets"], 0);
+    // The one that nobody spoke of has heard nothing all the while.
+    quiet.send(&Message::RouteRefresh(RouteRefresh { afi: 1, subtype: RouteRefresh::REQUEST, safi: 1 })).await;
+    a.establish().await;
+    a.ends().await;
+    a.tell(route(&["10.0.0.0/8"], &[64501], &[])).await;
+    assert_eq!(told.update().await, "+10.0.0.0/8 by 64500 64501 via 127.0.0.1");
+    let stopping = tokio::spawn(speaker.end());
+    loop {
+        match quiet.next().await {
+            Some(Message::KeepAlive) => {}
+            Some(Message::Notification(_)) => break,
+            other => panic!("a peer without pass-on was told {other:?}"),
+        }
+    }
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_imported_is_not_kept() {
+    let mut a = Router::new(64501, 21).await;
+    let speaker = Speaker::start(&a.table(""));
+    a.establish().await;
+    a.tell(route(&["10.0.0.0/8"], &[64501], &[])).await;
+    let counted = |shown: &Value| shown[0]["prefixes_received"] == 1;
+    speaker.show_until("sessions", counted).await;
+    let rib = speaker.show_until("rib", |_| true).await;
+    assert_eq!((&rib["ipv4_prefixes"], &rib["not_ready"]), (&0.into(), &"no peer's routes are imported".into()));
+    assert_eq!(speaker.whose("10.0.0.1").await, Verdict::NotReady);
+    speaker.end().await;
+}
+
+#[tokio::test]
+async fn other_roles_are_told_whose_an_address_is_once_a_peer_has_told_all() {
+    let mut a = Router::new(64501, 31).await;
+    let list = "import = \"all\"\nimport-prefixes = \"long\"";
+    let lists = "[[prefix-lists]]\nname = \"long\"\nrules = [{ prefix = \"0.0.0.0/0\", ge = 8, le = 24, action = \"permit\" }]\n";
+    let speaker = Speaker::start(&(a.table(list) + lists));
+    a.establish().await;
+    a.tell(route(&["10.0.0.0/8", "0.0.0.0/0"], &[64501, 64510], &[])).await;
+    speaker.show_until("rib", |rib| rib["ipv4_prefixes"] == 2).await;
+    assert_eq!(speaker.whose("10.0.0.1").await, Verdict::NotReady, "more may come");
+    a.tell(Update::end_of_rib(Family::Ipv4)).await;
+    speaker.show_until("rib", |rib| rib["not_ready"].is_null()).await;
+    let prefix = "10.0.0.0/8".parse().unwrap();
+    assert_eq!(speaker.whose("10.0.0.1").await, Verdict::Origin { prefix, asn: 64510 });
+    assert_eq!(speaker.whose("::ffff:10.0.0.1").await, Verdict::Origin { prefix, asn: 64510 });
+    assert_eq!(speaker.whose("11.0.0.1").await, Verdict::NoRoute, "the default route is not on the list");
+    a.stream = None;
+    speaker.show_until("rib", |rib| rib["ipv4_prefixes"] == 0).await;
+    assert_eq!(speaker.whose("10.0.0.1").await, Verdict::NotReady);
+    let socket = speaker.folder.path().join("look-up");
+    let mut stream = UnixStream::connect(&socket).await.unwrap();
+    stream.write_all(&[2; look_up_wire::QUESTION]).await.unwrap();
+    let mut rest = Vec::new();
+    soon("the end of the stream", stream.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.is_empty(), "whoever speaks another version is sent away");
+    speaker.end().await;
+}
