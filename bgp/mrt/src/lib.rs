@@ -10,5 +10,6 @@ mod origins;
 mod reader;
 mod record;
 
+pub use bgp_wire::Asn;
 pub use origins::{Origins, OriginsError, Summary, Whose};
 pub use record::{Framer, Message, MrtError, PeerEntry, Record, RibEntry, RibRecord};

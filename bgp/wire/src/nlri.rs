@@ -87,12 +87,7 @@ pub(crate) const PATH_ID_LENGTH: usize = 4;
 /// off.
 pub(crate) fn read_all<P: Prefix>(bytes: &[u8], with_ids: bool) -> Option<(Vec<P>, Vec<u32>)> {
     let mut reader = Reader::new(bytes);
-    // Most prefixes of a full table are of 22 to 24 bits, or of 48.
-    let likely = match P::FAMILY {
-        Family::Ipv4 => 4,
-        Family::Ipv6 => 7,
-    } + if with_ids { PATH_ID_LENGTH } else { 0 };
-    let count = bytes.len().div_ceil(likely);
+    let count = bytes.len().div_ceil(P::USUAL_LENGTH + if with_ids { PATH_ID_LENGTH } else { 0 });
     let (mut prefixes, mut ids) = (Vec::with_capacity(count), Vec::with_capacity(if with_ids { count } else { 0 }));
     while !reader.is_empty() {
         if with_ids {

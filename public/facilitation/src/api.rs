@@ -1,6 +1,6 @@
 //! What strangers can ask: vendors post orders, payers get pages. Nothing else is here.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use askama::Template;
 use axum::Router;
@@ -18,7 +18,7 @@ use transact_wire::order::{Accepted, Order, Placement};
 use transact_wire::payment::Page;
 
 use crate::config::{Config, Vendor};
-use crate::isp::Directory;
+use crate::isp::Finder;
 use crate::pages::Pages;
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -30,7 +30,7 @@ pub(crate) struct State {
     pub(crate) config: Arc<Config>,
     pub(crate) pages: Arc<Pages>,
     pub(crate) upstream: Arc<Upstream>,
-    pub(crate) directory: Arc<RwLock<Directory>>,
+    pub(crate) finder: Finder,
 }
 
 pub(crate) fn router(state: State) -> Router {
@@ -52,11 +52,7 @@ async fn order(
     order
         .check()
         .map_err(|(field, reason)| Refusal::new(StatusCode::BAD_REQUEST, "invalid_field", reason).field(field))?;
-    let isp = {
-        let directory = state.directory.read().unwrap_or_else(PoisonError::into_inner);
-        directory.find(order.client_ip).cloned()
-    };
-    let Some(isp) = isp else {
+    let Some(isp) = state.finder.find(order.client_ip).await else {
         metrics::counter!("cloakway_orders_total", "outcome" => "not_member_isp").increment(1);
         return Err(Refusal::new(
             StatusCode::UNPROCESSABLE_ENTITY,

@@ -32,6 +32,8 @@ pub struct Config {
     pub upstream: UpstreamConfig,
     /// The newest MRT RIB dump.
     pub rib: Option<PathBuf>,
+    /// Where the BGP speaker says whose an address is.
+    pub live: Option<PathBuf>,
     /// Member ISPs.
     pub isps: Vec<Isp>,
     /// Member vendors.
@@ -109,7 +111,8 @@ struct RawUpstream {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawRib {
-    mrt: PathBuf,
+    mrt: Option<PathBuf>,
+    live: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -193,6 +196,13 @@ impl config::Config for Config {
                 results_url: https(&field("results-url"), &vendor.results_url)?,
             });
         }
+        let (rib, live) = match raw.rib {
+            Some(RawRib { mrt: None, live: None }) => {
+                return Err(Invalid::at("rib", "neither mrt nor live: give one, or leave the table out"));
+            }
+            Some(RawRib { mrt, live }) => (mrt, live),
+            None => (None, None),
+        };
         let upstream = raw.transaction_server;
         Ok(Self {
             listen: raw.listen,
@@ -208,7 +218,8 @@ impl config::Config for Config {
                 ca: upstream.ca,
                 identity: Identity { certificate: upstream.certificate, key: upstream.key },
             },
-            rib: raw.rib.map(|rib| rib.mrt),
+            rib,
+            live,
             isps,
             vendors,
             vendors_ca: raw.vendors_ca,
@@ -222,7 +233,7 @@ impl Config {
             format!("{} ISPs, {} vendors", self.isps.len(), self.vendors.len()),
             format!("pages at {}/p/…", self.public_url),
         ];
-        if self.rib.is_none() && self.isps.iter().any(|isp| !isp.asns.is_empty()) {
+        if self.rib.is_none() && self.live.is_none() && self.isps.iter().any(|isp| !isp.asns.is_empty()) {
             lines.push("warning: isps have asns and there is no [rib]: only prefixes count".to_owned());
         }
         lines

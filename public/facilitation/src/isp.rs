@@ -1,22 +1,25 @@
 //! Which member ISP is this client on? (A7)
 //!
-//! Configured prefixes first; then the longest prefix of the RIB, whose origin AS has to be a
-//! member's. The longest prefix decides: a hole that another network announces is not the member's.
-//! A prefix with several origins of different ISPs is nobody's: a wrong ISP is worse than none.
+//! Configured prefixes first; then the longest prefix of the routes, whose origin AS has to be a
+//! member's: the live ones of the BGP speaker, and where those say nothing, a dump's. The longest prefix
+//! decides: a hole that another network announces is not the member's. A prefix with several origins is
+//! nobody's: a wrong ISP is worse than none.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use bgpkit_parser::{BgpElem, BgpkitParser};
 use cloakway_runtime::Stop;
 use cloakway_types::{IspId, PrefixMap};
-use ipnet::IpNet;
+use look_up_wire::Verdict;
+use metrics::counter;
+use mrt_wire::Whose;
 
 use crate::config::{Config, Isp};
+pub use crate::dump::{Rib, read_rib};
+use crate::live::Live;
 
 /// How often the dump's file is looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -29,8 +32,14 @@ pub struct Directory {
     rib: Rib,
 }
 
-/// Origin AS by prefix; `None` where origins differ.
-pub type Rib = PrefixMap<Option<u32>>;
+/// What a part of the directory says of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Said {
+    /// It knows: the client is on this member ISP, or on none.
+    Decided(Option<IspId>),
+    /// It knows nothing of the address.
+    Nothing,
+}
 
 impl Directory {
     /// Knows the configured prefixes and no RIB yet.
@@ -52,40 +61,68 @@ impl Directory {
         self.rib = rib;
     }
 
+    /// What the configured prefixes say.
+    fn by_prefix(&self, client: IpAddr) -> Said {
+        self.configured.lookup(client).map_or(Said::Nothing, |(_, isp)| Said::Decided(Some(isp.clone())))
+    }
+
+    /// What the origin of the longest prefix says, if it is known at all.
+    fn by_origin(&self, origin: Option<u32>) -> Said {
+        Said::Decided(origin.and_then(|asn| self.by_asn.get(&asn)).cloned())
+    }
+
+    /// What the speaker's word says.
+    fn by_verdict(&self, verdict: Option<Verdict>) -> Said {
+        match verdict {
+            Some(Verdict::Origin { asn, .. }) => self.by_origin(Some(asn)),
+            Some(Verdict::Disputed { .. }) => self.by_origin(None),
+            Some(Verdict::NoRoute | Verdict::NotReady) | None => Said::Nothing,
+        }
+    }
+
+    /// What the dump says.
+    fn by_dump(&self, client: IpAddr) -> Said {
+        match self.rib.find(client) {
+            Some(Whose::Origin(asn)) => self.by_origin(Some(asn.0)),
+            Some(Whose::Disputed) => self.by_origin(None),
+            None => Said::Nothing,
+        }
+    }
+}
+
+/// The directory, with the speaker's routes if there is a speaker.
+#[derive(Debug, Clone)]
+pub struct Finder {
+    /// What is known here.
+    pub directory: Arc<RwLock<Directory>>,
+    /// Who knows routes as they are now.
+    pub live: Option<Arc<Live>>,
+}
+
+impl Finder {
     /// The member ISP that `client` is on, if it is on one.
-    #[must_use]
-    pub fn find(&self, client: IpAddr) -> Option<&IspId> {
-        if let Some((_, isp)) = self.configured.lookup(client) {
-            return Some(isp);
+    pub async fn find(&self, client: IpAddr) -> Option<IspId> {
+        let ask =
+            |say: &dyn Fn(&Directory) -> Said| say(&self.directory.read().unwrap_or_else(PoisonError::into_inner));
+        let mut source = "prefixes";
+        let mut said = ask(&|directory| directory.by_prefix(client));
+        if said == Said::Nothing
+            && let Some(live) = &self.live
+        {
+            source = "live";
+            let verdict = live.ask(client).await;
+            said = ask(&|directory| directory.by_verdict(verdict));
         }
-        let (_, origin) = self.rib.lookup(client)?;
-        self.by_asn.get(origin.as_ref()?)
-    }
-}
-
-/// Reads an MRT dump (RFC 6396, TABLE_DUMP_V2): every prefix with its origin AS.
-///
-/// # Errors
-/// A text that says why nothing could be read.
-pub fn read_rib(reader: impl Read + Send + 'static) -> Result<Rib, String> {
-    let mut rib = Rib::default();
-    for elem in BgpkitParser::from_reader(reader).into_elem_iter() {
-        let Some((prefix, origin)) = origin_of(&elem) else { continue };
-        match rib.get(prefix) {
-            Some(known) if *known != Some(origin) => drop(rib.insert(prefix, None)),
-            Some(_) => {}
-            None => drop(rib.insert(prefix, Some(origin))),
+        if said == Said::Nothing {
+            source = "dump";
+            said = ask(&|directory| directory.by_dump(client));
         }
-    }
-    if rib.is_empty() { Err("no route in it: is it an MRT RIB dump?".to_owned()) } else { Ok(rib) }
-}
-
-fn origin_of(elem: &BgpElem) -> Option<(IpNet, u32)> {
-    // The last AS of the path; a route without one is the dumping router's own.
-    let origins = elem.origin_asns.as_deref()?;
-    match origins {
-        [origin] => Some((elem.prefix.prefix, origin.to_u32())),
-        _ => None,
+        let Said::Decided(isp) = said else {
+            counter!("cloakway_isp_look_ups_total", "source" => "none").increment(1);
+            return None;
+        };
+        counter!("cloakway_isp_look_ups_total", "source" => source).increment(1);
+        isp
     }
 }
 
@@ -153,7 +190,7 @@ impl RibWatch {
         let file = path.to_owned();
         let read = tokio::task::spawn_blocking(move || {
             let file = std::fs::File::open(&file).map_err(|e| e.to_string())?;
-            read_rib(std::io::BufReader::with_capacity(1 << 20, file))
+            read_rib(file)
         });
         match read.await.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(rib) => {
@@ -171,47 +208,62 @@ impl RibWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cloakway_types::AddressMapBuilder;
+    use mrt_wire::Asn;
 
-    fn directory(rib: &[(&str, Option<u32>)]) -> Directory {
+    fn finder(rib: &[(&str, Option<u32>)]) -> Finder {
         let isp = |id: &str, asns: &[u32], prefixes: &[&str]| Isp {
             id: id.parse().unwrap(),
             asns: asns.to_vec(),
             prefixes: prefixes.iter().map(|p| p.parse().unwrap()).collect(),
         };
         let mut directory = Directory::new(vec![isp("a", &[64500], &["192.0.2.128/25"]), isp("b", &[64501], &[])]);
-        directory.set_rib(rib.iter().map(|(prefix, origin)| (prefix.parse().unwrap(), *origin)).collect());
-        directory
+        let mut builder = AddressMapBuilder::default();
+        for (prefix, origin) in rib {
+            let whose = origin.map_or(Whose::Disputed, |asn| Whose::Origin(Asn(asn)));
+            builder.push(prefix.parse().unwrap(), whose);
+        }
+        directory.set_rib(builder.build(|_, _| Whose::Disputed));
+        Finder { directory: Arc::new(RwLock::new(directory)), live: None }
     }
 
-    fn find(directory: &Directory, client: &str) -> Option<String> {
-        directory.find(client.parse().unwrap()).map(ToString::to_string)
+    async fn find(finder: &Finder, client: &str) -> Option<String> {
+        finder.find(client.parse().unwrap()).await.map(|isp| isp.to_string())
     }
 
-    #[test]
-    fn the_longest_prefix_decides_also_when_it_is_not_a_members() {
-        let directory = directory(&[
+    #[tokio::test]
+    async fn the_longest_prefix_decides_also_when_it_is_not_a_members() {
+        let finder = finder(&[
             ("198.51.100.0/24", Some(64500)),
             ("198.51.100.128/25", Some(64999)),
             ("2001:db8::/32", Some(64501)),
         ]);
-        assert_eq!(find(&directory, "198.51.100.1").as_deref(), Some("a"));
-        assert_eq!(find(&directory, "::ffff:198.51.100.1").as_deref(), Some("a"));
-        assert_eq!(find(&directory, "198.51.100.129"), None);
-        assert_eq!(find(&directory, "2001:db8::9").as_deref(), Some("b"));
-        assert_eq!(find(&directory, "203.0.113.1"), None);
+        assert_eq!(find(&finder, "198.51.100.1").await.as_deref(), Some("a"));
+        assert_eq!(find(&finder, "::ffff:198.51.100.1").await.as_deref(), Some("a"));
+        assert_eq!(find(&finder, "198.51.100.129").await, None);
+        assert_eq!(find(&finder, "2001:db8::9").await.as_deref(), Some("b"));
+        assert_eq!(find(&finder, "203.0.113.1").await, None);
+    }
+
+    #[tokio::test]
+    async fn configured_prefixes_come_first_and_disputed_origins_are_nobodys() {
+        let finder = finder(&[("192.0.2.0/24", Some(64501)), ("198.51.100.0/24", None)]);
+        assert_eq!(find(&finder, "192.0.2.1").await.as_deref(), Some("b"));
+        assert_eq!(find(&finder, "192.0.2.200").await.as_deref(), Some("a"));
+        assert_eq!(find(&finder, "198.51.100.1").await, None);
     }
 
     #[test]
-    fn configured_prefixes_come_first_and_disputed_origins_are_nobodys() {
-        let directory = directory(&[("192.0.2.0/24", Some(64501)), ("198.51.100.0/24", None)]);
-        assert_eq!(find(&directory, "192.0.2.1").as_deref(), Some("b"));
-        assert_eq!(find(&directory, "192.0.2.200").as_deref(), Some("a"));
-        assert_eq!(find(&directory, "198.51.100.1"), None);
-    }
-
-    #[test]
-    fn what_is_no_dump_is_refused() {
-        assert!(read_rib(std::io::Cursor::new(b"not a dump".to_vec())).is_err());
-        assert!(read_rib(std::io::empty()).is_err());
+    fn live_routes_decide_where_they_know_the_address_and_leave_it_to_the_dump_where_they_do_not() {
+        let finder = finder(&[]);
+        let directory = finder.directory.read().unwrap();
+        let prefix = "198.51.100.0/24".parse().unwrap();
+        let isp = |id: &str| Said::Decided(Some(id.parse().unwrap()));
+        assert_eq!(directory.by_verdict(Some(Verdict::Origin { prefix, asn: 64501 })), isp("b"));
+        assert_eq!(directory.by_verdict(Some(Verdict::Origin { prefix, asn: 64999 })), Said::Decided(None));
+        assert_eq!(directory.by_verdict(Some(Verdict::Disputed { prefix })), Said::Decided(None));
+        for verdict in [Some(Verdict::NoRoute), Some(Verdict::NotReady), None] {
+            assert_eq!(directory.by_verdict(verdict), Said::Nothing);
+        }
     }
 }

@@ -9,7 +9,9 @@
 mod api;
 pub mod config;
 mod delivery;
+pub mod dump;
 pub mod isp;
+pub mod live;
 mod pages;
 mod upstream;
 
@@ -55,7 +57,9 @@ impl Role for Facilitation {
         let directory = Arc::new(RwLock::new(isp::Directory::new(config.isps.clone())));
         let rib = Arc::new(isp::RibWatch::start(&config, directory.clone(), context.stop.clone()).await);
         let deliveries = delivery::start(&config, upstream.clone(), pages.clone(), context.stop.clone())?;
-        let state = api::State { config: config.clone(), pages: pages.clone(), upstream: upstream.clone(), directory };
+        let live = config.live.as_deref().map(|socket| Arc::new(live::Live::new(socket)));
+        let finder = isp::Finder { directory, live: live.clone() };
+        let state = api::State { config: config.clone(), pages: pages.clone(), upstream: upstream.clone(), finder };
         let identity = tls::server(&config.identity, None)?;
         for address in &config.listen {
             let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| format!("{address}: {e}"))?;
@@ -87,6 +91,8 @@ impl Role for Facilitation {
                     "pages": pages.count(),
                     "rib_prefixes": rib.prefixes(),
                     "rib_error": rib.error(),
+                    "live": live.is_some(),
+                    "live_error": live.as_ref().and_then(|live| live.problem()),
                     "transaction_server": upstream.state(),
                 })),
                 other => Err(format!("no topic {other}")),
