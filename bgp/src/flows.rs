@@ -15,7 +15,7 @@ pub(crate) struct FlowRow {
     then: String,
     communities: Vec<String>,
     guard: Option<String>,
-    /// A private prefix, or a peer.
+    /// A private prefix, a set, or a peer.
     from: String,
     announced_to: Vec<String>,
 }
@@ -42,7 +42,11 @@ pub(crate) async fn rows(shared: &Shared) -> Vec<FlowRow> {
         rules.collect()
     };
     let ours = told.into_iter().map(|(rule, (route, announced_to))| FlowRow {
-        from: private.get(&rule).map_or_else(|| "requests".to_owned(), |prefix| format!("private route {prefix}")),
+        from: match (private.get(&rule), shared.engine.as_ref().and_then(|engine| engine.flow_source(&rule))) {
+            (Some(prefix), _) => format!("private route {prefix}"),
+            (None, Some(set)) => format!("set {set}"),
+            (None, None) => "a set that is gone".to_owned(),
+        },
         then: route.actions.to_string(),
         communities: route.communities.iter().map(ToString::to_string).collect(),
         guard: route.guard.map(|guard| guard.to_string()),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bgp_core::{Ends, Event, FenceId, FlowRoutes, Input, LinkId, Output, Session, Status};
+use bgp_core::{Ends, Event, FenceId, FlowRoutes, Flows, Input, LinkId, Output, Session, Status};
 use bgp_wire::{Actions, FlowRule};
 use cloakway_runtime::clock;
 use cloakway_types::Instant;
@@ -169,13 +169,15 @@ struct Outlet {
     engine: Arc<Engine>,
     /// There may be something to send.
     hungry: bool,
+    /// The injected flow rules that the session knows.
+    flows: Option<Arc<Flows>>,
     /// Who waits for an acknowledgement, and of how many octets of which connection.
     fences: VecDeque<(LinkId, FenceId, u64)>,
 }
 
 impl Outlet {
     fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, hungry: true, fences: VecDeque::new() }
+        Self { engine, hungry: true, flows: None, fences: VecDeque::new() }
     }
 
     /// Returns when it is time to look whether the peer has acknowledged.
@@ -244,6 +246,16 @@ impl Task {
 
     /// Does what the session says.
     fn carry_out(&mut self) {
+        self.deliver();
+        self.intake.settle();
+        self.flush();
+        self.feed(self.session.wants_pull());
+        self.pass_on(false);
+        self.metrics.set(&self.session.status());
+    }
+
+    /// Takes over what the session puts out.
+    fn deliver(&mut self) {
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::Connect(id) => {
@@ -275,11 +287,18 @@ impl Task {
                 }
             }
         }
-        self.intake.settle();
-        self.flush();
-        self.feed(self.session.wants_pull());
-        self.pass_on(false);
-        self.metrics.set(&self.session.status());
+    }
+
+    /// Tells of the injected flow rules, when they are other than what the session knows.
+    fn tell_flows(&mut self) {
+        let Some(outlet) = &mut self.outlet else { return };
+        let flows = outlet.engine.flows();
+        if !outlet.flows.as_ref().is_some_and(|known| Arc::ptr_eq(known, &flows)) {
+            outlet.flows = Some(flows.clone());
+            self.session.handle(Input::Flows(flows), clock::now());
+            self.deliver();
+            self.flush();
+        }
     }
 
     /// What an event means for the table of peers' routes.
@@ -332,6 +351,7 @@ impl Task {
     /// Sends of the table what the socket takes, up to a bound, so that timers and other peers get their turn.
     /// `fresh`: there may be something new.
     fn feed(&mut self, fresh: bool) {
+        self.tell_flows();
         for _ in 0..TURN {
             let Some(outlet) = &mut self.outlet else { return };
             outlet.hungry |= fresh;
@@ -346,6 +366,9 @@ impl Task {
                 return;
             };
             outlet.hungry = batch.more;
+            // Who waits for rules waits at a fence behind them.
+            self.tell_flows();
+            let Some(outlet) = &mut self.outlet else { return };
             let Some(link) = self.links.get_mut(&id) else { return };
             link.backlog.extend_from_slice(&batch.bytes);
             let until = link.taken + link.backlog.len() as u64;

@@ -15,6 +15,7 @@ use crate::bmp::{self, Station};
 use crate::events::Events;
 use crate::flows;
 use crate::health::lock;
+use crate::inject::Engine;
 use crate::neighbours::Neighbours;
 use crate::peer::Report;
 use crate::reload::Reloader;
@@ -50,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) station: Option<Arc<Station>>,
     pub(crate) rpki: Option<Arc<Rpki>>,
     pub(crate) injector: Arc<Mutex<Injector>>,
+    pub(crate) engine: Option<Arc<Engine>>,
     pub(crate) health_socket: PathBuf,
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) rib: Arc<Table>,

@@ -60,9 +60,9 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         let reloader = by_signal.clone();
         async move { reloader.reload().await }
     })?;
-    if let Some(engine) = engine {
+    if let Some(engine) = &engine {
         api::serve(engine.clone(), stop.clone())?;
-        inject::start(&engine, &neighbours, &announced, &mut tasks, &stop);
+        inject::start(engine, &neighbours, &announced, &mut tasks, &stop);
     }
     if let Some(socket) = look_up_socket {
         rib::serve(&socket, rib.clone(), stop.clone())?;
@@ -71,6 +71,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     let shared = Arc::new(Shared {
         neighbours,
         injector,
+        engine,
         reloader,
         events,
         station,

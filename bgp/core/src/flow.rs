@@ -259,6 +259,11 @@ impl FlowTable {
         Self { policy, ..Self::default() }
     }
 
+    /// Holds everything to `policy` from now on.
+    pub fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.policy = policy;
+    }
+
     /// Makes `change`, which was checked.
     pub fn apply(&mut self, change: &FlowChange) -> Outcome {
         let mut outcome = Outcome::default();

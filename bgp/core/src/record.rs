@@ -5,7 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bgp_wire::{Asn, Community, ExtendedCommunity, LargeCommunity, Origin};
 use ipnet::{Ipv4Net, Ipv6Net};
 
+mod flow;
+
+pub use flow::encode_flow;
+
 use crate::desired::{Digest, Group, Others, Outcome, SetChange};
+use crate::flow::FlowChange;
 use crate::guard::Guard;
 use crate::route::{NextHop, Prefixes, RouteAttributes};
 
@@ -18,6 +23,13 @@ pub enum Record {
         id: Option<String>,
         /// What it asked.
         change: SetChange,
+    },
+    /// An accepted change of flow rules.
+    Flow {
+        /// The request's id, if it had one.
+        id: Option<String>,
+        /// What it asked.
+        change: FlowChange,
     },
     /// A request whose change is part of what went before.
     Known {
@@ -51,6 +63,7 @@ const KNOWN: u8 = 2;
 /// the digest of a request stays what it was, whichever version took it.
 const CHANGE_2: u8 = 16;
 const HELD: u8 = 17;
+const FLOW: u8 = 32;
 
 /// Writes an accepted change.
 #[must_use]
@@ -245,6 +258,7 @@ impl Reader<'_> {
             version @ (CHANGE | CHANGE_2) => {
                 Some(Record::Change { id: self.option(Self::text)?, change: self.change(version)? })
             }
+            FLOW => Some(Record::Flow { id: self.option(Self::text)?, change: flow::read(self)? }),
             KNOWN => {
                 let (id, digest) = (self.text()?, self.array()?);
                 let [added, changed, removed] = [self.array()?, self.array()?, self.array()?].map(u64::from_be_bytes);
@@ -396,6 +410,7 @@ mod tests {
     fn encode(record: &Record) -> Vec<u8> {
         match record {
             Record::Change { id, change } => encode_change(id.as_deref(), change),
+            Record::Flow { id, change } => encode_flow(id.as_deref(), change),
             Record::Known { id, digest, outcome } => encode_known(id, digest, outcome),
             Record::Held { set, held } => encode_held(set, *held),
         }

@@ -137,6 +137,12 @@ impl Client {
 
     async fn answer(&mut self, request: Request) -> Result<Value, String> {
         let id = request.id;
+        match (request.flow, request.flows) {
+            (Some(flow), None) => return self.engine.submit_flow(id, flow).await,
+            (None, Some(flows)) => return Ok(self.engine.flow_rules(&flows.set)),
+            (None, None) => {}
+            _ => return Err("one of flow and flows at a time".to_owned()),
+        }
         match (request.put, request.patch, request.delete, request.stream) {
             (Some(put), None, None, None) => return self.submit(id, put.change(Others::Go)?).await,
             (None, Some(patch), None, None) => return self.submit(id, patch.change(Others::Stay)?).await,
@@ -174,7 +180,8 @@ impl Client {
                 let row = |(set, routes)| json!({ "set": set, "routes": routes, "held-by": shown.why(set) });
                 Ok(table.rib.sets().map(row).collect())
             }
-            _ => Err("give one of put, patch, delete, stream, wait, get, look-up, sets, drain and resume".to_owned()),
+            _ => Err("give one of put, patch, delete, stream, flow, wait, get, flows, look-up, sets, drain and resume"
+                .to_owned()),
         }
     }
 

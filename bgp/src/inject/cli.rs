@@ -37,6 +37,22 @@ pub fn command() -> Command {
             .arg(number("as-path", "AS numbers behind our own").action(ArgAction::Append))
             .arg(option("guard", "GUARD", "no-export or no-advertise: for private prefixes"))
     };
+    let rules = || Arg::new("rule").num_args(1..).required(true).value_name("RULE").help("Rules, each in quotes");
+    let flow = Command::new("flow")
+        .about("Change the injected flow rules (RFC 8955), such as \"destination 203.0.113.0/24 protocol =17\"")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("add")
+                .about("Announce rules")
+                .arg(option("then", "ACTIONS", "Such as discard, or \"rate-bytes 1000, mark 46\"").required(true))
+                .arg(option("community", "COMMUNITY", "Such as 64500:1 or no-export").action(ArgAction::Append))
+                .arg(option("guard", "GUARD", "no-export or no-advertise: for private prefixes"))
+                .args([socket(), set(), id(), rules()]),
+        )
+        .subcommand(Command::new("del").about("Withdraw rules").args([socket(), set(), id(), rules()]))
+        .subcommand(Command::new("clear").about("Withdraw a whole set of rules").args([socket(), set(), id()]))
+        .subcommand(Command::new("list").about("Show the rules of a set").args([socket(), set()]));
     let prefixes = || Arg::new("prefix").num_args(1..).required(true).value_name("PREFIX").help("Prefixes");
     Command::new("route")
         .about("Change the injected routes, and wait until peers have them")
@@ -71,6 +87,7 @@ pub fn command() -> Command {
         )
         .subcommand(Command::new("resume").about("Announce a drained set again").arg(socket()).arg(set()))
         .subcommand(Command::new("list").about("Show the routes of a set").arg(socket()).arg(set()))
+        .subcommand(flow)
         .subcommand(
             Command::new("why")
                 .about("Say why a prefix is announced, or not")
@@ -98,8 +115,12 @@ pub fn command() -> Command {
 #[must_use]
 pub fn run(matches: &ArgMatches) -> ExitCode {
     let Some((verb, matches)) = matches.subcommand() else { return ExitCode::from(2) };
+    let (verb, matches) = match matches.subcommand() {
+        Some((inner, matches)) => (format!("{verb} {inner}"), matches),
+        None => (verb.to_owned(), matches),
+    };
     let socket = matches.get_one::<PathBuf>("socket").cloned().unwrap_or_default();
-    match ask(&socket, verb, matches) {
+    match ask(&socket, &verb, matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bgp-speaker: {error}");
@@ -137,6 +158,7 @@ fn attributes(matches: &ArgMatches) -> Map<String, Value> {
 
 fn ask(socket: &Path, verb: &str, matches: &ArgMatches) -> Result<(), String> {
     let prefixes = || matches.get_many::<String>("prefix").unwrap_or_default().collect::<Vec<_>>();
+    let rules = || matches.get_many::<String>("rule").unwrap_or_default().collect::<Vec<_>>();
     let set = matches.try_get_one::<String>("set").ok().flatten();
     let id = matches.try_get_one::<String>("id").ok().flatten();
     let mut request = match verb {
@@ -145,6 +167,22 @@ fn ask(socket: &Path, verb: &str, matches: &ArgMatches) -> Result<(), String> {
             group.insert("prefixes".to_owned(), json!(prefixes()));
             json!({ "patch": { "set": set, "routes": [group] } })
         }
+        "flow add" => {
+            let rule = |rule: &&String| {
+                let mut map = Map::new();
+                map.insert("rule".to_owned(), json!(rule));
+                for name in ["then", "guard"] {
+                    map.extend(text(matches, name).map(|value| (name.to_owned(), json!(value))));
+                }
+                let communities: Vec<&String> = matches.get_many("community").unwrap_or_default().collect();
+                map.insert("communities".to_owned(), json!(communities));
+                Value::Object(map)
+            };
+            json!({ "flow": { "set": set, "rules": rules().iter().map(rule).collect::<Vec<_>>() } })
+        }
+        "flow del" => json!({ "flow": { "set": set, "remove": rules() } }),
+        "flow clear" => json!({ "flow": { "set": set, "replace": true } }),
+        "flow list" => json!({ "flows": { "set": set } }),
         "del" => json!({ "patch": { "set": set, "remove": prefixes() } }),
         "set" => json!({ "stream": { "set": set, "replace": true } }),
         "drain" => {

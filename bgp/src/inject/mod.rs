@@ -4,6 +4,7 @@ mod acknowledged;
 pub(crate) mod api;
 pub mod check;
 pub mod cli;
+mod flow;
 mod journal;
 mod lines;
 mod ping;
@@ -31,6 +32,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 pub(crate) use acknowledged::acknowledged;
+use flow::FlowSets;
 use journal::Journal;
 use shown::Why;
 
@@ -62,6 +64,8 @@ pub struct Settings {
     pub policy: Arc<Policy>,
     /// The most routes in all sets.
     pub max_routes: usize,
+    /// The most flow rules in all sets.
+    pub max_flow_rules: usize,
     /// Programs that say what to announce.
     pub processes: Vec<process::Process>,
     /// What hides sets while it fails.
@@ -88,6 +92,7 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Engine {
     table: Mutex<Table>,
+    flows: FlowSets,
     requests: Mutex<Requests>,
     journal: Journal,
     /// The length of the journal when it was written anew.
@@ -115,12 +120,19 @@ impl Engine {
         let mut rib = Rib::new(settings.policy.clone());
         let mut requests = Requests::default();
         let shown = shown::Shown::default();
+        let flows = FlowSets::new(settings.policy.clone());
         let journal = Journal::open(&settings.journal, |record| match record {
             Record::Change { id, change } => {
                 let outcome = apply(&change, &mut rib);
                 if let Some(id) = id {
                     let record = record::encode_change(None, &change);
                     requests.remember(&id, sha256(&[record::body_of(&record, None)]), outcome);
+                }
+            }
+            Record::Flow { id, change } => {
+                let outcome = flows.apply(&change);
+                if let Some(id) = id {
+                    requests.remember(&id, flow::digest(&change), outcome);
                 }
             }
             Record::Known { id, digest, outcome } => requests.remember(&id, digest, outcome),
@@ -139,6 +151,7 @@ impl Engine {
             shown.set(&check.set, Why::Check, false);
         }
         for set in settings.checks.iter().map(|check| check.set.clone()).chain(shown.drained()) {
+            flows.show(&set, false);
             let set = rib.set(&set);
             rib.show(set, false, None);
             while rib.settle_set(set, &mut Walk::default(), u32::MAX).is_continue() {}
@@ -147,6 +160,7 @@ impl Engine {
         let table = Table { rib, reading: BTreeSet::new(), waiting: Vec::new() };
         Ok(Arc::new(Self {
             table: Mutex::new(table),
+            flows,
             requests: Mutex::new(requests),
             compact: Mutex::new(journal.length()),
             journal,
@@ -294,7 +308,7 @@ impl Engine {
         let requests = lock(&self.requests);
         let known = requests.iter().map(|(id, digest, outcome)| record::encode_known(id, digest, outcome));
         let held = self.shown.drained().into_iter().map(|set| record::encode_held(&set, true));
-        sets.into_iter().map(change).chain(known).chain(held).collect()
+        sets.into_iter().map(change).chain(self.flows.snapshot()).chain(known).chain(held).collect()
     }
 
     /// Returns when everything accepted so far is on the wire to every peer that reads, and acknowledged by its TCP.
@@ -322,6 +336,8 @@ impl Engine {
 
     /// Allows what `policy` allows from now on; gives back the one before, for [`Engine::settle_policy`].
     pub(crate) fn set_policy(&self, policy: Arc<Policy>) -> Arc<Policy> {
+        self.flows.set_policy(policy.clone());
+        self.wake();
         lock(&self.table).rib.set_policy(policy)
     }
 

@@ -9,6 +9,7 @@ use bgp_wire::{Asn, Origin};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::flow::RawFlow;
 use super::settings::RawDrain;
 use super::shown::Draining;
 
@@ -21,6 +22,8 @@ pub(crate) struct Request {
     pub(crate) patch: Option<Routes>,
     pub(crate) delete: Option<Named>,
     pub(crate) stream: Option<Stream>,
+    pub(crate) flow: Option<RawFlow>,
+    pub(crate) flows: Option<Named>,
     pub(crate) wait: Option<Wait>,
     pub(crate) get: Option<Named>,
     pub(crate) look_up: Option<LookUp>,

@@ -27,6 +27,10 @@ pub(crate) struct RawInject {
     allow: Vec<IpNet>,
     #[serde(default = "two_million")]
     max_routes: usize,
+    #[serde(default = "ten_thousand")]
+    max_flow_rules: usize,
+    #[serde(default)]
+    flow_anywhere: bool,
     #[serde(default)]
     processes: Vec<RawProcess>,
     #[serde(default)]
@@ -44,6 +48,10 @@ struct RawProcess {
 
 const fn yes() -> bool {
     true
+}
+
+const fn ten_thousand() -> usize {
+    10_000
 }
 
 impl RawInject {
@@ -141,7 +149,7 @@ pub(crate) fn settings(
         Keep::Guard(_) => policy,
         Keep::Nothing(unguarded) => policy.lift(route.prefix(), unguarded),
     });
-    let policy = Arc::new(lifted);
+    let policy = Arc::new(if raw.flow_anywhere { lifted.with_flow_anywhere() } else { lifted });
     let (mut names, mut processes) = (BTreeSet::new(), Vec::new());
     for (index, RawProcess { name, run, acknowledge }) in raw.processes.into_iter().enumerate() {
         if name.is_empty() || name.len() > 64 || name.contains('/') || !names.insert(name.clone()) {
@@ -156,7 +164,15 @@ pub(crate) fn settings(
         processes.push(Process { name, run, acknowledge });
     }
     let checks = checks(raw.checks, &private)?;
-    Ok(Settings { api_socket, journal: raw.journal, policy, max_routes: raw.max_routes, processes, checks })
+    Ok(Settings {
+        api_socket,
+        journal: raw.journal,
+        policy,
+        max_routes: raw.max_routes,
+        max_flow_rules: raw.max_flow_rules,
+        processes,
+        checks,
+    })
 }
 
 /// Holds the checks to what can be.

@@ -105,6 +105,7 @@ impl Engine {
             if !self.shown.is_at(set, turn) {
                 return;
             }
+            self.flows.show(set, shown);
             let id = table.rib.set(set);
             table.rib.show(id, shown, drain);
             id

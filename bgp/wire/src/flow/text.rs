@@ -137,7 +137,11 @@ impl FromStr for FlowRule {
         while let Some(name) = words.next() {
             let field = Name::find(name).ok_or_else(|| wrong(name, Name::all()))?;
             let mut values = Vec::new();
-            while let Some(value) = words.next_if(|word| Name::find(word).is_none()) {
+            // A pattern is one word, so that a misspelt component behind it is named as such.
+            let most = if matches!(field, Name::Destination | Name::Source) { 1 } else { usize::MAX };
+            while values.len() < most
+                && let Some(value) = words.next_if(|word| Name::find(word).is_none())
+            {
                 values.push(value);
             }
             let component = field.component(&values).map_err(|reason| wrong(name, reason))?;
