@@ -6,8 +6,8 @@
 //!                                │                  ^
 //!                             Injector           Session <── listener
 //! ```
-//! Decisions are bgp-core's; this crate owns sockets, timers and signals. No graceful restart is offered, so
-//! that the router drops the routes as soon as this process, its host or the session is gone.
+//! Decisions are bgp-core's; this crate owns sockets, timers and signals. Graceful restart is offered for sets
+//! that are to be kept alone: private routes go as soon as this process, its host or the session is gone.
 
 mod bfd;
 pub mod bmp;

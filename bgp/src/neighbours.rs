@@ -36,6 +36,8 @@ pub(crate) struct Common {
     pub(crate) engine: Option<Arc<Engine>>,
     pub(crate) events: Events,
     pub(crate) rib: Arc<Table>,
+    /// Routes of before that peers may have kept were restored, and the process has just started.
+    pub(crate) restarted: bool,
     pub(crate) stop: Stop,
 }
 
@@ -252,7 +254,11 @@ impl List {
     /// Hands a connection to its peer. Who is no peer, or knocks faster than we open, is shut out without a word.
     fn accepted(&mut self, stream: TcpStream, from: SocketAddr) {
         let address = from.ip().to_canonical();
-        let door = self.running.values().find(|running| running.is_at(address));
+        let local = stream.local_addr().map(|local| local.ip().to_canonical()).ok();
+        // A router may have several sessions, each to an address of ours.
+        let at = || self.running.values().filter(|running| running.is_at(address));
+        let door = at().find(|running| running.peer.local_address == local);
+        let door = door.or_else(|| at().find(|running| running.peer.local_address.is_none()));
         let taken = match door.map(|running| running.door.clone()) {
             Some(door) => door.try_send(stream).is_ok(),
             None => match self.wanted.dynamic_at(address).cloned() {
@@ -313,6 +319,8 @@ impl List {
             effects.push(Effect { peer: peer.name.clone(), effect: "new".to_owned() });
             self.start(peer, None, None);
         }
+        // Who comes later never heard of us before.
+        self.common.restarted = false;
         effects.sort_by(|a, b| a.peer.cmp(&b.peer));
         Ok(effects)
     }

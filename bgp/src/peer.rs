@@ -34,6 +34,8 @@ const BACKLOG_LIMIT: usize = 1 << 20;
 const TURN: usize = 8;
 /// How often the peer's acknowledgements are looked at while somebody waits for them.
 const ACKNOWLEDGED: Duration = Duration::from_millis(1);
+/// How long it may take to withdraw what is not to be kept.
+const LEAVING: Duration = Duration::from_secs(5);
 /// How long a closing connection may take to hear our last words.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Closing connections at a time; any further one is dropped.
@@ -88,10 +90,11 @@ pub(crate) struct Ways {
 /// too late.
 #[tracing::instrument(name = "peer", skip_all, fields(peer = %peer.name, address = %peer.address, asn = %peer.settings.remote_as))]
 pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: Common) -> Vec<TcpStream> {
-    let Common { announced: mut routes, engine, events, rib, stop } = common;
+    let Common { announced: mut routes, engine, events, rib, restarted, stop } = common;
     let seed = RandomState::new().build_hasher().finish();
     let session = Session::new(peer.settings.clone(), seed, clock::now());
     let session = if engine.is_some() { session.with_table() } else { session };
+    let session = if restarted { session.restarted() } else { session };
     let mut changes = match &engine {
         Some(engine) => engine.changes(),
         // Nothing is ever sent here: there is no table.
@@ -159,6 +162,7 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
     }
     ways.incoming.close();
     let late = std::iter::from_fn(|| ways.incoming.try_recv().ok()).collect();
+    task.leave().await;
     task.farewell();
     while task.farewells.join_next().await.is_some() {}
     late
@@ -400,6 +404,30 @@ impl Task {
             flow_heard: self.session.flow_heard().clone(),
             last_withdraw: self.last_withdraw,
         }
+    }
+
+    /// Before a planned end, where something is to be kept: everything else is withdrawn, and the connection ends
+    /// without a word that would take the kept along. Not in time: then with that word.
+    async fn leave(&mut self) {
+        let keeps = self.outlet.as_ref().is_some_and(|outlet| outlet.engine.keeps_anything());
+        if !keeps || !self.session.keeps() {
+            return;
+        }
+        self.handle(Input::Leave);
+        let patience = tokio::time::sleep(LEAVING);
+        tokio::pin!(patience);
+        while !self.session.has_left() || self.links.values().any(|link| !link.backlog.is_empty()) {
+            if self.links.is_empty() {
+                return;
+            }
+            let hungry = self.is_hungry();
+            tokio::select! {
+                () = &mut patience => return,
+                () = clock::until(self.session.poll_timeout()) => self.handle(Input::Tick),
+                (id, readiness) = ready(&self.links, hungry) => self.transfer(id, readiness),
+            }
+        }
+        self.handle(Input::Left);
     }
 
     fn farewell(&mut self) {

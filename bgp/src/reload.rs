@@ -17,7 +17,8 @@ use crate::neighbours::{Effect, Neighbours, Wanted};
 use crate::rib::Table;
 
 /// What may change while the speaker runs; everything else takes a restart.
-const LIVE: [&str; 6] = ["peers", "peer-groups", "dynamic-peers", "prefix-lists", "private-routes", "inject.allow"];
+const LIVE: [&str; 7] =
+    ["peers", "peer-groups", "dynamic-peers", "prefix-lists", "private-routes", "inject.allow", "inject.sets"];
 /// Tables all of whose keys may.
 const LIVE_TABLES: [&str; 1] = ["speaker."];
 
@@ -62,7 +63,8 @@ impl Reloader {
         let bmp = config.bmp;
         let rib = self.rib.clone();
         let (private, own) = (config.rib.private, config.rib.own);
-        let (routes, policy) = (config.routes, config.inject.map(|inject| inject.policy));
+        let (routes, (policy, kept)) =
+            (config.routes, config.inject.map(|inject| (inject.policy, inject.kept)).unzip());
         // What is allowed is narrowed, and private routes are taken back, before anybody new is told of anything.
         let first = Box::new(move || {
             let before = engine.zip(policy).map(|(engine, policy)| (engine.set_policy(policy), engine));
@@ -76,6 +78,7 @@ impl Reloader {
         let (before, peers) = self.neighbours.want(wanted, first).await?;
         if let Some((before, engine)) = before {
             engine.settle_policy(&before).await;
+            engine.keep(&kept.unwrap_or_default()).await;
         }
         *running = text;
         let done = Done { changed: changed.into_iter().collect(), peers };

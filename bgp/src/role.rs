@@ -7,7 +7,7 @@ use bgp_core::{Export, Keep, PrivateRoute};
 use clap::{ArgMatches, Command};
 use cloakway_runtime::{Context, Outcome, Role, Topic};
 
-use crate::config::Config;
+use crate::config::{Config, Peer};
 use crate::inject::cli;
 use crate::{bmp, events, show, speaker};
 
@@ -69,15 +69,33 @@ impl Role for BgpSpeaker {
                 (false, Export::Private | Export::All) => lines.push(format!(
                     "warning: {name} is external: make sure that AS {remote_as} obeys the guard communities"
                 )),
-                (true, Export::Private | Export::All) => {}
+                (_, Export::Injected) | (true, Export::Private | Export::All) => {}
             }
-            if peer.settings.export != Export::Nothing && !peer.settings.options.flow {
+            if matches!(peer.settings.export, Export::Private | Export::All) && !peer.settings.options.flow {
                 for route in &restricted {
                     let prefix = route.prefix();
                     lines.push(format!("warning: {name} is not told of {prefix}: its flow rules take flowspec = true"));
                 }
             }
         }
+        let keeping = config.peers.iter().filter_map(|peer| Some((&peer.name, peer.settings.options.keep?)));
+        lines.extend(keeping.clone().map(|(name, seconds)| {
+            format!("{name} keeps the sets of inject.sets for {seconds} s while we are down, if it follows RFC 9494")
+        }));
+        for peer in config.peers.iter().filter(|peer| !peer.is_internal() && peer.settings.options.keep.is_some()) {
+            let name = &peer.name;
+            lines.push(format!("warning: {name} is external and keeps routes that nobody here can withdraw meanwhile"));
+        }
+        let both = |peer: &&Peer| peer.settings.options.keep.is_some() && peer.settings.export == Export::All;
+        lines.extend(config.peers.iter().filter(both).map(|peer| {
+            let name = &peer.name;
+            format!("warning: {name} keeps sets and is told private routes: it has to drop what is marked NO_LLGR, a second after we are gone; a session of its own with export = \"injected\" does not depend on that")
+        }));
+        let checks = config.inject.iter().flat_map(|inject| inject.checks.iter().map(|check| (check, &inject.kept)));
+        lines.extend(checks.filter(|(check, kept)| kept.contains(&check.set)).map(|(check, _)| {
+            let set = &check.set;
+            format!("warning: set {set} is kept and checked: nobody checks it while we are down, and after a start it goes until its first good looks")
+        }));
         for dynamic in &config.dynamic {
             let (prefix, limit, like) = (dynamic.prefix, dynamic.limit, &dynamic.template);
             let kind = if like.is_internal() { "internal" } else { "external" };

@@ -30,6 +30,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     let gate = Gate { injector: injector.clone(), announce, events: events.clone() };
     let engine = config.inject.map(|inject| Engine::open(inject, events.clone())).transpose()?;
     let mut tasks = JoinSet::new();
+    let restarted = engine.as_ref().is_some_and(|engine| engine.keeps_anything());
     let look_up_socket = config.rib.look_up_socket.clone();
     let rib = Table::new(config.rib);
     let (to_table, to_events) = (rib.clone(), events.clone());
@@ -38,6 +39,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         engine: engine.clone(),
         events: to_events,
         rib: to_table,
+        restarted,
         stop: stop.clone(),
     };
     let (neighbours, mut list) = List::new(common);

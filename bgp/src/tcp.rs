@@ -1,7 +1,9 @@
-//! What protects a session's TCP: signatures (RFC 2385) and the distance that packets may have come (GTSM, RFC 5082).
+//! What protects a session's TCP: signatures (RFC 2385, RFC 5925) and the distance that packets may have come (GTSM, RFC 5082).
 //!
 //! The kernel does both. Options that the standard library does not know are set by nix's own macro, so that no unsafe
 //! code is written here.
+
+pub mod ao;
 
 use std::io;
 use std::net::IpAddr;
@@ -24,6 +26,8 @@ const FULL_TTL: u32 = 255;
 pub struct Protection {
     /// Every segment is signed with it, and no other is taken.
     pub md5_password: Option<Secret<String>>,
+    /// The same with keys that have identifiers; the first is the one that we begin with.
+    pub ao_keys: Vec<ao::Key>,
     /// Packets that have come by more routers than this less one are dropped.
     pub ttl_security_hops: Option<NonZeroU8>,
 }
@@ -77,7 +81,7 @@ nix::setsockopt_impl!(
 impl Protection {
     /// Whether segments are signed.
     pub(crate) fn is_signed(&self) -> bool {
-        self.md5_password.is_some()
+        self.md5_password.is_some() || !self.ao_keys.is_empty()
     }
 
     /// Before connecting to `peer`, on a socket of its family.
@@ -86,6 +90,7 @@ impl Protection {
     /// What the kernel says, with what was wanted of it.
     pub(crate) fn before_connecting(&self, socket: &impl AsFd, peer: IpAddr) -> io::Result<()> {
         self.sign(socket, peer, peer.is_ipv6())?;
+        ao::add(socket, &self.ao_keys, peer.into(), peer.is_ipv6(), true)?;
         self.bound_distance(socket, peer.is_ipv6())
     }
 
@@ -101,6 +106,7 @@ impl Protection {
             // The handshake is answered before anybody here sees it. To others a high TTL does no harm.
             full_ttl(socket, listens_on_ipv6)?;
         }
+        ao::add(socket, &self.ao_keys, peers, listens_on_ipv6, false)?;
         let Some(password) = &self.md5_password else { return Ok(()) };
         let signature = md5_signature(peers, listens_on_ipv6, password.expose().as_bytes());
         SetMd5SignatureByPrefix.set(socket, &signature).map_err(|error| no_md5(error, "TCP-MD5"))
@@ -111,7 +117,11 @@ impl Protection {
     /// # Errors
     /// As [`Protection::before_connecting`].
     pub(crate) fn off_listener(&self, socket: &impl AsFd, peers: IpNet, listens_on_ipv6: bool) -> io::Result<()> {
-        if self.md5_password.is_none() || !hears(peers, listens_on_ipv6) {
+        if !hears(peers, listens_on_ipv6) {
+            return Ok(());
+        }
+        ao::remove(socket, &self.ao_keys, peers, listens_on_ipv6)?;
+        if self.md5_password.is_none() {
             return Ok(());
         }
         let signature = md5_signature(peers, listens_on_ipv6, &[]);
@@ -202,7 +212,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     fn signed(password: &str) -> Protection {
-        Protection { md5_password: Some(Secret::from(password)), ttl_security_hops: None }
+        Protection { md5_password: Some(Secret::from(password)), ..Protection::default() }
     }
 
     fn dial(to: &TcpListener, protection: &Protection) -> io::Result<()> {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bgp_wire::{
-    AsPath, Asn, Attributes, Context, Family, FlowRule, Message, Origin, Role, Update, announce_flow, announce_v4,
-    announce_v4_by_v6, announce_v6, withdraw_flow, withdraw_v4, withdraw_v6,
+    AsPath, Asn, Attributes, Community, Context, Family, FlowRule, Message, Origin, Role, Update, announce_flow,
+    announce_v4, announce_v4_by_v6, announce_v6, withdraw_flow, withdraw_v4, withdraw_v6,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -24,6 +24,8 @@ pub(crate) struct Exporter {
     pub(crate) families: BTreeSet<Family>,
     /// What we are to the peer.
     pub(crate) role: Option<Role>,
+    /// The peer keeps routes when we are gone, but for those marked NO_LLGR.
+    pub(crate) keeps: bool,
 }
 
 impl Exporter {
@@ -44,6 +46,7 @@ impl Exporter {
             as_path: Some(as_path),
             local_pref,
             only_to_customer: self.only_to_customer(),
+            communities: self.keeps.then_some(Community::NO_LLGR).into_iter().collect(),
             ..Attributes::default()
         }
     }
@@ -165,6 +168,7 @@ mod tests {
             context: Context { external, ..Context::default() },
             families: Family::ALL.into(),
             role: None,
+            keeps: false,
         }
     }
 

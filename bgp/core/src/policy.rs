@@ -35,6 +35,8 @@ pub struct Policy {
     v4: Ranges,
     v6: Ranges,
     private: Vec<IpNet>,
+    /// Private prefixes that take no guard any more.
+    lifted: Vec<IpNet>,
     flow_anywhere: bool,
 }
 
@@ -43,7 +45,7 @@ impl Policy {
     #[must_use]
     pub fn new(allow: &[IpNet], private: &[IpNet]) -> Self {
         let of = |v4: bool| Ranges::new(allow.iter().filter(|prefix| prefix.addr().is_ipv4() == v4));
-        Self { v4: of(true), v6: of(false), private: private.to_vec(), flow_anywhere: false }
+        Self { v4: of(true), v6: of(false), private: private.to_vec(), lifted: Vec::new(), flow_anywhere: false }
     }
 
     /// Flow rules may leave out where packets go.
@@ -69,7 +71,13 @@ impl Policy {
     #[must_use]
     pub fn lift(mut self, prefix: IpNet, _: Unguarded) -> Self {
         self.private.retain(|private| *private != prefix);
+        self.lifted.push(prefix);
         self
+    }
+
+    /// Whether `prefix` is of a private one, or holds one, whatever guards that.
+    pub(crate) fn touches_private(&self, prefix: &IpNet) -> bool {
+        self.private.iter().chain(&self.lifted).any(|private| overlap(private, prefix))
     }
 
     /// Whether `prefix` may go out under `guard`.

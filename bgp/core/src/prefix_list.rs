@@ -155,6 +155,19 @@ pub enum Filter {
     Nothing,
     /// What a list permits.
     List(Arc<PrefixList>),
+    /// What passes another filter, of routes that are kept while we are down.
+    Kept(Arc<Filter>),
+    /// What passes another filter, of routes that are not private.
+    Public(Arc<Filter>),
+}
+
+/// What counts of a wanted route beside its prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// It is kept while we are down.
+    pub(crate) kept: bool,
+    /// It is of a private prefix.
+    pub(crate) private: bool,
 }
 
 impl Filter {
@@ -165,6 +178,21 @@ impl Filter {
             Self::All => true,
             Self::Nothing => false,
             Self::List(list) => list.permits(prefix),
+            Self::Kept(filter) | Self::Public(filter) => filter.takes(prefix),
+        }
+    }
+
+    /// Whether more counts than the prefix.
+    pub(crate) const fn looks_at_standing(&self) -> bool {
+        matches!(self, Self::Kept(_) | Self::Public(_))
+    }
+
+    /// Whether a route of `prefix` passes.
+    pub(crate) fn passes(&self, prefix: &IpNet, standing: Standing) -> bool {
+        match self {
+            Self::All | Self::Nothing | Self::List(_) => self.takes(prefix),
+            Self::Kept(filter) => standing.kept && filter.passes(prefix, standing),
+            Self::Public(filter) => !standing.private && filter.passes(prefix, standing),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_wire::{Context, ErrorCode, Framer, Message, Open};
+use bgp_wire::{Context, ErrorCode, Family, Framer, Message, Open};
 use cloakway_types::Instant;
 
 use crate::flow::{FlowRoutes, Flows};
@@ -25,6 +25,7 @@ mod connections;
 mod feed;
 mod flow;
 mod negotiation;
+mod restart;
 mod routes;
 mod timers;
 mod values;
@@ -32,6 +33,8 @@ mod values;
 pub use feed::Ends;
 use feed::Feed;
 pub use feed::Teller;
+use restart::Stale;
+pub use restart::{Helper, PeerRestart};
 use routes::Reported;
 pub use values::{
     Counters, Down, Event, Export, Heard, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting,
@@ -98,6 +101,14 @@ pub struct Session {
     output: VecDeque<Output>,
     counters: Counters,
     last_down: Option<Down>,
+    /// The process has started again, with routes of before, and the peer was not told yet.
+    restarted: bool,
+    /// The peer would keep routes without the rules that tell it which: it is offered nothing.
+    keep_withheld: bool,
+    /// What of the peer's is outdated.
+    stale: BTreeMap<Family, Stale>,
+    /// What the peer last said of its restarts.
+    last_restart: Option<Box<PeerRestart>>,
     state: State,
     since: Instant,
 }
@@ -124,6 +135,10 @@ impl Session {
             output: VecDeque::new(),
             counters: Counters::default(),
             last_down: None,
+            restarted: false,
+            keep_withheld: false,
+            stale: BTreeMap::new(),
+            last_restart: None,
             state: State::Idle,
             since: now,
         }
@@ -144,6 +159,8 @@ impl Session {
                 }
             }
             Input::Stop(word) => self.stop(word, now),
+            Input::Leave => self.leave(),
+            Input::Left => self.left(),
             Input::Remove => self.end(&ErrorCode::PEER_DECONFIGURED.into(), "no longer configured", now),
             Input::Connected(id) => {
                 if let Some(Link::Connecting { .. }) = self.links.get(&id) {
@@ -205,7 +222,7 @@ impl Session {
                 [*hold_until, *keepalive_at, *send_hold_until]
             }
         });
-        links.chain([rest]).flatten().min()
+        links.chain([rest, self.stale_timeout()]).flatten().min()
     }
 
     /// For operators.
@@ -318,7 +335,7 @@ impl Session {
                 self.lost(id, Down::Received(notification), now);
             }
             (Phase::OpenSent, Message::Open(open)) => self.opening(id, &open, now),
-            (Phase::OpenConfirm(negotiated), Message::KeepAlive) => self.establish(id, negotiated),
+            (Phase::OpenConfirm(negotiated), Message::KeepAlive) => self.establish(id, negotiated, now),
             (Phase::Established(_), Message::KeepAlive) => {}
             (Phase::Established(negotiated), Message::Update(update)) => self.update(update, &negotiated.families),
             (Phase::Established(negotiated), Message::RouteRefresh(refresh)) => {
@@ -349,11 +366,11 @@ impl Session {
 
     /// The peer's OPEN, in OpenSent.
     fn opening(&mut self, id: LinkId, open: &Open, now: Instant) {
-        let negotiated = match negotiation::negotiate(&self.settings, open) {
+        let negotiated = match negotiation::negotiate(&self.settings, open, !self.keep_withheld) {
             Ok(negotiated) => negotiated,
             Err((notification, detail)) => return self.fail(id, notification, detail, now),
         };
-        if !self.survives_collision(id, &negotiated) {
+        if self.withholds_keep(id, open, now) || !self.survives_collision(id, &negotiated) {
             return;
         }
         if let Some(Link::Open { phase, hold_until, framer, .. }) = self.links.get_mut(&id) {
@@ -389,7 +406,7 @@ impl Session {
         true
     }
 
-    fn establish(&mut self, id: LinkId, negotiated: Negotiated) {
+    fn establish(&mut self, id: LinkId, negotiated: Negotiated, now: Instant) {
         let others: Vec<LinkId> = self.links.keys().copied().filter(|other| *other != id).collect();
         for other in others {
             let detail = "another connection is Established".to_owned();
@@ -401,7 +418,9 @@ impl Session {
         self.rest = Rest::Active { retry_at: None };
         self.connect_backoff.reset();
         self.counters.established += 1;
-        self.event(Event::Up(negotiated));
+        self.restarted = false;
+        self.event(Event::Up(negotiated.clone()));
+        self.back(&negotiated, now);
         self.announce();
         self.end_flow();
         if let Some((id, exporter)) = self.exporter() {

@@ -32,7 +32,7 @@ impl Encode for Plain {
         route.is_for(address(self.0))
     }
 
-    fn announcement(&self, route: &RouteAttributes, _: Family) -> Result<Bulk, EncodeError> {
+    fn announcement(&self, route: &RouteAttributes, _: Family, _: bool) -> Result<Bulk, EncodeError> {
         let attributes = Attributes { multi_exit_disc: route.med, ..Attributes::default() };
         match route.next_hop {
             NextHop::Address(IpAddr::V4(next_hop)) => Bulk::announce_v4(&attributes, next_hop, Context::default()),

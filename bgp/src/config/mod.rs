@@ -118,15 +118,6 @@ impl config::Config for Config {
             let reason = format!("longer than {LONGEST_COMMUNICATION} octets: RFC 9003 §2 takes no more");
             return Err(Invalid::at("speaker.shutdown-communication", reason));
         }
-        let lists = prefix_list::lists(raw.prefix_lists)?;
-        let listens = !raw.speaker.listen.is_empty();
-        let own = Own { local_as, router_id, private, listens, shutdown_communication, lists };
-        let groups = peer::groups(raw.peer_groups)?;
-        if raw.peers.is_empty() && raw.dynamic_peers.is_empty() {
-            return Err(Invalid::at("peers", "there is none: give at least the edge router"));
-        }
-        let peers = peer::peers(raw.peers, &groups, &own)?;
-        let dynamic = dynamic::dynamic(raw.dynamic_peers, &groups, &peers, &own)?;
         let admin_socket = raw.admin_socket.unwrap_or_else(|| config::default_socket("bgp-speaker"));
         let health_socket = raw.health.map(|health| health.socket);
         if health_socket.is_none() && !routes.is_empty() {
@@ -139,7 +130,17 @@ impl config::Config for Config {
         let taken = [Some(&admin_socket), health_socket.as_ref()];
         let own_prefixes = raw.inject.as_ref().map(|raw| raw.allow().to_vec()).unwrap_or_default();
         let inject = raw.inject.map(|raw| inject::settings::settings(raw, &routes, &taken)).transpose()?;
-        let told = peers.iter().filter(|peer| peer.settings.export != Export::Nothing);
+        let keep_s = inject.as_ref().and_then(|inject| inject.keep_s);
+        let lists = prefix_list::lists(raw.prefix_lists)?;
+        let listens = !raw.speaker.listen.is_empty();
+        let own = Own { local_as, router_id, private, listens, shutdown_communication, lists, keep_s };
+        let groups = peer::groups(raw.peer_groups)?;
+        if raw.peers.is_empty() && raw.dynamic_peers.is_empty() {
+            return Err(Invalid::at("peers", "there is none: give at least the edge router"));
+        }
+        let peers = peer::peers(raw.peers, &groups, &own)?;
+        let dynamic = dynamic::dynamic(raw.dynamic_peers, &groups, &peers, &own)?;
+        let told = peers.iter().filter(|peer| matches!(peer.settings.export, Export::Private | Export::All));
         let told = told.map(|peer| peer.settings.remote_as).collect();
         let own = bmp::settings::Own { local_as, told, routes: &routes };
         let bmp = raw.bmp.map(|raw| bmp::settings::settings(raw, &own)).transpose()?;

@@ -6,7 +6,7 @@ use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bgp_core::{Export, Filter, Options, RoleSetting, Settings};
+use bgp_core::{Export, Filter, Helper, Options, RoleSetting, Settings};
 use bgp_wire::{Asn, HoldTime, Role, RouterId};
 use cloakway_crypto::Secret;
 use cloakway_runtime::config::{self, Invalid};
@@ -17,7 +17,7 @@ use super::asn;
 use super::dynamic::DynamicPeers;
 use super::prefix_list::Lists;
 use crate::rib::settings::{self, Exchange, RawImport};
-use crate::tcp::{LONGEST_PASSWORD, Protection};
+use crate::tcp::{LONGEST_PASSWORD, Protection, ao};
 
 const BGP_PORT: u16 = 179;
 /// So soon our routes are gone when this host dies.
@@ -62,6 +62,24 @@ impl Peer {
         self.settings.is_internal()
     }
 
+    /// Why both can't be: a router has one session, or several from different addresses of ours.
+    fn clashes_with(&self, other: &Self) -> Option<(&'static str, String)> {
+        let address = self.address.ip();
+        if address != other.address.ip() {
+            return None;
+        }
+        if self.local_address.is_none() || other.local_address.is_none() || self.local_address == other.local_address {
+            let reason = format!(
+                "{address} is given twice: one session carries both families, and a further one takes a local-address \
+                 of its own"
+            );
+            return Some(("address", reason));
+        }
+        let signed_alike = self.protection.md5_password == other.protection.md5_password
+            && self.protection.ao_keys == other.protection.ao_keys;
+        (!signed_alike).then(|| ("address", format!("{address} is given twice and signs differently: sign alike")))
+    }
+
     /// The first setting that `new` has otherwise and for which its session has to start again.
     #[must_use]
     pub fn reset_by(&self, new: &Self) -> Option<&'static str> {
@@ -69,6 +87,7 @@ impl Peer {
             ("address", self.address != new.address),
             ("local-address", self.local_address != new.local_address),
             ("md5-password-file", self.protection.md5_password != new.protection.md5_password),
+            ("ao-keys", self.protection.ao_keys != new.protection.ao_keys),
             ("ttl-security-hops", self.protection.ttl_security_hops != new.protection.ttl_security_hops),
         ];
         let beside = differs.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name);
@@ -126,10 +145,13 @@ peer_settings! {
     pass_on: bool,
     delay_open_s: u16,
     add_path: bool,
+    keep: bool,
+    graceful_restart: RawHelper,
     flowspec: bool,
     role: RawRole,
     strict_role: bool,
     md5_password_file: PathBuf,
+    ao_keys: Vec<RawAoKey>,
     ttl_security_hops: NonZeroU8,
     bfd: RawBfd,
 }
@@ -146,10 +168,50 @@ const fn three() -> NonZeroU8 {
     NonZeroU8::MIN.saturating_add(2)
 }
 
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawAoKey {
+    id: u8,
+    recv_id: u8,
+    algorithm: RawAlgorithm,
+    key_file: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+enum RawAlgorithm {
+    #[serde(rename = "hmac-sha-1-96")]
+    HmacSha1,
+    #[serde(rename = "aes-128-cmac-96")]
+    AesCmac,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawHelper {
+    #[serde(default = "two_minutes")]
+    restart_s: u16,
+    #[serde(default)]
+    long_lived_s: u32,
+}
+
+const fn two_minutes() -> u16 {
+    120
+}
+
+impl RawHelper {
+    fn helper(self) -> Helper {
+        Helper {
+            restart: Duration::from_secs(u64::from(self.restart_s)),
+            long_lived: Duration::from_secs(u64::from(self.long_lived_s)),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawExport {
     All,
+    Injected,
     Private,
     Nothing,
 }
@@ -172,6 +234,8 @@ pub(super) struct Own {
     pub(super) listens: bool,
     pub(super) shutdown_communication: String,
     pub(super) lists: Lists,
+    /// For how many seconds peers keep what is to be kept while we are down.
+    pub(super) keep_s: Option<u32>,
 }
 
 /// The groups by name, and where each stands in the file.
@@ -231,8 +295,8 @@ impl Groups {
 
 /// Holds the tables to what can be.
 pub(super) fn peers(raw: Vec<RawPeer>, groups: &Groups, own: &Own) -> Result<Vec<Peer>, Invalid> {
-    let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
-    let mut peers = Vec::new();
+    let mut names = BTreeSet::new();
+    let mut peers: Vec<Peer> = Vec::new();
     for (index, mut raw) in raw.into_iter().enumerate() {
         let place = groups.fill(&mut raw, format!("peers[{index}]"))?;
         if raw.name.is_empty() || !names.insert(raw.name.clone()) {
@@ -245,15 +309,15 @@ pub(super) fn peers(raw: Vec<RawPeer>, groups: &Groups, own: &Own) -> Result<Vec
         if address.is_unspecified() || address.is_multicast() {
             return Err(Invalid::at(place.of("address"), format!("{address} is no router: give its address")));
         }
-        if !addresses.insert(address) {
-            let reason = format!("{address} is given twice: one session carries both families");
-            return Err(Invalid::at(place.of("address"), reason));
-        }
         let Some(remote_as) = raw.remote_as else {
             return Err(Invalid::at(place.of("remote-as"), "there is none: give it here or in the group"));
         };
         let remote_as = asn(remote_as).map_err(|reason| Invalid::at(place.of("remote-as"), reason))?;
-        peers.push(peer(raw, address, remote_as, &place, own)?);
+        let peer = peer(raw, address, remote_as, &place, own)?;
+        if let Some((field, reason)) = peers.iter().find_map(|other| peer.clashes_with(other)) {
+            return Err(Invalid::at(place.of(field), reason));
+        }
+        peers.push(peer);
     }
     Ok(peers)
 }
@@ -307,11 +371,19 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
     let internal = remote_as == own.local_as;
     let export = match raw.export {
         Some(RawExport::All) => Export::All,
+        Some(RawExport::Injected) => Export::Injected,
         Some(RawExport::Private) => Export::Private,
         Some(RawExport::Nothing) => Export::Nothing,
         None if internal => Export::All,
         None => Export::Nothing,
     };
+    let told_of_sets = matches!(export, Export::All | Export::Injected);
+    if raw.keep == Some(true) && !told_of_sets {
+        let reason = "true takes a peer that is told of sets: give export = \"injected\"".to_owned();
+        return Err(invalid("keep", reason));
+    }
+    // A session that carries private routes keeps nothing by itself: whether they go with it is up to the router.
+    let keeps = raw.keep.unwrap_or(internal && export == Export::Injected);
     let filter = own.lists.filter(raw.export_prefixes.as_deref());
     let filter = filter.map_err(|reason| invalid("export-prefixes", reason))?;
     let import = settings::import(raw.import, raw.import_prefixes.as_deref(), |name| own.lists.filter(name));
@@ -323,7 +395,9 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
     };
     let md5_password = raw.md5_password_file.as_deref().map(md5_password).transpose();
     let md5_password = md5_password.map_err(|reason| invalid("md5-password-file", reason))?;
-    let protection = Protection { md5_password, ttl_security_hops: raw.ttl_security_hops };
+    let ao_keys = ao_keys(raw.ao_keys.unwrap_or_default(), md5_password.is_some());
+    let ao_keys = ao_keys.map_err(|(field, reason)| invalid(&format!("ao-keys{field}"), reason))?;
+    let protection = Protection { md5_password, ao_keys, ttl_security_hops: raw.ttl_security_hops };
     let bfd = raw.bfd.map(bfd).transpose().map_err(|reason| invalid("bfd.interval-ms", reason))?;
     let role = role(raw.role, raw.strict_role.unwrap_or_default(), internal)
         .map_err(|(field, reason)| invalid(field, reason.to_owned()))?;
@@ -352,6 +426,8 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
                 filter,
                 import: exchange.import != Filter::Nothing,
                 pass_on: exchange.pass_on,
+                keep: own.keep_s.filter(|_| keeps),
+                helper: raw.graceful_restart.map(RawHelper::helper),
                 ..Options::default()
             },
         },
@@ -365,6 +441,42 @@ fn bfd(raw: RawBfd) -> Result<Bfd, String> {
         }
         other => Err(format!("{other} ms is not allowed: 10 to 60000")),
     }
+}
+
+/// The keys, or which of their fields is wrong and why.
+fn ao_keys(raw: Vec<RawAoKey>, signed_by_md5: bool) -> Result<Vec<ao::Key>, (String, String)> {
+    if raw.is_empty() {
+        return Ok(Vec::new());
+    }
+    if signed_by_md5 {
+        let reason = "md5-password-file is given too: a connection is signed one way, so leave one out";
+        return Err((String::new(), reason.to_owned()));
+    }
+    let mut keys: Vec<ao::Key> = Vec::new();
+    for (index, raw) in raw.into_iter().enumerate() {
+        let wrong = |field: &str, reason: String| (format!("[{index}].{field}"), reason);
+        for (field, taken) in [
+            ("id", keys.iter().any(|key| key.id == raw.id)),
+            ("recv-id", keys.iter().any(|key| key.receive_id == raw.recv_id)),
+        ] {
+            if taken {
+                return Err(wrong(field, "another key of the peer has it: each has its own".to_owned()));
+            }
+        }
+        let secret = config::read_secret(&raw.key_file).map_err(|reason| wrong("key-file", reason))?;
+        let length = secret.expose().len();
+        if length > ao::LONGEST_KEY {
+            let reason = format!("{length} octets: TCP-AO takes up to {} here", ao::LONGEST_KEY);
+            return Err(wrong("key-file", reason));
+        }
+        let algorithm = match raw.algorithm {
+            RawAlgorithm::HmacSha1 => ao::Algorithm::HmacSha1,
+            RawAlgorithm::AesCmac => ao::Algorithm::AesCmac,
+        };
+        keys.push(ao::Key { id: raw.id, receive_id: raw.recv_id, algorithm, secret });
+    }
+    ao::available().map_err(|reason| (String::new(), reason))?;
+    Ok(keys)
 }
 
 fn md5_password(path: &Path) -> Result<Secret<String>, String> {

@@ -393,3 +393,92 @@ fn prefix_lists_are_known_by_name_and_their_rules_can_be() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+#[test]
+fn keys_of_tcp_ao_are_checked_and_a_kernel_without_it_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    std::fs::write(&file, "secret").unwrap();
+    let key = |id: u8, recv: u8| {
+        format!(
+            "{{ id = {id}, recv-id = {recv}, algorithm = \"aes-128-cmac-96\", key-file = {:?} }}",
+            file.display().to_string()
+        )
+    };
+    let with = |keys: &str| EXAMPLE.replace("hold-time-s = 9\n", &format!("ao-keys = [{keys}]\n"));
+    let good = with(&format!("{}, {}", key(1, 1), key(2, 3)));
+    match crate::tcp::ao::available() {
+        Ok(()) => {
+            let config: Config = config::parse("f.toml", &good).unwrap();
+            assert_eq!(config.peers[0].protection.ao_keys.len(), 2);
+            assert!(!format!("{config:?}").contains("\"secret\""));
+        }
+        Err(reason) => {
+            let message = error(&good);
+            assert!(message.contains(&format!("peers[0].ao-keys: {reason}")), "{message}");
+            assert!(message.contains("CONFIG_TCP_AO"), "{message}");
+        }
+    }
+    let both = format!("{}md5-password-file = {:?}\n", "", file.display().to_string());
+    for (text, expected) in [
+        (with(&format!("{}, {}", key(1, 1), key(1, 2))), "peers[0].ao-keys[1].id: another key"),
+        (with(&format!("{}, {}", key(1, 1), key(2, 1))), "peers[0].ao-keys[1].recv-id: another key"),
+        (with(&key(1, 1)).replace("aes-128-cmac-96", "md5"), "unknown variant `md5`"),
+        (with(&key(1, 1)).replace("recv-id", "stray"), "unknown field `stray`"),
+        (
+            with(&key(1, 1)).replace("\nao-keys", &format!("\n{both}ao-keys")),
+            "peers[0].ao-keys: md5-password-file is given too",
+        ),
+    ] {
+        let message = error(&text);
+        assert!(message.contains(expected), "{message}");
+    }
+    std::fs::write(&file, "x".repeat(81)).unwrap();
+    assert!(
+        error(&good).contains("peers[0].ao-keys[0].key-file: 81 octets: TCP-AO takes up to 80"),
+        "{}",
+        error(&good)
+    );
+}
+
+#[test]
+fn sets_are_kept_by_who_is_told_of_them_and_may_keep() {
+    let inject = "[inject]\njournal = \"/j\"\nallow = [\"198.51.100.0/24\"]\n";
+    let with = |sets: &str| format!("{}\n{inject}{sets}", EXAMPLE.split("\n# Routes beside").next().unwrap());
+    let set = |name: &str, more: &str| format!("[[inject.sets]]\nname = {name:?}\n{more}\n");
+    let keep = |text: &str| {
+        let config: Config = config::parse("f.toml", text).unwrap();
+        config.peers[0].settings.options.keep
+    };
+    let kept = with(&(set("a", "keep-s = 3600") + &set("b", "") + &set("c", "keep-s = 3600")));
+    let peer = |text: &str, more: &str| text.replace("hold-time-s = 9\n", more);
+    assert_eq!(keep(&kept), None, "private routes go by this session");
+    assert_eq!(keep(&peer(&kept, "keep = true\n")), Some(3600));
+    assert_eq!(keep(&peer(&kept, "export = \"injected\"\n")), Some(3600));
+    assert_eq!(keep(&peer(&with(&set("a", "")), "export = \"injected\"\n")), None);
+    assert_eq!(keep(&peer(&kept, "export = \"injected\"\nkeep = false\n")), None);
+    assert!(
+        error(&peer(&kept, "export = \"private\"\nkeep = true\n")).contains("peers[0].keep: true takes a peer that")
+    );
+    let external = kept.replacen("remote-as = 64500", "remote-as = 64501", 1);
+    assert_eq!(keep(&peer(&external, "export = \"injected\"\n")), None);
+    assert_eq!(keep(&external.replace("hold-time-s = 9\n", "export = \"all\"\nkeep = true\n")), Some(3600));
+    for (sets, expected) in [
+        (
+            set("a", "keep-s = 60") + &set("b", "keep-s = 61"),
+            "inject.sets[1].keep-s: 61 s here and 60 s for another set",
+        ),
+        (set("a", "keep-s = 0"), "inject.sets[0].keep-s: 0 s is not allowed: 1 to 16777215"),
+        (set("a", "keep-s = 16777216"), "inject.sets[0].keep-s: 16777216 s is not"),
+        (set("a", "") + &set("a", ""), "inject.sets[1].name: \"a\" is given twice"),
+        (set("", ""), "inject.sets[0].name: the set has a name of 0 octets"),
+        (set("a", "stray = 1"), "unknown field `stray`"),
+    ] {
+        let message = error(&with(&sets));
+        assert!(message.contains(expected), "{message}");
+    }
+    let helper = kept.replace("hold-time-s = 9\n", "graceful-restart = { long-lived-s = 60 }\n");
+    let config: Config = config::parse("f.toml", &helper).unwrap();
+    let helper = config.peers[0].settings.options.helper.unwrap();
+    assert_eq!((helper.restart, helper.long_lived), (Duration::from_secs(120), Duration::from_secs(60)));
+}

@@ -24,7 +24,7 @@ use std::time::Duration;
 use bgp_core::record::{self, Record};
 use bgp_core::{
     Applying, Batch, ChangeError, Checked, Ends, FenceId, Group, LinkId, Others, Outcome, Policy, Prefixes, Requests,
-    Rib, RouteAttributes, Session, SetChange, Walk, apply, check_name,
+    Rib, RouteAttributes, Session, SetChange, SetId, Walk, apply, check_name,
 };
 use cloakway_crypto::hash::sha256;
 use cloakway_runtime::Stop;
@@ -70,6 +70,10 @@ pub struct Settings {
     pub processes: Vec<process::Process>,
     /// What hides sets while it fails.
     pub checks: Vec<check::Check>,
+    /// Sets that peers are to keep while we are down.
+    pub kept: BTreeSet<String>,
+    /// For how many seconds, if there is any.
+    pub keep_s: Option<u32>,
 }
 
 /// The table, and who waits for what in it.
@@ -145,6 +149,10 @@ impl Engine {
         };
         for set in of_programs(&rib) {
             apply(&SetChange { set, others: Others::Go, remove: Prefixes::default(), add: Vec::new() }, &mut rib);
+        }
+        for name in &settings.kept {
+            let set = rib.set(name);
+            rib.keep(set, true);
         }
         // Whatever was accepted: a set that is checked waits for its first good looks.
         for check in &settings.checks {
@@ -327,6 +335,34 @@ impl Engine {
             Ok(Err(_)) => Err("the speaker is stopping".to_owned()),
             Err(_) => Err(format!("not on the wire and acknowledged within {} ms", patience.as_millis())),
         }
+    }
+
+    /// Whether there are routes that peers are to keep while we are down.
+    pub(crate) fn keeps_anything(&self) -> bool {
+        lock(&self.table).rib.keeps_anything()
+    }
+
+    /// Has peers keep the sets in `kept` while we are down, and no others.
+    pub(crate) async fn keep(&self, kept: &BTreeSet<String>) {
+        let changed: Vec<SetId> = {
+            let rib = &mut lock(&self.table).rib;
+            let names: BTreeSet<String> =
+                rib.sets().map(|(name, _)| name.to_owned()).chain(kept.iter().cloned()).collect();
+            names
+                .iter()
+                .filter_map(|name| {
+                    let set = rib.set(name);
+                    rib.keep(set, kept.contains(name)).then_some(set)
+                })
+                .collect()
+        };
+        for set in changed {
+            let mut walk = Walk::default();
+            while lock(&self.table).rib.tell_set(set, &mut walk, LISTING).is_continue() {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.wake();
     }
 
     /// What may be injected.

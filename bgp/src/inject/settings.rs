@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_core::{Drain, Keep, Patience, Policy, PrivateRoute};
+use bgp_core::{Drain, Keep, Patience, Policy, PrivateRoute, check_name};
+use bgp_wire::LongLived;
 use cloakway_runtime::config::{self, Invalid};
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -35,6 +36,16 @@ pub(crate) struct RawInject {
     processes: Vec<RawProcess>,
     #[serde(default)]
     checks: Vec<RawCheck>,
+    #[serde(default)]
+    sets: Vec<RawSet>,
+}
+
+/// What is settled of a set, whether or not it is there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawSet {
+    name: String,
+    keep_s: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -164,6 +175,7 @@ pub(crate) fn settings(
         processes.push(Process { name, run, acknowledge });
     }
     let checks = checks(raw.checks, &private)?;
+    let (kept, keep_s) = kept(raw.sets)?;
     Ok(Settings {
         api_socket,
         journal: raw.journal,
@@ -172,7 +184,32 @@ pub(crate) fn settings(
         max_flow_rules: raw.max_flow_rules,
         processes,
         checks,
+        kept,
+        keep_s,
     })
+}
+
+/// The sets to be kept, and for how long. A session has one time for all routes of a family (RFC 9494 §3.1).
+fn kept(raw: Vec<RawSet>) -> Result<(BTreeSet<String>, Option<u32>), Invalid> {
+    let (mut names, mut kept, mut keep_s) = (BTreeSet::new(), BTreeSet::new(), None);
+    for (index, RawSet { name, keep_s: wanted }) in raw.into_iter().enumerate() {
+        let at = |field: &str| format!("inject.sets[{index}].{field}");
+        check_name("set", &name).map_err(|error| Invalid::at(at("name"), error))?;
+        if !names.insert(name.clone()) {
+            return Err(Invalid::at(at("name"), format!("{name:?} is given twice: once is enough")));
+        }
+        let Some(wanted) = wanted else { continue };
+        if wanted == 0 || wanted > LongLived::LONGEST_S {
+            let reason = format!("{wanted} s is not allowed: 1 to {}, or leave it out", LongLived::LONGEST_S);
+            return Err(Invalid::at(at("keep-s"), reason));
+        }
+        if let Some(other) = keep_s.replace(wanted).filter(|other| *other != wanted) {
+            let reason = format!("{wanted} s here and {other} s for another set: a peer is told one time for all");
+            return Err(Invalid::at(at("keep-s"), reason));
+        }
+        kept.insert(name);
+    }
+    Ok((kept, keep_s))
 }
 
 /// Holds the checks to what can be.

@@ -5,7 +5,7 @@ pub(crate) mod metrics;
 pub(crate) mod settings;
 mod shown;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -125,7 +125,7 @@ impl Table {
         if let Some(reader) = before.and_then(|before| before.reader) {
             inner.rib.detach(reader);
         }
-        Intake { table: self.clone(), name: peer.name.clone(), id, heard: Vec::new() }
+        Intake { table: self.clone(), name: peer.name.clone(), id, heard: Vec::new(), stale: BTreeSet::new() }
     }
 
     /// Why a look-up in the table would not say all that peers know.
@@ -157,7 +157,7 @@ fn peer_settings(peer: &Peer, asn: Asn) -> PeerSettings {
     let import = match &exchange.import {
         bgp_core::Filter::Nothing => Import::Nothing,
         bgp_core::Filter::All => Import::All,
-        list @ bgp_core::Filter::List(_) => Import::Judged(Arc::new(Listed(list.clone()))),
+        list => Import::Judged(Arc::new(Listed(list.clone()))),
     };
     PeerSettings {
         name: peer.name.clone(),
@@ -180,6 +180,8 @@ pub(crate) struct Intake {
     id: PeerId,
     /// Taken from the session, and not in the table yet.
     heard: Vec<Heard>,
+    /// Families whose routes stay while the peer is gone, or until it has told them again.
+    stale: BTreeSet<Family>,
 }
 
 impl Intake {
@@ -213,9 +215,22 @@ impl Intake {
             return;
         }
         let heard = std::mem::take(&mut self.heard);
+        let mut stale = std::mem::take(&mut self.stale);
         self.known(|rib, known| {
             for heard in heard {
                 match heard {
+                    Heard::Stale(family) => {
+                        rib.peer_stale(known.id, family);
+                        stale.insert(family);
+                    }
+                    Heard::LongLived(family) => {
+                        let mut walk = Walk::default();
+                        while rib.llgr_stale(known.id, family, &mut walk, u32::MAX).is_continue() {}
+                    }
+                    Heard::Sweep(family) => {
+                        rib.sweep_all(known.id, family);
+                        stale.remove(&family);
+                    }
                     Heard::Update(update) => rib.apply(known.id, *update),
                     Heard::EndOfRib(family) => {
                         known.ended.insert(family);
@@ -231,6 +246,7 @@ impl Intake {
                 }
             }
         });
+        self.stale = stale;
         self.wake();
     }
 
@@ -244,16 +260,16 @@ impl Intake {
         self.wake();
     }
 
-    /// Established no more, and nothing is kept.
+    /// Established no more, and nothing is kept but what was said to be outdated.
     pub(crate) fn lost(&mut self) {
-        self.heard.clear();
+        self.settle();
         self.unread();
         let was_up = self.known(|rib, known| {
             rib.peer_down(known.id);
             known.up.take().is_some()
         });
         if was_up == Some(true) {
-            tokio::spawn(sweep(self.table.clone(), self.id, None));
+            tokio::spawn(sweep(self.table.clone(), self.id, self.stale.clone(), None));
         }
     }
 
@@ -305,14 +321,14 @@ impl Drop for Intake {
         }
         drop(inner);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(sweep(self.table.clone(), self.id, Some(())));
+            runtime.spawn(sweep(self.table.clone(), self.id, BTreeSet::new(), Some(())));
         }
     }
 }
 
-/// Takes out what `peer` told before it was lost, a slice at a time; with `frees` its number may then be used again.
-async fn sweep(table: Arc<Table>, peer: PeerId, frees: Option<()>) {
-    for family in Family::ALL {
+/// Takes out what `peer` told before it was lost, but for what is `stale` and stays, a slice at a time; with `frees` its number may then be used again.
+async fn sweep(table: Arc<Table>, peer: PeerId, stale: BTreeSet<Family>, frees: Option<()>) {
+    for family in Family::ALL.into_iter().filter(|family| !stale.contains(family)) {
         let mut walk = Walk::default();
         while table.lock().rib.sweep(peer, family, &mut walk, SLICE).is_continue() {
             tokio::task::yield_now().await;

@@ -60,6 +60,17 @@ pub struct GracefulRestart {
     pub families: Vec<(Family, bool)>,
 }
 
+/// How long a family's routes may stay after their speaker is gone (RFC 9494 §3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LongLived {
+    /// Which family.
+    pub family: Family,
+    /// Forwarding was kept up.
+    pub forwarding: bool,
+    /// In seconds, up to 2^24 - 1.
+    pub stale_time_s: u32,
+}
+
 /// A capability.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Capability {
@@ -77,6 +88,8 @@ pub enum Capability {
     Role(Role),
     /// Graceful restart (RFC 4724).
     GracefulRestart(GracefulRestart),
+    /// Long-lived graceful restart (RFC 9494); other families are left out.
+    LongLivedGracefulRestart(Vec<LongLived>),
     /// AS numbers of four octets, and the speaker's own (RFC 6793 §3).
     FourOctetAs(Asn),
     /// Several routes for one prefix (RFC 7911); other families are left out.
@@ -102,6 +115,7 @@ mod code {
     pub(super) const FOUR_OCTET_AS: u8 = 65;
     pub(super) const ADD_PATH: u8 = 69;
     pub(super) const ENHANCED_ROUTE_REFRESH: u8 = 70;
+    pub(super) const LONG_LIVED_GRACEFUL_RESTART: u8 = 71;
 }
 
 /// IPv4 unicast by way of IPv6, as RFC 8950 §4 writes it: AFI 1, SAFI 1 in two octets, next hop AFI 2.
@@ -137,6 +151,11 @@ impl Capability {
                 rest.is_empty().then_some(Self::AddPath(families))
             }
             (code::ENHANCED_ROUTE_REFRESH, []) => Some(Self::EnhancedRouteRefresh),
+            (code::LONG_LIVED_GRACEFUL_RESTART, value) => {
+                let (families, rest) = value.as_chunks::<7>();
+                let families = families.iter().filter_map(|family| LongLived::decode(*family)).collect();
+                rest.is_empty().then_some(Self::LongLivedGracefulRestart(families))
+            }
             _ => None,
         }
     }
@@ -163,6 +182,9 @@ impl Capability {
             Self::FourOctetAs(asn) => (code::FOUR_OCTET_AS, asn.0.to_be_bytes().into()),
             Self::AddPath(families) => (code::ADD_PATH, families.iter().flat_map(AddPath::encode).collect()),
             Self::EnhancedRouteRefresh => (code::ENHANCED_ROUTE_REFRESH, Vec::new()),
+            Self::LongLivedGracefulRestart(families) => {
+                (code::LONG_LIVED_GRACEFUL_RESTART, families.iter().flat_map(LongLived::encode).collect())
+            }
             Self::Other { code, value } => (*code, value.clone()),
         };
         let length = length_octet("capability", value.len())?;
@@ -180,6 +202,22 @@ impl AddPath {
     fn encode(&self) -> [u8; 4] {
         let [high, low] = self.family.afi().to_be_bytes();
         [high, low, self.family.safi(), u8::from(self.receive) | u8::from(self.send) << 1]
+    }
+}
+
+impl LongLived {
+    /// The longest time that three octets hold.
+    pub const LONGEST_S: u32 = 0x00ff_ffff;
+
+    fn decode([high, low, safi, flags, a, b, c]: [u8; 7]) -> Option<Self> {
+        let family = Family::from_codes(u16::from_be_bytes([high, low]), safi)?;
+        Some(Self { family, forwarding: flags & 0x80 != 0, stale_time_s: u32::from_be_bytes([0, a, b, c]) })
+    }
+
+    fn encode(&self) -> [u8; 7] {
+        let [high, low] = self.family.afi().to_be_bytes();
+        let [_, a, b, c] = self.stale_time_s.min(Self::LONGEST_S).to_be_bytes();
+        [high, low, self.family.safi(), u8::from(self.forwarding) << 7, a, b, c]
     }
 }
 
@@ -222,6 +260,15 @@ mod tests {
             (&[6, 0], Capability::ExtendedMessages),
             (&[9, 1, 3], Capability::Role(Role::Customer)),
             (&[70, 0], Capability::EnhancedRouteRefresh),
+            (&[71, 0], Capability::LongLivedGracefulRestart(vec![])),
+            (
+                &[71, 7, 0, 1, 1, 0x80, 1, 0x51, 0x80],
+                Capability::LongLivedGracefulRestart(vec![LongLived {
+                    family: Family::Ipv4,
+                    forwarding: true,
+                    stale_time_s: 86400,
+                }]),
+            ),
             (
                 &[69, 8, 0, 1, 1, 1, 0, 2, 1, 3],
                 Capability::AddPath(vec![
@@ -248,7 +295,7 @@ mod tests {
     #[test]
     fn a_capability_of_another_shape_is_kept_unread() {
         for (code, value) in
-            [(9, vec![5]), (9, vec![]), (6, vec![1]), (69, vec![0, 1, 1]), (64, vec![0]), (5, vec![0; 6])]
+            [(9, vec![5]), (9, vec![]), (6, vec![1]), (69, vec![0, 1, 1]), (64, vec![0]), (71, vec![0; 6]), (5, vec![0; 6])]
         {
             assert_eq!(Capability::decode(code, &value), Capability::Other { code, value });
         }

@@ -27,7 +27,7 @@ mod update;
 pub use as_path::{AsPath, Segment};
 pub use attribute::{Aggregator, Attributes, Origin, RawAttribute};
 pub use bulk::Bulk;
-pub use capability::{AddPath, Capability, GracefulRestart, Role};
+pub use capability::{AddPath, Capability, GracefulRestart, LongLived, Role};
 pub use community::{Community, CommunityError, ExtendedCommunity, LargeCommunity, LargeCommunityError};
 pub use error::{AttributeError, AttributeFault, DecodeError, Disposition, EncodeError};
 pub use flow::{

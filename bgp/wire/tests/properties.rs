@@ -4,7 +4,7 @@
 
 use bgp_wire::{
     AddPath, Aggregator, AsPath, Asn, Attributes, Capability, Community, Context, ErrorCode, ExtendedCommunity,
-    Families, Family, Framer, GracefulRestart, HoldTime, LargeCommunity, Message, MpReach, MpUnreach, Notification,
+    Families, Family, Framer, GracefulRestart, HoldTime, LargeCommunity, LongLived, Message, MpReach, MpUnreach, Notification,
     Open, Origin, PathIds, RawAttribute, Role, RouteRefresh, RouterId, Segment, Update, announce_v4, announce_v4_by_v6,
     announce_v6, withdraw_v4, withdraw_v6,
 };
@@ -151,7 +151,11 @@ fn any_open() -> impl Strategy<Value = Open> {
             let families = vec![(Family::Ipv6, kept)];
             Capability::GracefulRestart(GracefulRestart { restarted, notification, restart_time_s: time, families })
         }),
-        (71_u8.., vec(any::<u8>(), 0..90)).prop_map(|(code, value)| Capability::Other { code, value }),
+        vec((any::<bool>(), 0..=LongLived::LONGEST_S), 0..3).prop_map(|families| {
+            let family = |(forwarding, stale_time_s)| LongLived { family: Family::Ipv4, forwarding, stale_time_s };
+            Capability::LongLivedGracefulRestart(families.into_iter().map(family).collect())
+        }),
+        (72_u8.., vec(any::<u8>(), 0..90)).prop_map(|(code, value)| Capability::Other { code, value }),
     ];
     (1_u16.., prop_oneof![Just(0_u16), 3_u16..], 1_u32.., vec(capability, 0..8)).prop_map(
         |(my_as, hold_time, router_id, capabilities)| Open {

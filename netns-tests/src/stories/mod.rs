@@ -2,6 +2,7 @@
 
 pub mod bgp_flow;
 pub mod bgp_peers;
+pub mod bgp_restart;
 pub mod crash;
 pub mod purchase;
 mod world;
@@ -48,6 +49,12 @@ pub const ALL: &[Story] = &[
         about: "flow specifications towards BIRD, FRR and GoBGP: private routes for chosen protocols and ports",
         topology: "bgp-flow",
         tell: bgp_flow::tell,
+    },
+    Story {
+        name: "bgp-restart",
+        about: "our speaker dies and comes back; BIRD and FRR keep what is to be kept and nothing else",
+        topology: "bgp-restart",
+        tell: bgp_restart::tell,
     },
     Story {
         name: "crash",

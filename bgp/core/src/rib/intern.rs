@@ -18,6 +18,8 @@ pub(super) struct Set {
     pub(super) drain: Option<Drain>,
     /// They are told in another way than before.
     pub(super) retell: bool,
+    /// Whether its routes are to be kept by peers while we are down.
+    pub(super) kept: bool,
     /// Prefixes that it wants, those included that another set announces.
     pub(super) routes: usize,
 }
@@ -36,7 +38,7 @@ impl Sets {
         }
         let id = SetId(u32::try_from(self.sets.len()).unwrap_or(u32::MAX));
         let name: Arc<str> = name.into();
-        self.sets.push(Set { name: name.clone(), shown: true, drain: None, retell: false, routes: 0 });
+        self.sets.push(Set { name: name.clone(), shown: true, drain: None, retell: false, kept: false, routes: 0 });
         self.by_name.insert(name, id);
         id
     }

@@ -27,6 +27,7 @@ pub use read::{Batch, Encode, FenceId, ReaderId};
 use table::State;
 
 use crate::policy::Policy;
+use crate::prefix_list::Standing;
 use crate::route::{Drain, RouteAttributes};
 
 /// A route that is wanted and waits behind that of another set.
@@ -193,6 +194,37 @@ impl Rib {
             let own = row.state != State::Gone && rib.interned.set(row.attributes) == set;
             if own || row.state != State::Gone && rib.shadows.contains_key(&(row.prefix, set)) {
                 rib.settle(id, !(own && rib.sets.get(set).retell));
+            }
+        })
+    }
+
+    /// Whether peers are to keep what `set` wants while we are down. Says whether that is new; [`Rib::tell_set`] tells
+    /// those who are there.
+    pub fn keep(&mut self, set: SetId, kept: bool) -> bool {
+        std::mem::replace(&mut self.sets.get_mut(set).kept, kept) != kept
+    }
+
+    /// How a route stands towards a filter that looks at more than its prefix, or one that does not. A private route is
+    /// never kept: its health may have gone with us.
+    fn standing(&self, prefix: &IpNet, attributes: u32, looks: bool) -> Standing {
+        let kept = self.sets.get(self.interned.set(attributes)).kept;
+        let guarded = self.interned.attributes(attributes).guard.is_some();
+        let private = guarded || (kept || looks) && self.policy.touches_private(prefix);
+        Standing { private, kept: kept && !private }
+    }
+
+    /// Whether something is wanted that peers are to keep while we are down.
+    #[must_use]
+    pub fn keeps_anything(&self) -> bool {
+        self.sets.iter().any(|set| set.kept && set.routes > 0)
+    }
+
+    /// Has readers told again what `set` wants, in the next `slots` places; `Break` when all are done.
+    pub fn tell_set(&mut self, set: SetId, walk: &mut Walk, slots: u32) -> ControlFlow<()> {
+        self.walk(walk, slots, |rib, id, row| {
+            if row.state == State::Live && rib.interned.set(row.attributes) == set {
+                rib.list.unlink(id);
+                rib.list.append(id);
             }
         })
     }

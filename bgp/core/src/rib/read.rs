@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::list::{Mark, NodeId, Place};
 use super::table::{MAX_READERS, State};
 use super::{Rib, Row, SetId};
-use crate::prefix_list::Filter;
+use crate::prefix_list::{Filter, Standing};
 use crate::route::RouteAttributes;
 
 /// Places of the list that one read looks at, at most: bounds how long it takes when there is little to tell.
@@ -45,18 +45,20 @@ enum Turn {
 
 impl Reader {
     /// What to say of a route that is wanted.
-    fn turn(&self, prefix: &IpNet) -> Turn {
+    fn turn(&self, prefix: &IpNet, standing: Standing) -> Turn {
         let family = Family::of(prefix);
         if !self.families.contains(&family) {
             return Turn::Nothing;
         }
         let anew = self.resume.is_some();
-        let told = || self.before.iter().any(|filter| filter.takes(prefix));
-        match (self.filter.takes(prefix), anew && !self.again.contains(&family)) {
+        let told = || self.before.iter().any(|filter| filter.passes(prefix, standing));
+        match (self.filter.passes(prefix, standing), anew && !self.again.contains(&family)) {
             // Only differences: it is known already if it passed all along.
-            (true, true) if self.before.iter().all(|filter| filter.takes(prefix)) => Turn::Nothing,
+            (true, true) if self.before.iter().all(|filter| filter.passes(prefix, standing)) => Turn::Nothing,
             (true, _) => Turn::Announce,
             (false, _) if told() => Turn::Withdraw,
+            // It is not for the peer any more, and was when it was told last, perhaps.
+            (false, _) if !anew && self.filter.takes(prefix) => Turn::Withdraw,
             (false, _) => Turn::Nothing,
         }
     }
@@ -90,11 +92,12 @@ pub trait Encode {
     /// Whether prefixes of `family` with `attributes` are for the peer at all.
     fn tells(&self, attributes: &RouteAttributes, family: Family) -> bool;
 
-    /// An UPDATE that announces prefixes of `family` with `attributes`, short of the prefixes.
+    /// An UPDATE that announces prefixes of `family` with `attributes`, short of the prefixes; `kept`: peers are to keep
+    /// them while we are down.
     ///
     /// # Errors
     /// When the attributes leave no room.
-    fn announcement(&self, attributes: &RouteAttributes, family: Family) -> Result<Bulk, EncodeError>;
+    fn announcement(&self, attributes: &RouteAttributes, family: Family, kept: bool) -> Result<Bulk, EncodeError>;
 
     /// An UPDATE that withdraws prefixes of `family`, short of the prefixes.
     fn withdrawal(&self, family: Family) -> Bulk;
@@ -323,25 +326,26 @@ impl Rib {
         let family = Family::of(&row.prefix);
         let anew = reader.resume.is_some();
         if row.state == State::Live {
-            match reader.turn(&row.prefix) {
-                Turn::Announce => {}
-                Turn::Withdraw => return found.withdraw(row.prefix, encode),
-                Turn::Nothing => return,
-            }
             let Some(chosen) = self.chosen(&row, family, encode) else {
                 if row.narrowed && !anew {
                     found.withdraw(row.prefix, encode);
                 }
                 return;
             };
+            let standing = self.standing(&row.prefix, chosen, reader.filter.looks_at_standing());
+            match reader.turn(&row.prefix, standing) {
+                Turn::Announce => {}
+                Turn::Withdraw => return found.withdraw(row.prefix, encode),
+                Turn::Nothing => return,
+            }
             let attributes = self.interned.attributes(chosen);
             // Held once more where bytes are made: whatever went wrong before, it does not leave this process.
             let fits = attributes.next_hop.fits(family) && self.policy.check(row.prefix, attributes.guard).is_ok();
             let kind = Kind::Announce(chosen, family);
             let drain = self.sets.get(self.interned.set(chosen)).drain;
             let announcement = || match drain {
-                Some(drain) => encode.announcement(&drain.of(attributes), family),
-                None => encode.announcement(attributes, family),
+                Some(drain) => encode.announcement(&drain.of(attributes), family, standing.kept),
+                None => encode.announcement(attributes, family, standing.kept),
             };
             if fits && found.turn_to(kind, announcement).is_ok() {
                 found.push(row.prefix);

@@ -4,7 +4,7 @@ use bgp_wire::{Asn, ErrorCode, Notification};
 use cloakway_types::Instant;
 
 use super::values::Settings;
-use super::{Link, Rest, Session};
+use super::{Link, Rest, Session, restart};
 
 impl Settings {
     /// The first setting that `new` has otherwise and that the peer was told in our OPEN, or that decides how
@@ -21,6 +21,8 @@ impl Settings {
             ("delay-open-s", ours.delay_open != theirs.delay_open),
             ("add-path", ours.add_path != theirs.add_path),
             ("flowspec", ours.flow != theirs.flow),
+            ("keep", ours.keep != theirs.keep),
+            ("graceful-restart", ours.helper != theirs.helper),
             ("role", ours.role != theirs.role),
             ("import", ours.import != theirs.import),
             ("pass-on", ours.pass_on != theirs.pass_on),
@@ -60,6 +62,7 @@ impl Session {
 
     /// Ends every connection with `notification`, and stays stopped.
     pub(super) fn end(&mut self, notification: &Notification, detail: &str, now: Instant) {
+        let notification = &restart::hard(notification.clone(), self.established().map(|(_, negotiated)| negotiated));
         let ids: Vec<_> = self.links.keys().copied().collect();
         for id in ids {
             match self.links.get(&id) {
@@ -71,12 +74,15 @@ impl Session {
             }
         }
         self.rest = Rest::Stopped;
+        self.drop_stale();
     }
 
     /// Whether the session has no connection and makes none until somebody connects: one that was made for a
     /// connection of a dynamic neighbour is over then.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.links.is_empty() && matches!(self.rest, Rest::Active { retry_at: None } | Rest::Stopped)
+        self.links.is_empty()
+            && self.stale.is_empty()
+            && matches!(self.rest, Rest::Active { retry_at: None } | Rest::Stopped)
     }
 }

@@ -60,7 +60,7 @@ impl Session {
     }
 
     pub(super) fn send_open(&mut self, id: LinkId) {
-        let open = negotiation::offer(&self.settings);
+        let open = negotiation::offer(&self.settings, self.restarted, !self.keep_withheld);
         self.send(id, &Message::Open(open));
     }
 
@@ -144,6 +144,9 @@ impl Session {
     pub(super) fn lost(&mut self, id: LinkId, why: Down, now: Instant) {
         let Some(link) = self.links.remove(&id) else { return };
         let was_established = matches!(link, Link::Open { phase: Phase::Established(_), .. });
+        if let Link::Open { phase: Phase::Established(negotiated), .. } = &link {
+            self.outdate(negotiated, &why, now);
+        }
         if was_established {
             self.counters.flaps += 1;
             self.advertised.clear();

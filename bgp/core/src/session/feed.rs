@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use bgp_wire::{AsPath, Asn, Attributes, Bulk, Context, EncodeError, ExtendedCommunity, Family, Role, RouteRefresh};
+use bgp_wire::{
+    AsPath, Asn, Attributes, Bulk, Community, Context, EncodeError, ExtendedCommunity, Family, Role, RouteRefresh,
+};
 
 use super::Session;
 use super::values::{Export, LinkId};
@@ -24,6 +27,8 @@ pub(super) struct Feed {
     refresh: BTreeSet<(Family, bool)>,
     /// What the peer may be told has changed.
     refiltered: bool,
+    /// Nothing but what is to be kept may stay, and whether that is done.
+    leaving: Option<bool>,
     /// Families whose End-of-RIB (RFC 4724 §2) is due.
     ends_due: BTreeSet<Family>,
     /// Families whose EoRR (RFC 7313) is due.
@@ -51,6 +56,16 @@ impl Feed {
     /// What the peer may be told may have changed.
     pub(super) fn refilter(&mut self) {
         self.refiltered = true;
+    }
+
+    /// What is not to be kept has to be withdrawn.
+    pub(super) fn leave(&mut self) {
+        self.leaving = Some(false);
+        self.refiltered = true;
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        self.leaving == Some(true)
     }
 
     /// The peer wants `family` again.
@@ -132,6 +147,7 @@ impl Session {
         let mut batch = rib.read(reader, octets, &mouth);
         self.counters.sent.update += batch.updates;
         if batch.end {
+            self.feed.leaving = self.feed.leaving.map(|_| true);
             self.feed.table_ended = true;
             batch.bytes.extend(self.ends().concat());
         }
@@ -175,10 +191,12 @@ impl Session {
 
     /// What of the table the peer is told.
     fn filter(&self) -> Filter {
-        match self.settings.export {
+        let filter = match self.settings.export {
             Export::All => self.settings.options.filter.clone(),
+            Export::Injected => Filter::Public(Arc::new(self.settings.options.filter.clone())),
             Export::Private | Export::Nothing => Filter::Nothing,
-        }
+        };
+        if self.feed.leaving.is_some() { Filter::Kept(Arc::new(filter)) } else { filter }
     }
 }
 
@@ -218,8 +236,9 @@ impl Encode for Mouth<'_> {
     }
 
     /// RFC 4271 §5.1: to an external peer with our AS on the path; to an internal one with LOCAL_PREF.
-    fn announcement(&self, route: &RouteAttributes, _: Family) -> Result<Bulk, EncodeError> {
-        let Exporter { local_as, context, .. } = *self.exporter;
+    /// What is not to be kept when we are gone says so to a peer that keeps the rest (RFC 9494 §4.1).
+    fn announcement(&self, route: &RouteAttributes, _: Family, kept: bool) -> Result<Bulk, EncodeError> {
+        let Exporter { local_as, context, keeps, .. } = *self.exporter;
         let mut path: Vec<Asn> = Vec::new();
         if context.external {
             path.extend(std::iter::repeat_n(local_as, 1 + usize::from(route.prepend)));
@@ -230,7 +249,10 @@ impl Encode for Mouth<'_> {
             as_path: Some(AsPath::sequence(path)),
             multi_exit_disc: route.med,
             local_pref: (!context.external).then(|| route.local_pref.unwrap_or(LOCAL_PREF)),
-            communities: route.communities.clone(),
+            communities: match keeps && !kept && !route.communities.contains(&Community::NO_LLGR) {
+                true => route.communities.iter().copied().chain([Community::NO_LLGR]).collect(),
+                false => route.communities.clone(),
+            },
             extended_communities: self.extended_communities(route),
             large_communities: route.large_communities.clone(),
             only_to_customer: self.exporter.only_to_customer(),

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use bgp_wire::{AddPath, Capability, Context, ErrorCode, Families, Family, Notification, Open, Role};
 
+use super::restart;
 use super::values::{Negotiated, Settings};
 
 /// What we offer.
-pub(super) fn offer(settings: &Settings) -> Open {
+pub(super) fn offer(settings: &Settings, restarted: bool, keep: bool) -> Open {
     let mut open = Open::new(settings.local_as, settings.hold_time, settings.router_id, Family::ALL);
     let more = [Capability::ExtendedNextHop, Capability::ExtendedMessages, Capability::EnhancedRouteRefresh];
     open.capabilities.extend(more);
@@ -21,11 +22,12 @@ pub(super) fn offer(settings: &Settings) -> Open {
     if let Some(setting) = settings.options.role {
         open.capabilities.push(Capability::Role(setting.role));
     }
+    open.capabilities.extend(restart::offer(settings, restarted, keep));
     open
 }
 
 /// What the peer's OPEN and ours amount to; or the NOTIFICATION that refuses it, and why in words.
-pub(super) fn negotiate(settings: &Settings, open: &Open) -> Result<Negotiated, (Notification, String)> {
+pub(super) fn negotiate(settings: &Settings, open: &Open, keep: bool) -> Result<Negotiated, (Notification, String)> {
     if !settings.expects(open.asn()) {
         let detail = match settings.options.remote_as_among.is_empty() {
             true => format!("the peer is AS {}, the configuration says {}", open.asn(), settings.remote_as),
@@ -50,6 +52,8 @@ pub(super) fn negotiate(settings: &Settings, open: &Open) -> Result<Negotiated, 
         let notification = Notification::new(ErrorCode::UNSUPPORTED_CAPABILITY, wanted.flatten().collect::<Vec<_>>());
         return Err((notification, "the peer takes neither IPv4 nor IPv6 unicast".to_owned()));
     }
+    let said = restart::said(settings, open);
+    let offers_restart = settings.options.helper.is_some() || (settings.options.keep.is_some() && keep);
     let has = |capability| open.capabilities.contains(&capability);
     let both = Context {
         four_octet_as: open.four_octet_as().is_some(),
@@ -75,6 +79,9 @@ pub(super) fn negotiate(settings: &Settings, open: &Open) -> Result<Negotiated, 
         context: Context { path_ids: path_ids(|offer| offer.receive), ..both },
         // RFC 8654 §4: who offered to take long messages takes them, whatever the other end offered.
         incoming: Context { extended_messages: true, path_ids: path_ids(|offer| offer.send), ..both },
+        keeps: settings.options.keep.is_some() && keep && said.long_lived,
+        notification_restart: offers_restart && said.notification,
+        restart: said.restart,
         route_refresh: has(Capability::RouteRefresh),
     })
 }

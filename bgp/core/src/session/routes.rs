@@ -29,6 +29,7 @@ impl Session {
             context: negotiated.context,
             families: negotiated.families.clone(),
             role: self.settings.options.role.map(|setting| setting.role),
+            keeps: negotiated.keeps,
         };
         Some((id, exporter))
     }
@@ -37,7 +38,7 @@ impl Session {
     pub(super) fn announce(&mut self) {
         let Some((id, exporter)) = self.exporter() else { return };
         let routes = match self.settings.export {
-            Export::Nothing => Routes::new(),
+            Export::Nothing | Export::Injected => Routes::new(),
             Export::Private | Export::All => {
                 let mut taken = exporter.taken(&self.routes);
                 taken.retain(|prefix, _| self.settings.options.filter.takes(prefix));
@@ -45,7 +46,7 @@ impl Session {
             }
         };
         let flows = match self.settings.export {
-            Export::Nothing => FlowRoutes::new(),
+            Export::Nothing | Export::Injected => FlowRoutes::new(),
             Export::Private | Export::All => self.flow_wanted(&exporter, &routes),
         };
         let held = (&self.advertised, &self.flow_advertised);
@@ -148,7 +149,10 @@ impl Session {
             }
         }
         match ends {
-            Some(family) if agreed.contains(&family) => self.hear(Heard::EndOfRib(family)),
+            Some(family) if agreed.contains(&family) => {
+                self.hear(Heard::EndOfRib(family));
+                self.told_again(family);
+            }
             Some(_) => {}
             None if self.settings.options.import => self.hear(Heard::Update(Box::new(update))),
             None => {}

@@ -13,6 +13,7 @@ const SEND_HOLD: Duration = Duration::from_secs(480);
 
 impl Session {
     pub(super) fn tick(&mut self, now: Instant) {
+        self.tick_stale(now);
         match self.rest {
             Rest::Idle { until } if until <= now => self.begin(now),
             Rest::Active { retry_at: Some(at) } if at <= now => self.begin(now),

@@ -10,6 +10,7 @@ use bgp_wire::{Asn, AttributeError, Context, Family, HoldTime, Message, Notifica
 use cloakway_types::Instant;
 use ipnet::IpNet;
 
+use super::restart::{Helper, PeerRestart};
 use crate::flow::Flows;
 use crate::injector::Routes;
 use crate::prefix_list::Filter;
@@ -50,6 +51,8 @@ pub enum Export {
     Nothing,
     /// The private routes.
     Private,
+    /// What is injected in sets and is not private.
+    Injected,
     /// The private routes and what is injected in sets.
     All,
 }
@@ -71,6 +74,10 @@ pub struct Options {
     pub pass_on: bool,
     /// Take a peer of any of these, instead of the one; all are internal or all are external.
     pub remote_as_among: Vec<RangeInclusive<Asn>>,
+    /// Have the peer keep what is to be kept for so many seconds when we are gone, if it follows RFC 9494.
+    pub keep: Option<u32>,
+    /// Keep the peer's routes for a while when it is gone.
+    pub helper: Option<Helper>,
     /// What of [`Settings::export`] the peer is told.
     pub filter: Filter,
 }
@@ -96,6 +103,11 @@ pub enum Input<'a> {
     /// The operator ends it: NOTIFICATION Cease, Administrative Shutdown, with a word to the peer's operator (RFC 9003)
     /// unless it is empty.
     Stop(&'a str),
+    /// The operator ends the process, and wants something kept: what is not to be kept is withdrawn first. Once
+    /// [`Session::has_left`], [`Input::Left`] is due; without it [`Input::Stop`].
+    Leave,
+    /// Everything that was to be withdrawn is: the connection ends without a word, so that the peer keeps the rest.
+    Left,
     /// The operator no longer knows the peer: Cease, Peer De-configured.
     Remove,
     /// The connection that [`Output::Connect`] asked for stands.
@@ -157,6 +169,12 @@ pub enum Heard {
     RefreshEnds(Family),
     /// The peer wants the family again (RFC 2918); with [`Options::pass_on`] only.
     Wants(Family),
+    /// Just before [`Event::Down`]: what was told of the family is outdated and stays for now (RFC 4724 §4.2).
+    Stale(Family),
+    /// What is outdated of the family becomes the least preferred, and goes if it is marked NO_LLGR (RFC 9494 §4.2).
+    LongLived(Family),
+    /// What is outdated of the family goes.
+    Sweep(Family),
 }
 
 /// Something that an operator wants to hear.
@@ -201,6 +219,8 @@ pub enum Down {
     Received(Notification),
     /// TCP ended without a word.
     ConnectionLost,
+    /// We ended TCP without a word, so that the peer keeps what is to be kept.
+    Left,
     /// TCP never came to be.
     ConnectFailed(String),
 }
@@ -211,6 +231,7 @@ impl fmt::Display for Down {
             Self::Sent { notification, detail } => write!(f, "sent {notification}: {detail}"),
             Self::Received(notification) => write!(f, "received {notification}"),
             Self::ConnectionLost => f.write_str("connection lost"),
+            Self::Left => f.write_str("left without a word: the peer keeps what is to be kept"),
             Self::ConnectFailed(reason) => write!(f, "cannot connect: {reason}"),
         }
     }
@@ -231,6 +252,12 @@ pub struct Negotiated {
     pub context: Context,
     /// How the peer's messages read.
     pub incoming: Context,
+    /// The peer keeps what is to be kept when we are gone, and drops what is marked NO_LLGR (RFC 9494).
+    pub keeps: bool,
+    /// A NOTIFICATION leaves routes in place, Hard Reset does not (RFC 8538).
+    pub notification_restart: bool,
+    /// What is kept of the peer's routes when it is gone.
+    pub restart: Option<Box<PeerRestart>>,
     /// The peer answers a request for routes (RFC 2918).
     pub route_refresh: bool,
 }
