@@ -78,6 +78,9 @@ pub enum NotTold {
     /// RFC 9494 §4.3.
     #[error("long-lived stale, and the peer does not know what that means")]
     LlgrStale,
+    /// Requirement A3.
+    #[error("inside a private prefix of ours")]
+    Private,
     /// Inside what is injected here.
     #[error("inside what is injected here (inject.allow): our own routes alone go out")]
     InjectedHere,
@@ -273,6 +276,10 @@ impl Rib {
         }
         self.core.may_tell(export, path)?;
         let prefix = self.prefix(family, at).ok_or(NotTold::NoRoute)?;
+        // Held once more where it goes out: the route may have come before the prefix was private.
+        if self.core.settings.private.iter().any(|private| private.contains(&prefix)) {
+            return Err(NotTold::Private);
+        }
         if self.core.settings.own.iter().any(|own| own.contains(&prefix)) {
             return Err(NotTold::InjectedHere);
         }

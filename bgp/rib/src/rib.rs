@@ -120,10 +120,19 @@ impl Rib {
         }
     }
 
-    /// Other private prefixes and others of our own. What peers have told stays as it was judged.
+    /// Other private prefixes and others of our own: what readers were told and should not have been is taken back.
+    /// What peers have told stays as it was judged.
     pub fn set_own(&mut self, private: Vec<IpNet>, own: Vec<IpNet>) {
-        self.core.settings.private = private;
-        self.core.settings.own = own;
+        let settings = &mut self.core.settings;
+        if (&settings.private, &settings.own) == (&private, &own) {
+            return;
+        }
+        (settings.private, settings.own) = (private, own);
+        for family in Family::ALL {
+            for at in (0..self.slots(family)).filter(|at| self.head(family, *at).is_some()).collect::<Vec<_>>() {
+                self.readers.changed(family, at);
+            }
+        }
     }
 
     /// Established no more, and its routes are used on (RFC 4724 §4.2): they are outdated until it tells them again.

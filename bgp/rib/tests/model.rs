@@ -521,3 +521,29 @@ fn path_identifiers_keep_paths_of_one_peer_apart_and_are_written_where_the_reade
     assert!(batch.end && !batch.more);
     assert_eq!(held[&prefix(1)].as_path, Some(path(&[64501])));
 }
+
+#[test]
+fn a_prefix_that_becomes_ours_is_taken_back_from_whom_it_was_told_to() {
+    let (mut rib, peers) = rib(false);
+    rib.peer_up(peers[0], router_id(9), None);
+    let attributes = Attributes {
+        origin: Some(Origin::Igp),
+        as_path: Some(AsPath::sequence(vec![Asn(64501)])),
+        ..Attributes::default()
+    };
+    for at in [1, 2, 3] {
+        rib.apply(peers[0], update(prefix(at), 0, Some(&attributes)));
+    }
+    let told = export(peers[2], true);
+    let reader = rib.attach(told.clone());
+    let mut held = BTreeMap::new();
+    hold(&mut held, &rib.read(reader, 1000).bytes, told.context);
+    assert_eq!(held.len(), 3);
+    rib.set_own(vec![prefix(3)], vec![prefix(2)]);
+    hold(&mut held, &rib.read(reader, 1000).bytes, told.context);
+    assert_eq!(held.keys().copied().collect::<Vec<_>>(), [prefix(1)]);
+    assert_eq!(rib.tells(&told, &prefix(3)), Err(bgp_rib::NotTold::Private));
+    rib.set_own(Vec::new(), Vec::new());
+    hold(&mut held, &rib.read(reader, 1000).bytes, told.context);
+    assert_eq!(held.len(), 3);
+}

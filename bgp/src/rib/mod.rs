@@ -104,6 +104,7 @@ impl Table {
     /// What is ours alone now, and what is injected here.
     pub(crate) fn configure(&self, private: Vec<IpNet>, own: Vec<IpNet>) {
         self.lock().rib.set_own(private, own);
+        self.changed.send_modify(|count| *count += 1);
     }
 
     /// A way to the table for the task of `peer`.
