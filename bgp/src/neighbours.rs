@@ -19,6 +19,7 @@ use crate::events::Events;
 use crate::health::Announced;
 use crate::inject::Engine;
 use crate::listener::{Expected, Listeners};
+use crate::mrt::Recorder;
 use crate::peer::{self, Lifetime, Order, Report, Ways};
 use crate::rib::Table;
 
@@ -38,6 +39,7 @@ pub(crate) struct Common {
     pub(crate) rib: Arc<Table>,
     /// Routes of before that peers may have kept were restored, and the process has just started.
     pub(crate) restarted: bool,
+    pub(crate) recorder: Option<Recorder>,
     pub(crate) stop: Stop,
 }
 

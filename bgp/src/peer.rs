@@ -10,9 +10,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bgp_core::{Ends, Event, FenceId, FlowRoutes, Flows, Input, LinkId, Output, Session, Status};
-use bgp_wire::{Actions, FlowRule};
+use bgp_wire::{Actions, Families, FlowRule};
 use cloakway_runtime::clock;
 use cloakway_types::Instant;
+use mrt_wire::writer::{Direction, Style};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,6 +23,7 @@ use crate::config::Peer;
 use crate::events::Events;
 use crate::health::Announced;
 use crate::inject::{self, Engine};
+use crate::mrt::{Recorder, Tape};
 use crate::neighbours::Common;
 use crate::rib::{Intake, Up};
 use crate::telemetry::PeerMetrics;
@@ -90,7 +92,7 @@ pub(crate) struct Ways {
 /// too late.
 #[tracing::instrument(name = "peer", skip_all, fields(peer = %peer.name, address = %peer.address, asn = %peer.settings.remote_as))]
 pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: Common) -> Vec<TcpStream> {
-    let Common { announced: mut routes, engine, events, rib, restarted, stop } = common;
+    let Common { announced: mut routes, engine, events, rib, restarted, recorder, stop } = common;
     let seed = RandomState::new().build_hasher().finish();
     let session = Session::new(peer.settings.clone(), seed, clock::now());
     let session = if engine.is_some() { session.with_table() } else { session };
@@ -117,6 +119,7 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
         passing: false,
         metrics,
         events,
+        recorder,
     };
     routes.mark_changed();
     task.handle(Input::Start);
@@ -201,6 +204,7 @@ struct Link {
     taken: u64,
     /// What the peer had acknowledged before any of them.
     base: u64,
+    tape: Option<Tape>,
 }
 
 enum Readiness {
@@ -227,6 +231,8 @@ struct Task {
     passing: bool,
     metrics: PeerMetrics,
     events: Events,
+    /// Who writes messages down, if they are to be.
+    recorder: Option<Recorder>,
 }
 
 impl Task {
@@ -268,8 +274,9 @@ impl Task {
                     self.connecting.spawn(async move { (id, connect(&peer).await) });
                 }
                 Output::Send(id, bytes) => {
+                    let style = style(&self.session, id, Direction::Sent);
                     if let Some(link) = self.links.get_mut(&id) {
-                        link.backlog.extend_from_slice(&bytes);
+                        link.send(&bytes, style);
                     }
                 }
                 Output::Close(id) => match self.links.remove(&id) {
@@ -342,8 +349,9 @@ impl Task {
                 return;
             };
             self.passing = batch.more;
+            let style = style(&self.session, id, Direction::Sent);
             let Some(link) = self.links.get_mut(&id) else { return };
-            link.backlog.extend_from_slice(&batch.bytes);
+            link.send(&batch.bytes, style);
             self.flush();
         }
     }
@@ -373,8 +381,9 @@ impl Task {
             // Who waits for rules waits at a fence behind them.
             self.tell_flows();
             let Some(outlet) = &mut self.outlet else { return };
+            let style = style(&self.session, id, Direction::Sent);
             let Some(link) = self.links.get_mut(&id) else { return };
-            link.backlog.extend_from_slice(&batch.bytes);
+            link.send(&batch.bytes, style);
             let until = link.taken + link.backlog.len() as u64;
             outlet.fences.extend(batch.fences.into_iter().map(|fence| (id, fence, until)));
             self.flush();
@@ -475,7 +484,12 @@ impl Task {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let base = inject::acknowledged(&stream).unwrap_or_default();
-        self.links.insert(id, Link { stream, backlog: Vec::new(), taken: 0, base });
+        let mut link = Link { stream, backlog: Vec::new(), taken: 0, base, tape: None };
+        let settings = &self.peer.settings;
+        link.tape = self.recorder.as_ref().zip(link.ends()).map(|(recorder, ends)| {
+            Tape::new(recorder, (ends.remote, settings.remote_as), (ends.local, settings.local_as))
+        });
+        self.links.insert(id, link);
     }
 
     fn transfer(&mut self, id: LinkId, readiness: Readiness) {
@@ -490,7 +504,13 @@ impl Task {
                 let mut buffer = Vec::with_capacity(READ);
                 match link.stream.try_read_buf(&mut buffer) {
                     Ok(0) => self.lost(id),
-                    Ok(_) => self.handle(Input::Received(id, &buffer)),
+                    Ok(_) => {
+                        let style = style(&self.session, id, Direction::Received);
+                        if let Some(tape) = self.links.get_mut(&id).and_then(|link| link.tape.as_mut()) {
+                            tape.pass(Direction::Received, &buffer, style);
+                        }
+                        self.handle(Input::Received(id, &buffer));
+                    }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     Err(error) => {
                         tracing::debug!(%error, "cannot read");
@@ -537,7 +557,26 @@ impl Task {
     }
 }
 
+/// How the session's messages in one direction are written, as far as it is settled.
+fn style(session: &Session, id: LinkId, direction: Direction) -> Style {
+    let context = session.negotiated(id).map(|agreed| match direction {
+        Direction::Received => agreed.incoming,
+        Direction::Sent => agreed.context,
+    });
+    context.map_or(Style { four_octet_as: true, path_ids: false }, |context| Style {
+        four_octet_as: context.four_octet_as,
+        path_ids: context.path_ids != Families::NONE,
+    })
+}
+
 impl Link {
+    fn send(&mut self, bytes: &[u8], style: Style) {
+        self.backlog.extend_from_slice(bytes);
+        if let Some(tape) = &mut self.tape {
+            tape.pass(Direction::Sent, bytes, style);
+        }
+    }
+
     fn ends(&self) -> Option<Ends> {
         let (local, remote) = (self.stream.local_addr().ok()?, self.stream.peer_addr().ok()?);
         Some(Ends { local: local.ip().to_canonical(), remote: remote.ip().to_canonical() })

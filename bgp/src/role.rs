@@ -26,6 +26,7 @@ impl Role for BgpSpeaker {
                                     bgp-speaker show health\n  \
                                     bgp-speaker show look-up 192.0.2.1\n  \
                                     bgp-speaker reload\n  \
+                                    bgp-speaker show why 203.0.113.200/32 --peer edge --json\n  \
                                     bgp-speaker show leaks\n  \
                                     bgp-speaker leak clear 203.0.113.200/32\n  \
                                     bgp-speaker events --follow --json\n  \
@@ -33,6 +34,7 @@ impl Role for BgpSpeaker {
                                     bgp-speaker route wait --prefix 10.0.0.0/24\n";
     const TOPICS: &'static [Topic] = show::TOPICS;
     const WANTS: &'static [(&'static str, &'static str)] = show::WANTS;
+    const NARROWED: &'static [(&'static str, &'static str, &'static str)] = show::NARROWED;
     const RELOADS: bool = true;
     type Config = Config;
 

@@ -21,6 +21,7 @@ use crate::peer::Report;
 use crate::reload::Reloader;
 use crate::rib::Table;
 use crate::rpki::Rpki;
+use crate::why;
 
 /// What can be shown.
 pub(crate) const TOPICS: &[Topic] = &[
@@ -35,6 +36,7 @@ pub(crate) const TOPICS: &[Topic] = &[
     Topic { name: "flows", about: "Each flow rule: what becomes of its packets, where it comes from, who is told" },
     Topic { name: "health", about: "What the forwarder says, and how fresh it is" },
     Topic { name: "rib", about: "What peers have told: routes kept, refused and passed on" },
+    Topic { name: "why", about: "Why a prefix is announced, or not: for each peer and each way that it could come" },
     Topic {
         name: "look-up",
         about: "Whose an address is: every route to it, which is best, and why the others are not",
@@ -42,16 +44,19 @@ pub(crate) const TOPICS: &[Topic] = &[
 ];
 
 /// Topics that want something to look for.
-pub(crate) const WANTS: &[(&str, &str)] = &[("look-up", "ADDRESS")];
+pub(crate) const WANTS: &[(&str, &str)] = &[("look-up", "ADDRESS"), ("why", "PREFIX")];
+
+/// Topics that can be narrowed.
+pub(crate) const NARROWED: &[(&str, &str, &str)] = &[("why", "peer", "Of this peer alone")];
 
 /// What the admin socket sees.
 pub(crate) struct Shared {
     pub(crate) neighbours: Neighbours,
     pub(crate) events: Events,
+    pub(crate) engine: Option<Arc<Engine>>,
     pub(crate) station: Option<Arc<Station>>,
     pub(crate) rpki: Option<Arc<Rpki>>,
     pub(crate) injector: Arc<Mutex<Injector>>,
-    pub(crate) engine: Option<Arc<Engine>>,
     pub(crate) health_socket: PathBuf,
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) rib: Arc<Table>,
@@ -121,6 +126,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Valu
         "leaks" => serde_json::to_value(shared.station()?.leak_rows()),
         "bmp" => serde_json::to_value(shared.station()?.router_rows()),
         "rpki" => serde_json::to_value(shared.rpki()?.rows()),
+        "why" => serde_json::to_value(why::answer(&shared, &request).await?),
         "validity" => return shared.validity(&request),
         "events" => return shared.events.answer(&request).await,
         bmp::cli::CLEAR => {

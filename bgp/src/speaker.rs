@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::health::{self, Announced, Gate};
 use crate::inject::{self, Engine, api};
+use crate::mrt::Recorder;
 use crate::neighbours::{Common, List, Wanted};
 use crate::reload::Reloader;
 use crate::rib::{self, Table};
@@ -32,14 +33,17 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     let mut tasks = JoinSet::new();
     let restarted = engine.as_ref().is_some_and(|engine| engine.keeps_anything());
     let look_up_socket = config.rib.look_up_socket.clone();
-    let rib = Table::new(config.rib);
+    let payloads = watch::Sender::default();
+    let rib = Table::new(config.rib, payloads.subscribe());
     let (to_table, to_events) = (rib.clone(), events.clone());
+    let recorder = config.mrt.map(|mrt| Recorder::start(mrt, &mut tasks, stop.clone())).transpose()?;
     let common = Common {
         announced: announced.clone(),
         engine: engine.clone(),
         events: to_events,
         rib: to_table,
         restarted,
+        recorder,
         stop: stop.clone(),
     };
     let (neighbours, mut list) = List::new(common);
@@ -47,7 +51,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     tasks.spawn(list.run());
     let station =
         config.bmp.map(|bmp| Station::start(bmp, gate.clone(), events.clone(), &mut tasks, &stop)).transpose()?;
-    let rpki = config.rpki.map(|rpki| Rpki::start(rpki, events.clone(), &mut tasks, &stop));
+    let rpki = config.rpki.map(|rpki| Rpki::start(rpki, payloads, events.clone(), &mut tasks, &stop));
     let reloader = Arc::new(Reloader {
         path: config_path,
         text: tokio::sync::Mutex::new(config_text),
@@ -68,6 +72,9 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     }
     if let Some(socket) = look_up_socket {
         rib::serve(&socket, rib.clone(), stop.clone())?;
+    }
+    if rpki.is_some() {
+        tasks.spawn(rib.clone().follow_rpki(stop.clone()));
     }
     rib::metrics::start(rib.clone(), stop.clone());
     let shared = Arc::new(Shared {

@@ -44,11 +44,16 @@ struct Site {
 
 impl Site {
     fn start(more: &str) -> Self {
+        Self::start_beside(1, more)
+    }
+
+    /// With a peer at this port of 127.0.0.9.
+    fn start_beside(peer: u16, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let text = format!(
             "admin-socket = {:?}\n[speaker]\nlocal-as = 64500\nrouter-id = \"198.51.100.2\"\n\
-             [[peers]]\nname = \"edge\"\naddress = \"127.0.0.9\"\nport = 1\nremote-as = 64500\n\
+             [[peers]]\nname = \"edge\"\naddress = \"127.0.0.9\"\nport = {peer}\nremote-as = 64500\n\
              [[private-routes]]\nprefix = \"{PRIVATE}\"\nnext-hop = \"198.51.100.2\"\n[health]\nsocket = {:?}\n{more}",
             path("admin"),
             path("health")
@@ -310,6 +315,102 @@ async fn a_stayrtr_cache_is_followed_and_lost() {
     site.end().await;
 }
 
+/// A router that takes IPv4 and nothing else, and stays.
+async fn plain_router(listener: tokio::net::TcpListener) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let router_id = RouterId::new([198, 51, 100, 1].into()).unwrap();
+    let open = Open::new(Asn(64500), HoldTime::from_secs(90).unwrap(), router_id, [Family::Ipv4]);
+    stream.write_all(&Bgp::Open(open).encode(Context::default()).unwrap()).await.unwrap();
+    stream.write_all(&Bgp::KeepAlive.encode(Context::default()).unwrap()).await.unwrap();
+    let mut unread = [0; 4096];
+    while tokio::io::AsyncReadExt::read(&mut stream, &mut unread).await.is_ok_and(|read| read > 0) {}
+}
+
+#[tokio::test]
+async fn why_says_what_stands_in_the_way() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.9:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let (api, journal) = (folder.path().join("api"), folder.path().join("journal"));
+    let site = Site::start_beside(
+        port,
+        &format!(
+            "[[private-routes]]\nprefix = \"2001:db8::1/128\"\nnext-hop = \"2001:db8:1::1\"\n[inject]\napi-socket = {api:?}\n\
+             journal = {journal:?}\nallow = [\"10.0.0.0/8\", \"2001:db8::/32\"]\n[[inject.checks]]\nset = \"sick\"\n\
+             command = [\"false\"]\n[[peers]]\nname = \"absent\"\naddress = \"127.0.0.10\"\nport = 1\nremote-as = 64500\n\
+             [[peers]]\nname = \"untold\"\naddress = \"127.0.0.11\"\nport = 1\nremote-as = 64501\n"
+        ),
+    );
+    let router = tokio::spawn(plain_router(listener));
+    let put = async |line: &str| {
+        let mut stream = UnixStream::connect(&api).await.unwrap();
+        stream.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+        let mut answer = [0; 256];
+        let read = soon("an answer", tokio::io::AsyncReadExt::read(&mut stream, &mut answer)).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..read]);
+        assert!(answer.contains("\"ok\""), "{answer}");
+    };
+    site.until("routes", "the route is announced", |rows| rows[0]["announced_to"][0] == "edge").await;
+    put(r#"{"put":{"set":"a","routes":[{"next-hop":"192.0.2.1","prefixes":["10.1.0.0/16"]}]}}"#).await;
+    put(r#"{"put":{"set":"b","routes":[{"next-hop":"192.0.2.2","prefixes":["10.1.0.0/16"]}]}}"#).await;
+    put(r#"{"put":{"set":"sick","routes":[{"next-hop":"192.0.2.1","prefixes":["10.2.0.0/16"]}]}}"#).await;
+    put(r#"{"put":{"set":"a6","routes":[{"next-hop":"2001:db8:9::1","prefixes":["2001:db8:2::/48"]}]}}"#).await;
+    let cases = [
+        (PRIVATE, "edge", true, "announced: kept in by no-export; health: link"),
+        (PRIVATE, "absent", false, "the session is "),
+        (PRIVATE, "untold", false, "export is \"nothing\""),
+        ("2001:db8::1/128", "edge", false, "unhealthy: the forwarder has not spoken of this prefix"),
+        ("10.1.0.0/16", "edge", true, "announced: from set a; in its shadow: b"),
+        ("10.1.0.0/16", "untold", false, "export is \"nothing\""),
+        ("10.2.0.0/16", "edge", false, "set sick: its check fails"),
+        ("2001:db8:2::/48", "edge", false, "the session does not carry ipv6-unicast"),
+        ("192.0.2.0/24", "edge", false, "no private route and no injected set has this prefix"),
+    ];
+    for (prefix, peer, announced, reason) in cases {
+        let rows = site.ask("why", &[("prefix", prefix), ("peer", peer)]).await.unwrap();
+        assert_eq!(rows.as_array().unwrap().len(), 1, "{rows}");
+        assert_eq!(rows[0]["announced"], announced, "{prefix} {peer}: {rows}");
+        assert!(rows[0]["reason"].as_str().unwrap().starts_with(reason), "{prefix} {peer}: {rows}");
+    }
+    assert_eq!(site.ask("why", &[("prefix", PRIVATE)]).await.unwrap().as_array().unwrap().len(), 3);
+    assert!(site.ask("why", &[("prefix", "x")]).await.unwrap_err().contains("\"x\" is no prefix"));
+    assert!(site.ask("why", &[("prefix", PRIVATE), ("peer", "x")]).await.unwrap_err().contains("no peer is called"));
+    site.end().await;
+    router.abort();
+}
+
+#[tokio::test]
+async fn messages_are_written_down_and_read_by_others() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.9:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("updates.mrt");
+    std::fs::write(&file, b"of a process that died").unwrap();
+    let site = Site::start_beside(port, &format!("[mrt]\nupdates = {file:?}\nsent = true\n"));
+    let router = tokio::spawn(plain_router(listener));
+    site.until("routes", "the route is announced", |rows| rows[0]["announced_to"][0] == "edge").await;
+    site.end().await;
+    router.abort();
+    let mut framer = mrt_wire::Framer::default();
+    framer.push(&std::fs::read(&file).unwrap());
+    let (mut opens, mut routes, mut farewells) = (0, Vec::new(), 0);
+    while let Some(record) = framer.next_record().unwrap() {
+        let mrt_wire::Record::Message(message) = mrt_wire::Record::decode(record).unwrap() else { panic!("a message") };
+        assert_eq!((message.peer, message.peer_asn), ("127.0.0.9".parse().unwrap(), Asn(64500)));
+        match Bgp::decode(message.bytes, message.context).unwrap() {
+            Bgp::Open(_) => opens += 1,
+            Bgp::Update(update) => routes.extend(update.reachable()),
+            Bgp::Notification(_) => farewells += 1,
+            Bgp::KeepAlive | Bgp::RouteRefresh(_) => {}
+        }
+    }
+    framer.finish().unwrap();
+    assert_eq!((opens, farewells), (2, 1), "ours and theirs; and our last word");
+    assert_eq!(routes, [PRIVATE.parse::<ipnet::IpNet>().unwrap()]);
+    let kept = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).find(|path| *path != file);
+    assert_eq!(std::fs::read(kept.unwrap()).unwrap(), b"of a process that died");
+}
+
 #[test]
 fn what_cannot_be_is_refused_by_its_path() {
     let base = "[speaker]\nlocal-as = 64500\nrouter-id = \"198.51.100.2\"\n[[peers]]\nname = \"edge\"\n\
@@ -346,6 +447,9 @@ fn what_cannot_be_is_refused_by_its_path() {
             "[rpki]\nmax-payloads = 0\n[[rpki.caches]]\nname = \"a\"\nhost = \"a\"\n".to_owned(),
             "rpki.max-payloads: 0 is not",
         ),
+        ("[mrt]\nupdates = \"/\"\n".to_owned(), "mrt.updates: that is no file"),
+        ("[mrt]\nupdates = \"/f\"\nrotate-s = 0\n".to_owned(), "mrt.rotate-s: 0 is not allowed"),
+        ("[mrt]\nupdates = \"/f\"\nstray = 0\n".to_owned(), "unknown field `stray`"),
     ];
     for (more, expected) in cases {
         let error = config::parse::<Config>("test.toml", &format!("{base}{more}")).unwrap_err().to_string();

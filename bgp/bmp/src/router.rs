@@ -279,6 +279,12 @@ impl Router {
 
     fn monitored(&mut self, header: &PeerHeader, update: &[u8]) {
         self.counters.updates += 1;
+        // Some routers tell of Loc-RIB without a Peer Up.
+        if !self.peers.contains_key(&header.key) && self.peers.len() < self.limits.peers {
+            let own_as = Some(header.asn).filter(|asn| header.key.kind == PeerKind::LocRib && asn.0 != 0);
+            let info = PeerInfo { key: header.key, asn: header.asn, own_as, views: Vec::new(), table: None };
+            self.peers.insert(header.key, Peer { info, path_ids: [Families::NONE; 2] });
+        }
         let (mut own_as, mut path_ids) = (None, Families::NONE);
         if let Some(peer) = self.peers.get_mut(&header.key) {
             let [incoming, outgoing] = peer.path_ids;

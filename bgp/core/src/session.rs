@@ -29,6 +29,7 @@ mod restart;
 mod routes;
 mod timers;
 mod values;
+mod why;
 
 pub use feed::Ends;
 use feed::Feed;
@@ -40,6 +41,7 @@ pub use values::{
     Counters, Down, Event, Export, Heard, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting,
     Settings, State, Status,
 };
+pub use why::NotTold;
 
 /// The longest wait between attempts to connect.
 const CONNECT_RETRY_LIMIT: Duration = Duration::from_secs(10);
@@ -250,6 +252,17 @@ impl Session {
     #[must_use]
     pub fn advertised(&self) -> &Routes {
         &self.advertised
+    }
+
+    /// What both ends agreed on for the connection, as soon as both OPENs are read.
+    #[must_use]
+    pub fn negotiated(&self, id: LinkId) -> Option<&Negotiated> {
+        match self.links.get(&id)? {
+            Link::Open { phase: Phase::OpenConfirm(negotiated) | Phase::Established(negotiated), .. } => {
+                Some(negotiated)
+            }
+            Link::Open { .. } | Link::Connecting { .. } => None,
+        }
     }
 
     fn current_state(&self) -> State {

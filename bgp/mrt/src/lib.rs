@@ -4,11 +4,12 @@
 //! each address is (A7), without unpacking what that does not need. Every byte may be a stranger's.
 //!
 //! TABLE_DUMP, TABLE_DUMP_V2 of IPv4 and IPv6 unicast, and the messages of BGP4MP and BGP4MP_ET; other records pass
-//! through unread. Files and their compression are the shell's.
+//! through unread. [`writer`] writes TABLE_DUMP_V2 and BGP4MP_ET. Files and their compression are the shell's.
 
 mod origins;
 mod reader;
 mod record;
+pub mod writer;
 
 pub use bgp_wire::Asn;
 pub use origins::{Origins, OriginsError, Summary, Whose};

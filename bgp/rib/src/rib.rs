@@ -1,5 +1,7 @@
 //! Adj-RIB-In of all peers, and the best route of each prefix.
 
+mod rejudge;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::ControlFlow;

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::rib::{self, settings::RawRib};
-use crate::{bmp, inject, rpki};
+use crate::{bmp, inject, mrt, rpki};
 
 mod dynamic;
 mod peer;
@@ -55,6 +55,8 @@ pub struct Config {
     pub rpki: Option<rpki::Settings>,
     /// What is kept of peers' routes.
     pub rib: rib::Settings,
+    /// Where messages are written down.
+    pub mrt: Option<mrt::Settings>,
 }
 
 /// The file as written.
@@ -79,6 +81,7 @@ pub struct Raw {
     bmp: Option<bmp::settings::RawBmp>,
     rpki: Option<rpki::settings::RawRpki>,
     rib: Option<RawRib>,
+    mrt: Option<mrt::RawMrt>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -160,6 +163,11 @@ impl config::Config for Config {
             always_compare_med: raw_rib.always_compare_med,
             look_up_socket: raw_rib.look_up_socket,
         };
+        if rpki.is_none() && peers.iter().any(|peer| peer.exchange.reject_invalid) {
+            let reason = "a peer has rpki = \"reject-invalid\", and there is no cache: give [[rpki.caches]]";
+            return Err(Invalid::at("rpki", reason));
+        }
+        let mrt = raw.mrt.map(mrt::settings).transpose()?;
         Ok(Self {
             admin_socket,
             metrics_listen: raw.metrics_listen,
@@ -174,6 +182,7 @@ impl config::Config for Config {
             bmp,
             rpki,
             rib,
+            mrt,
         })
     }
 }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::asn;
 use super::dynamic::DynamicPeers;
 use super::prefix_list::Lists;
-use crate::rib::settings::{self, Exchange, RawImport};
+use crate::rib::settings::{self, Exchange, RawImport, RawOrigins};
 use crate::tcp::{LONGEST_PASSWORD, Protection, ao};
 
 const BGP_PORT: u16 = 179;
@@ -140,6 +140,7 @@ peer_settings! {
     export_prefixes: String,
     import: RawImport,
     import_prefixes: String,
+    rpki: RawOrigins,
     accept_blackhole: bool,
     enforce_first_as: bool,
     pass_on: bool,
@@ -387,10 +388,15 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
     let filter = own.lists.filter(raw.export_prefixes.as_deref());
     let filter = filter.map_err(|reason| invalid("export-prefixes", reason))?;
     let import = settings::import(raw.import, raw.import_prefixes.as_deref(), |name| own.lists.filter(name));
+    if raw.rpki == Some(RawOrigins::RejectInvalid) && internal {
+        let reason = "origins are held against the RPKI where routes enter the AS: give it to external peers";
+        return Err(invalid("rpki", reason.to_owned()));
+    }
     let exchange = Exchange {
         import: import.map_err(|(field, reason)| invalid(field, reason))?,
         accept_blackhole: raw.accept_blackhole.unwrap_or_default(),
         enforce_first_as: raw.enforce_first_as.unwrap_or(true),
+        reject_invalid: raw.rpki == Some(RawOrigins::RejectInvalid),
         pass_on: raw.pass_on.unwrap_or_default(),
     };
     let md5_password = raw.md5_password_file.as_deref().map(md5_password).transpose();

@@ -35,12 +35,13 @@ fn what_is_commented_out_in_the_example_is_valid_too() {
 
 #[test]
 fn the_leak_watch_and_the_caches_in_the_example_are_valid() {
-    let text = format!("{EXAMPLE}{}{}", commented("[bmp]"), commented("[rpki]"));
+    let text = format!("{EXAMPLE}{}{}{}", commented("[bmp]"), commented("[rpki]"), commented("[mrt]"));
     let config: Config = config::parse("bgp-speaker.toml", &text).unwrap();
     let bmp = config.bmp.unwrap();
     assert_eq!((bmp.routers.len(), bmp.watch.on_leak), (1, bgp_bmp::Action::Withdraw));
     assert_eq!(bmp.watch.internal, [Asn(64500)].into());
     assert_eq!(config.rpki.unwrap().caches[0].port, 3323);
+    assert_eq!(config.mrt.unwrap().rotate, Duration::from_secs(900));
 }
 
 #[test]

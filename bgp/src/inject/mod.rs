@@ -28,6 +28,7 @@ use bgp_core::{
 };
 use cloakway_crypto::hash::sha256;
 use cloakway_runtime::Stop;
+use ipnet::IpNet;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -74,6 +75,16 @@ pub struct Settings {
     pub kept: BTreeSet<String>,
     /// For how many seconds, if there is any.
     pub keep_s: Option<u32>,
+}
+
+/// What becomes of an injected route.
+pub(crate) struct Standing {
+    pub(crate) set: String,
+    pub(crate) attributes: RouteAttributes,
+    /// Why no peer is told, if so.
+    pub(crate) hidden: Option<String>,
+    /// Other sets that want the prefix, and wait behind this one.
+    pub(crate) shadowed: Vec<String>,
 }
 
 /// The table, and who waits for what in it.
@@ -384,6 +395,24 @@ impl Engine {
             tokio::task::yield_now().await;
         }
         self.wake();
+    }
+
+    /// What becomes of an injected route to `prefix`, if a set wants one.
+    pub(crate) fn standing(&self, prefix: IpNet) -> Option<Standing> {
+        let table = lock(&self.table);
+        let route = table.rib.look_up(&prefix)?;
+        let policy = table.rib.policy();
+        let hidden = match policy.check(prefix, route.attributes.guard) {
+            Err(refusal) => Some(refusal.to_string()),
+            Ok(()) if !route.shown => Some("its check fails, or it is drained".to_owned()),
+            Ok(()) => None,
+        };
+        Some(Standing {
+            set: route.set.to_owned(),
+            attributes: route.attributes.clone(),
+            hidden,
+            shadowed: table.rib.shadowed(prefix).map(|(set, _)| set.to_owned()).collect(),
+        })
     }
 
     /// What the session of `peer` may send next; see [`Session::pull`].

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use bgp_core::{Heard, Session, Teller};
 use bgp_rib::{Batch, Export, Import, Judge, PeerId, PeerSettings, ReaderId, Rejected, Rib, Walk};
+use bgp_rpki::{Validity, Vrps};
 use bgp_wire::{Asn, Families, Family, Role, RouterId};
-use cloakway_runtime::clock;
+use cloakway_runtime::{Stop, clock};
 use cloakway_types::Instant;
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -30,11 +31,15 @@ const PULL: usize = 64 * 1024;
 /// A peer that marks no end of its routes is believed to have told them all after so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The payloads of the RPKI that count; empty without any.
+pub(crate) type Payloads = watch::Receiver<Arc<Vrps>>;
+
 /// The table, and what its peers have told.
 #[derive(Debug)]
 pub(crate) struct Table {
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
+    payloads: Payloads,
 }
 
 #[derive(Debug)]
@@ -59,13 +64,20 @@ struct Known {
     reader: Option<ReaderId>,
 }
 
-/// The peer's prefix list as the table asks it.
+/// The peer's prefix list, and the RPKI where it counts, as the table asks them.
 #[derive(Debug)]
-struct Listed(bgp_core::Filter);
+struct Conditions {
+    list: bgp_core::Filter,
+    payloads: Option<Payloads>,
+}
 
-impl Judge for Listed {
-    fn judge(&self, prefix: &IpNet, _: Option<Asn>) -> Result<(), Rejected> {
-        if self.0.takes(prefix) { Ok(()) } else { Err(Rejected::NotListed) }
+impl Judge for Conditions {
+    fn judge(&self, prefix: &IpNet, origin: Option<Asn>) -> Result<(), Rejected> {
+        if !self.list.takes(prefix) {
+            return Err(Rejected::NotListed);
+        }
+        let validity = self.payloads.as_ref().map(|payloads| payloads.borrow().validate(*prefix, origin));
+        if validity == Some(Validity::Invalid) { Err(Rejected::OriginInvalid) } else { Ok(()) }
     }
 }
 
@@ -80,7 +92,7 @@ pub(crate) struct Up {
 
 impl Table {
     /// No peers, no routes.
-    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+    pub(crate) fn new(settings: Settings, payloads: Payloads) -> Arc<Self> {
         let rib = Rib::new(bgp_rib::Settings {
             local_as: settings.local_as,
             router_id: settings.router_id,
@@ -89,7 +101,7 @@ impl Table {
             always_compare_med: settings.always_compare_med,
         });
         let inner = Inner { rib, peers: BTreeMap::new(), free: Vec::new(), readers: 0 };
-        Arc::new(Self { inner: Mutex::new(inner), changed: watch::Sender::new(0) })
+        Arc::new(Self { inner: Mutex::new(inner), changed: watch::Sender::new(0), payloads })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -111,7 +123,7 @@ impl Table {
     pub(crate) fn intake(self: &Arc<Self>, peer: &Peer) -> Intake {
         let mut guard = self.lock();
         let inner = &mut *guard;
-        let settings = peer_settings(peer, peer.settings.remote_as);
+        let settings = peer_settings(peer, peer.settings.remote_as, &self.payloads);
         let imports = !matches!(settings.import, Import::Nothing);
         let id = match inner.free.pop() {
             Some(id) => {
@@ -146,19 +158,40 @@ impl Table {
         if up.any(told) { Ok(()) } else { Err("no peer has told all of its routes yet") }
     }
 
+    /// Holds what was told against the RPKI again whenever its payloads are others, until the stop.
+    pub(crate) async fn follow_rpki(self: Arc<Self>, stop: Stop) {
+        let mut payloads = self.payloads.clone();
+        loop {
+            tokio::select! {
+                () = stop.told() => return,
+                changed = payloads.changed() => if changed.is_err() { return stop.told().await },
+            }
+            for family in Family::ALL {
+                let mut walk = Walk::default();
+                while self.lock().rib.rejudge(family, &mut walk, SLICE).is_continue() {
+                    tokio::task::yield_now().await;
+                }
+            }
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
     /// Whose `address` is.
     pub(crate) fn origin(&self, address: IpAddr) -> Option<bgp_rib::Origin> {
         self.lock().rib.origin(address)
     }
 }
 
-fn peer_settings(peer: &Peer, asn: Asn) -> PeerSettings {
+fn peer_settings(peer: &Peer, asn: Asn, payloads: &Payloads) -> PeerSettings {
     let exchange = &peer.exchange;
     let role = peer.settings.options.role.map(|setting| setting.role);
     let import = match &exchange.import {
         bgp_core::Filter::Nothing => Import::Nothing,
-        bgp_core::Filter::All => Import::All,
-        list => Import::Judged(Arc::new(Listed(list.clone()))),
+        bgp_core::Filter::All if !exchange.reject_invalid => Import::All,
+        list => {
+            let payloads = exchange.reject_invalid.then(|| payloads.clone());
+            Import::Judged(Arc::new(Conditions { list: list.clone(), payloads }))
+        }
     };
     PeerSettings {
         name: peer.name.clone(),
@@ -195,7 +228,7 @@ impl Intake {
 
     /// The session is Established.
     pub(crate) fn up(&mut self, peer: &Peer, up: Up) {
-        let settings = peer_settings(peer, up.asn);
+        let settings = peer_settings(peer, up.asn, &self.table.payloads);
         let now = clock::now();
         self.known(|rib, known| {
             known.imports = !matches!(settings.import, Import::Nothing);

@@ -16,6 +16,8 @@ pub struct Exchange {
     pub accept_blackhole: bool,
     /// An external peer's paths begin with its AS (RFC 4271 §6.3).
     pub enforce_first_as: bool,
+    /// Routes whose origin the RPKI calls invalid are not used (RFC 6811).
+    pub reject_invalid: bool,
     /// It is told best routes of other peers.
     pub pass_on: bool,
 }
@@ -27,6 +29,7 @@ impl Exchange {
             ("import", self.import != new.import),
             ("accept-blackhole", self.accept_blackhole != new.accept_blackhole),
             ("enforce-first-as", self.enforce_first_as != new.enforce_first_as),
+            ("rpki", self.reject_invalid != new.reject_invalid),
             ("pass-on", self.pass_on != new.pass_on),
         ];
         differs.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name)
@@ -57,6 +60,15 @@ pub(crate) struct RawRib {
     pub(crate) look_up_socket: Option<PathBuf>,
     #[serde(default)]
     pub(crate) always_compare_med: bool,
+}
+
+/// `rpki` of a peer as written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RawOrigins {
+    #[default]
+    Mark,
+    RejectInvalid,
 }
 
 /// `import` as written.

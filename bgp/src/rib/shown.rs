@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use bgp_rib::{Match, PathView, Standing};
+use bgp_rpki::Validity;
 use bgp_wire::Family;
 use serde::Serialize;
 use serde_json::Value;
@@ -19,6 +20,8 @@ pub(crate) struct PathRow {
     next_hop: String,
     as_path: String,
     origin_as: Option<u32>,
+    /// What the RPKI says of the origin (RFC 6811).
+    rpki: String,
     origin: Option<&'static str>,
     local_preference: u32,
     med: Option<u32>,
@@ -65,7 +68,7 @@ pub(crate) struct Shown {
     peers: Vec<PeerRow>,
 }
 
-fn row(prefix: &str, path: PathView<'_>) -> PathRow {
+fn row(prefix: &str, path: PathView<'_>, validity: Validity) -> PathRow {
     let attributes = path.attributes;
     let texts = |items: Vec<String>| items;
     PathRow {
@@ -76,6 +79,7 @@ fn row(prefix: &str, path: PathView<'_>) -> PathRow {
         next_hop: path.next_hop.to_string(),
         as_path: attributes.as_path.as_ref().map(ToString::to_string).unwrap_or_default(),
         origin_as: attributes.as_path.as_ref().and_then(|path| path.origin()).map(|asn| asn.0),
+        rpki: validity.to_string(),
         origin: attributes.origin.map(|origin| match origin {
             bgp_wire::Origin::Igp => "igp",
             bgp_wire::Origin::Egp => "egp",
@@ -102,7 +106,12 @@ impl Table {
         let origin = inner.rib.origin(address);
         let rows = |found: Match<'_>| {
             let prefix = found.prefix.to_string();
-            found.paths.into_iter().map(|path| row(&prefix, path)).collect::<Vec<_>>()
+            let row = |path: PathView<'_>| {
+                let origin = path.attributes.as_path.as_ref().and_then(|path| path.origin());
+                let validity = self.payloads.borrow().validate(found.prefix, origin);
+                row(&prefix, path, validity)
+            };
+            found.paths.into_iter().map(row).collect::<Vec<_>>()
         };
         let answer = LookUp {
             address: address.to_canonical().to_string(),

@@ -57,7 +57,13 @@ pub(crate) struct CacheRow {
 
 impl Rpki {
     /// Starts a conversation with each cache, until the stop.
-    pub(crate) fn start(settings: Settings, events: Events, tasks: &mut JoinSet<()>, stop: &Stop) -> Arc<Self> {
+    pub(crate) fn start(
+        settings: Settings,
+        payloads: watch::Sender<Arc<Vrps>>,
+        events: Events,
+        tasks: &mut JoinSet<()>,
+        stop: &Stop,
+    ) -> Arc<Self> {
         let idle = || client(&settings).status();
         let shared = Shared {
             selection: Selection::new(settings.caches.iter().map(|cache| cache.preference)),
@@ -65,7 +71,7 @@ impl Rpki {
             last_down: vec![None; settings.caches.len()],
             chosen: None,
         };
-        let rpki = Arc::new(Self { shared: Mutex::new(shared), settings, payloads: watch::Sender::default(), events });
+        let rpki = Arc::new(Self { shared: Mutex::new(shared), settings, payloads, events });
         for (index, cache) in rpki.settings.caches.clone().into_iter().enumerate() {
             let (rpki, stop) = (rpki.clone(), stop.clone());
             tasks.spawn(async move {

@@ -55,6 +55,8 @@ pub trait Role: 'static {
     /// Topics that want something to look for, and what it is called on the command line; in lower case it is the name
     /// of the argument.
     const WANTS: &'static [(&'static str, &'static str)] = &[];
+    /// Topics that can be narrowed, by which option, and what that is good for.
+    const NARROWED: &'static [(&'static str, &'static str, &'static str)] = &[];
     /// The file's contents.
     type Config: Config + Send;
 
@@ -94,6 +96,10 @@ pub fn main<R: Role>() -> ExitCode {
             let topic = matches.get_one::<String>("topic").cloned().unwrap_or_default();
             let wanted = R::WANTS.iter().find(|(name, _)| *name == topic).map(|(_, what)| *what);
             let given = matches.try_get_one::<String>("what").ok().flatten();
+            let narrowed = |(of, option, _): &&(&str, &str, &str)| *of != topic && matches.contains_id(option);
+            if let Some((_, option, _)) = R::NARROWED.iter().find(narrowed) {
+                return usage::<R>(&format!("show {topic} takes no --{option}"));
+            }
             match (wanted, given) {
                 (None, None) => ask::<R>(matches, &topic, None),
                 (Some(what), Some(given)) => ask::<R>(matches, &topic, Some((what, given))),
@@ -153,6 +159,10 @@ pub fn command<R: Role>() -> Command {
         let topics: Vec<String> = R::WANTS.iter().map(|(topic, what)| format!("{topic}: {what}")).collect();
         Arg::new("what").value_name(names.join("|")).help(format!("What to look for ({})", topics.join(", ")))
     });
+    let narrowed = R::NARROWED.iter().map(|(topic, option, about)| {
+        let help = format!("{about} ({topic})");
+        Arg::new(*option).long(*option).value_name(option.to_uppercase()).help(help)
+    });
     Command::new(R::NAME)
         .about(R::ABOUT)
         .version(env!("CARGO_PKG_VERSION"))
@@ -172,7 +182,9 @@ pub fn command<R: Role>() -> Command {
                     .help("The configuration"),
             ),
         )
-        .subcommand(asks(Command::new("show").about("Show the state of the running role").arg(topic).args(what)))
+        .subcommand(asks(
+            Command::new("show").about("Show the state of the running role").arg(topic).args(what).args(narrowed),
+        ))
         .subcommands(R::RELOADS.then_some(reload))
         .subcommand(Command::new("man").about("Print the manual page (roff)"))
         .subcommand(
@@ -254,7 +266,11 @@ fn ask<R: Role>(matches: &ArgMatches, topic: &str, argument: Option<(&str, &Stri
             Err(code) => return code,
         },
     };
-    let arguments = argument.map(|(name, value)| (name.to_lowercase(), value.clone())).into_iter().collect();
+    let narrowed = R::NARROWED.iter().filter_map(|(_, option, _)| {
+        Some(((*option).to_owned(), matches.try_get_one::<String>(option).ok().flatten()?.clone()))
+    });
+    let wanted = argument.map(|(name, value)| (name.to_lowercase(), value.clone()));
+    let arguments = wanted.into_iter().chain(narrowed).collect();
     let request = admin::Request { topic: topic.to_owned(), arguments };
     let asked: Result<_, Box<dyn std::error::Error>> = block_on(async { Ok(admin::ask_for(&socket, &request).await?) });
     match asked {

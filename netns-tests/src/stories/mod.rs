@@ -3,6 +3,7 @@
 pub mod bgp_flow;
 pub mod bgp_peers;
 pub mod bgp_restart;
+pub mod bgp_watch;
 pub mod crash;
 pub mod purchase;
 mod world;
@@ -55,6 +56,12 @@ pub const ALL: &[Story] = &[
         about: "our speaker dies and comes back; BIRD and FRR keep what is to be kept and nothing else",
         topology: "bgp-restart",
         tell: bgp_restart::tell,
+    },
+    Story {
+        name: "bgp-watch",
+        about: "a router leaks a private route; its neighbour tells us by BMP, and the route goes",
+        topology: "bgp-watch",
+        tell: bgp_watch::tell,
     },
     Story {
         name: "crash",

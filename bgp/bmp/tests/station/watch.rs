@@ -302,6 +302,15 @@ fn a_router_with_too_many_peers_is_hung_up_on() {
 }
 
 #[test]
+fn loc_rib_is_heard_without_a_peer_up() {
+    let mut station = Station::new(settings());
+    let peer = header(View::LocRib, "0.0.0.0", OURS);
+    station.hear(&monitoring(peer, &update(&[PRIVATE], &[])), at(2));
+    assert_eq!(station.findings(), [(Finding::Unguarded, LeakState::Present)]);
+    assert_eq!(station.router.peers().next().unwrap().views, [View::LocRib]);
+}
+
+#[test]
 fn what_cannot_be_read_is_counted_and_told_once() {
     let mut router = Station::router(2);
     for _ in 0..3 {
