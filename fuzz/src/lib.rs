@@ -13,6 +13,7 @@ mod bgp;
 mod bytes;
 mod cloak;
 mod json;
+mod look_up;
 mod mrt;
 mod packet;
 mod radius;
@@ -21,6 +22,7 @@ pub use bank::{iso8583_framer, iso8583_message};
 pub use bgp::{bgp_flow, bgp_framer, bgp_message};
 pub use cloak::cloak_frames;
 pub use json::{forwarder_line, toolbox_verify, transact_json};
+pub use look_up::look_up;
 pub use mrt::mrt_rib;
 pub use packet::forwarder_packet;
 pub use radius::{SECRET, radius_packet};
@@ -38,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     ("forwarder_packet", forwarder_packet),
     ("iso8583_framer", iso8583_framer),
     ("iso8583_message", iso8583_message),
+    ("look_up", look_up),
     ("mrt_rib", mrt_rib),
     ("radius_packet", radius_packet),
     ("toolbox_verify", toolbox_verify),
