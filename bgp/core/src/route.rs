@@ -207,6 +207,12 @@ impl Prefixes {
         }
     }
 
+    /// Adds all of `others`.
+    pub fn append(&mut self, mut others: Self) {
+        self.v4.append(&mut others.v4);
+        self.v6.append(&mut others.v6);
+    }
+
     /// Gives back the room that nothing was put in.
     pub fn shrink(&mut self) {
         self.v4.shrink_to_fit();

@@ -172,7 +172,7 @@ impl Engine {
         }
         let answer = |id: &Option<String>, Outcome { added, changed, removed }: Outcome| json!({ "id": id, "added": added, "changed": changed, "removed": removed });
         let digest = digest(&change);
-        let _open = self.gate.read().await;
+        let _under_way = lock(&self.under_way).clone();
         let id_lock = id.as_ref().map(|id| self.lock_for(&format!("id {id}")));
         let _one_of_id = match &id_lock {
             Some(lock) => Some(lock.lock().await),

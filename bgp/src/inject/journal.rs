@@ -2,7 +2,8 @@
 //!
 //! An append-only file of records, each with its length and a checksum. Records that wait together share one sync. A long
 //! record is written in parts, between which others find their way; it is there when its last part is.
-//! When the file has grown well beyond what it says, it is written anew and put in its place. A record that a crash
+//! When the file has grown well beyond what it says, another is written beside it while this one goes on, given what was
+//! appended meanwhile, and put in its place. A record that a crash
 //! cut off was never acknowledged and is dropped.
 
 use std::collections::{HashMap, VecDeque};
@@ -33,12 +34,16 @@ type Done = oneshot::Sender<Result<(), String>>;
 
 enum Job {
     Append(Vec<u8>, Done),
-    Replace(Vec<Vec<u8>>, Done),
+    /// What is appended from now on is kept for the file that takes this one's place.
+    Begin(Done),
+    /// That file, and records for its end; none, when there is to be no such file after all.
+    Finish(Option<(File, Vec<Vec<u8>>)>, Done),
 }
 
 /// An open journal; one process holds it.
 #[derive(Debug)]
 pub(crate) struct Journal {
+    path: PathBuf,
     jobs: Mutex<Sender<Job>>,
     length: Arc<AtomicU64>,
 }
@@ -86,11 +91,11 @@ impl Journal {
         let (jobs, queue) = channel();
         let length = Arc::new(AtomicU64::new(good as u64));
         let long = VecDeque::new();
-        let (path, number) = (path.to_owned(), parts.next);
-        let writer = Writer { path, file, length: length.clone(), long, number, broken: None };
+        let (place, number) = (path.to_owned(), parts.next);
+        let writer = Writer { path: place, file, length: length.clone(), long, number, tail: None, broken: None };
         let spawned = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&queue));
         spawned.map_err(|error| format!("cannot start the journal: {error}"))?;
-        Ok(Self { jobs: Mutex::new(jobs), length })
+        Ok(Self { path: path.to_owned(), jobs: Mutex::new(jobs), length })
     }
 
     /// Octets in the file.
@@ -103,9 +108,34 @@ impl Journal {
         self.order(|done| Job::Append(body, done)).await
     }
 
-    /// Puts a journal of `bodies` alone in this one's place.
-    pub(crate) async fn replace(&self, bodies: Vec<Vec<u8>>) -> Result<(), String> {
-        self.order(|done| Job::Replace(bodies, done)).await
+    /// Begins to write the journal anew: what is appended from now on, and what [`Journal::draft`] is given, will be in
+    /// it.
+    pub(crate) async fn begin(&self) -> Result<(), String> {
+        self.order(Job::Begin).await
+    }
+
+    /// A journal of `bodies` beside this one, on disk.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub(crate) fn draft(&self, bodies: &[Vec<u8>]) -> Result<File, String> {
+        let path = beside(&self.path);
+        let write = || {
+            let mut out = MAGIC.to_vec();
+            bodies.iter().try_for_each(|body| framed(body, &mut out))?;
+            let mut file = File::create(&path)?;
+            file.try_lock().map_err(|error| io::Error::other(error.to_string()))?;
+            file.write_all(&out)?;
+            file.sync_all()?;
+            Ok(file)
+        };
+        write().map_err(|error: io::Error| format!("{}: {error}", path.display()))
+    }
+
+    /// Puts the draft in this one's place, with what was appended since [`Journal::begin`] and then `bodies`; without a
+    /// draft all stays as it is.
+    pub(crate) async fn finish(&self, draft: Option<File>, bodies: Vec<Vec<u8>>) -> Result<(), String> {
+        self.order(|done| Job::Finish(draft.map(|draft| (draft, bodies)), done)).await
     }
 
     async fn order(&self, job: impl FnOnce(Done) -> Job) -> Result<(), String> {
@@ -169,6 +199,13 @@ fn framed(body: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
+/// Where the journal is written anew.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
 /// A new name in a folder is on disk when the folder is.
 fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
@@ -192,6 +229,8 @@ struct Writer {
     long: VecDeque<Long>,
     /// Of the next long record.
     number: u64,
+    /// What was appended since it was begun to write the journal anew.
+    tail: Option<Vec<u8>>,
     /// What went wrong: nothing is accepted after it.
     broken: Option<String>,
 }
@@ -222,11 +261,23 @@ impl Writer {
                             done.push(answer);
                         }
                     }
-                    Job::Replace(bodies, answer) => {
-                        // Nothing that was accepted is under way now, and what was not is told so.
-                        self.long.clear();
+                    Job::Begin(answer) => {
+                        // A long record that is under way is whole in this file, or in the next.
                         self.append(&std::mem::take(&mut out), std::mem::take(&mut done));
-                        let result = self.attempt(|writer| writer.replace(&bodies));
+                        while !self.long.is_empty() {
+                            let (mut out, mut done) = (Vec::new(), Vec::new());
+                            self.parts(&mut out, &mut done);
+                            self.append(&out, done);
+                        }
+                        self.tail = Some(Vec::new());
+                        let _ = answer.send(self.broken.clone().map_or(Ok(()), Err));
+                    }
+                    Job::Finish(draft, answer) => {
+                        self.append(&std::mem::take(&mut out), std::mem::take(&mut done));
+                        let tail = self.tail.take().unwrap_or_default();
+                        let result = draft.map_or(Ok(()), |(file, bodies)| {
+                            self.attempt(|writer| writer.replace(file, &tail, &bodies))
+                        });
                         let _ = answer.send(result);
                     }
                 }
@@ -268,6 +319,9 @@ impl Writer {
             writer.file.write_all(out)?;
             writer.file.sync_data()?;
             writer.length.fetch_add(out.len() as u64, Ordering::Relaxed);
+            if let Some(tail) = &mut writer.tail {
+                tail.extend_from_slice(out);
+            }
             Ok(())
         });
         if let Err(error) = &result {
@@ -292,22 +346,16 @@ impl Writer {
         })
     }
 
-    fn replace(&mut self, bodies: &[Vec<u8>]) -> io::Result<()> {
-        let mut name = self.path.clone().into_os_string();
-        name.push(".new");
-        let fresh = PathBuf::from(name);
-        let mut out = MAGIC.to_vec();
-        for body in bodies {
-            framed(body, &mut out)?;
-        }
-        let mut file = File::create(&fresh)?;
-        file.try_lock().map_err(|error| io::Error::other(error.to_string()))?;
+    fn replace(&mut self, mut file: File, tail: &[u8], bodies: &[Vec<u8>]) -> io::Result<()> {
+        let mut out = tail.to_vec();
+        bodies.iter().try_for_each(|body| framed(body, &mut out))?;
         file.write_all(&out)?;
         file.sync_all()?;
-        std::fs::rename(&fresh, &self.path)?;
+        std::fs::rename(beside(&self.path), &self.path)?;
         sync_folder(&self.path)?;
+        let length = file.stream_position()?;
         self.file = file;
-        self.length.store(out.len() as u64, Ordering::Relaxed);
+        self.length.store(length, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -407,13 +455,20 @@ mod tests {
         let path = folder.path().join("j");
         let journal = Journal::open(&path, |_| ()).unwrap();
         journal.append(body(0)).await.unwrap();
-        journal.replace(vec![body(7)]).await.unwrap();
+        journal.begin().await.unwrap();
+        journal.append(body(6)).await.unwrap();
+        // Given up, and begun again: what came before is in the draft, or nowhere.
+        journal.finish(None, Vec::new()).await.unwrap();
+        journal.begin().await.unwrap();
+        let draft = journal.draft(&[body(7)]).unwrap();
         journal.append(body(8)).await.unwrap();
+        journal.finish(Some(draft), vec![body(9)]).await.unwrap();
+        journal.append(body(5)).await.unwrap();
         assert_eq!(journal.length(), std::fs::metadata(&path).unwrap().len());
         drop(journal);
         loop {
             if let Ok(ids) = ids(&path) {
-                assert_eq!(ids, ["7", "8"]);
+                assert_eq!(ids, ["7", "8", "9", "5"]);
                 break;
             }
             tokio::task::yield_now().await;

@@ -4,6 +4,7 @@ mod acknowledged;
 pub(crate) mod api;
 pub mod check;
 pub mod cli;
+mod compact;
 mod flow;
 mod journal;
 mod lines;
@@ -15,7 +16,7 @@ pub(crate) mod settings;
 mod shown;
 mod text;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -23,8 +24,8 @@ use std::time::Duration;
 
 use bgp_core::record::{self, Record};
 use bgp_core::{
-    Applying, Batch, ChangeError, Checked, Ends, FenceId, Group, LinkId, Others, Outcome, Policy, Prefixes, Requests,
-    Rib, RouteAttributes, Session, SetChange, SetId, Walk, apply, check_name,
+    Applying, Batch, ChangeError, Checked, Ends, FenceId, LinkId, Others, Outcome, Policy, Prefixes, Requests, Rib,
+    RouteAttributes, Session, SetChange, SetId, Walk, apply, check_name,
 };
 use cloakway_crypto::hash::sha256;
 use cloakway_runtime::Stop;
@@ -49,11 +50,6 @@ const SLICES_A_WAKE: usize = 64;
 const PULL: usize = 64 * 1024;
 /// Routes shown while the table is held.
 const LISTING: u32 = 4096;
-/// How often the journal's length is looked at.
-const LOOK_AT_JOURNAL: Duration = Duration::from_secs(10);
-/// The journal is written anew when it is this much longer than the last time.
-const GROWTH: u64 = 64 << 20;
-
 /// What the operator settled.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -114,8 +110,8 @@ pub(crate) struct Engine {
     compact: Mutex<u64>,
     /// One lock for each set and each request id that is at work.
     locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
-    /// Held by whoever writes the journal anew; shared by changes.
-    gate: tokio::sync::RwLock<()>,
+    /// Held by changes that are on their way from the journal into the table.
+    under_way: Mutex<Arc<()>>,
     changed: watch::Sender<u64>,
     settings: Settings,
     events: Events,
@@ -184,7 +180,7 @@ impl Engine {
             compact: Mutex::new(journal.length()),
             journal,
             locks: Mutex::default(),
-            gate: tokio::sync::RwLock::default(),
+            under_way: Mutex::default(),
             changed: watch::Sender::new(0),
             settings,
             events,
@@ -230,7 +226,7 @@ impl Engine {
             false => write(),
         };
         let change = change.change();
-        let _open = self.gate.read().await;
+        let _under_way = lock(&self.under_way).clone();
         let id_lock = id.as_ref().map(|id| self.lock_for(&format!("id {id}")));
         let _one_of_id = match &id_lock {
             Some(lock) => Some(lock.lock().await),
@@ -285,49 +281,6 @@ impl Engine {
         let fresh = Arc::new(tokio::sync::Mutex::new(()));
         locks.insert(name.to_owned(), Arc::downgrade(&fresh));
         fresh
-    }
-
-    /// Writes the journal anew when it has grown well beyond what it says.
-    pub(crate) async fn compact(&self) -> Result<(), String> {
-        if self.journal.length() < lock(&self.compact).saturating_add(GROWTH) {
-            return Ok(());
-        }
-        let _closed = self.gate.write().await;
-        let bodies = self.snapshot();
-        self.journal.replace(bodies).await?;
-        *lock(&self.compact) = self.journal.length();
-        Ok(())
-    }
-
-    fn snapshot(&self) -> Vec<Vec<u8>> {
-        let table = lock(&self.table);
-        let mut sets: BTreeMap<(String, RouteAttributes), Prefixes> = BTreeMap::new();
-        let mut walk = Walk::default();
-        let mut add = |set: &str, attributes: &RouteAttributes, prefix| {
-            sets.entry((set.to_owned(), attributes.clone())).or_default().push(prefix);
-        };
-        let mut seen = Vec::new();
-        while table
-            .rib
-            .visit(&mut walk, u32::MAX, |route| {
-                add(route.set, route.attributes, route.prefix);
-                seen.push(route.prefix);
-            })
-            .is_continue()
-        {}
-        for prefix in seen {
-            for (set, attributes) in table.rib.shadowed(prefix) {
-                add(set, attributes, prefix);
-            }
-        }
-        let change = |((set, attributes), prefixes)| {
-            let add = vec![Group { attributes, prefixes }];
-            record::encode_change(None, &SetChange { set, others: Others::Stay, remove: Prefixes::default(), add })
-        };
-        let requests = lock(&self.requests);
-        let known = requests.iter().map(|(id, digest, outcome)| record::encode_known(id, digest, outcome));
-        let held = self.shown.drained().into_iter().map(|set| record::encode_held(&set, true));
-        sets.into_iter().map(change).chain(self.flows.snapshot()).chain(known).chain(held).collect()
     }
 
     /// Returns when everything accepted so far is on the wire to every peer that reads, and acknowledged by its TCP.
@@ -464,18 +417,5 @@ pub(crate) fn start(
     for check in engine.settings.checks.clone() {
         tasks.spawn(check::run(check, engine.clone(), announced.clone(), neighbours.clone(), stop.clone()));
     }
-    tasks.spawn(keep(engine.clone(), stop.clone()));
-}
-
-/// Keeps the journal from growing for ever, until the stop.
-async fn keep(engine: Arc<Engine>, stop: Stop) {
-    loop {
-        tokio::select! {
-            () = stop.told() => return,
-            () = tokio::time::sleep(LOOK_AT_JOURNAL) => {}
-        }
-        if let Err(error) = engine.compact().await {
-            tracing::error!(%error, "cannot write the journal anew");
-        }
-    }
+    tasks.spawn(compact::keep(engine.clone(), stop.clone()));
 }

@@ -119,6 +119,7 @@ impl Engine {
 
     /// The operator drains `set`, and holds it back until he says otherwise, over restarts too.
     pub(super) async fn drain(self: &Arc<Self>, set: &str, draining: Draining) -> Result<(), String> {
+        let _under_way = lock(&self.under_way).clone();
         self.journal.append(record::encode_held(set, true)).await?;
         self.show(set, Why::Drained, false, Some(draining).filter(|draining| !draining.lasts.is_zero())).await;
         Ok(())
@@ -126,6 +127,7 @@ impl Engine {
 
     /// The operator does not hold `set` back any more.
     pub(super) async fn resume(self: &Arc<Self>, set: &str) -> Result<(), String> {
+        let _under_way = lock(&self.under_way).clone();
         self.journal.append(record::encode_held(set, false)).await?;
         self.show(set, Why::Drained, true, None).await;
         Ok(())
