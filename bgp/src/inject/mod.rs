@@ -45,7 +45,7 @@ use crate::neighbours::Neighbours;
 /// Routes that are applied while the table is held: what an urgent change may have to wait for.
 const SLICE: usize = 1024;
 /// Slices of a bulk between two words to the peers: each costs them one message that is not full.
-const SLICES_A_WAKE: usize = 64;
+const SLICES_A_WAKE: usize = 128;
 /// Octets of UPDATEs made while the table is held, and put before the socket at a time.
 const PULL: usize = 64 * 1024;
 /// Routes shown while the table is held.
