@@ -3,6 +3,8 @@
 //! One task owns the list. Peers come from the configuration; those of a `dynamic-peers` table are made when somebody
 //! from its prefix connects, and are gone when their session is over.
 
+pub(crate) mod shown;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

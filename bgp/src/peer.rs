@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bgp_core::{Ends, Event, FenceId, FlowRoutes, Flows, Input, LinkId, Output, Session, Status};
-use bgp_wire::{Actions, Families, FlowRule};
+use bgp_wire::{Actions, Families, Family, FlowRule};
 use cloakway_runtime::clock;
 use cloakway_types::Instant;
 use mrt_wire::writer::{Direction, Style};
@@ -53,6 +53,20 @@ pub(crate) struct Report {
     pub(crate) flow_heard: BTreeMap<FlowRule, Actions>,
     /// From the word that took a route away to the last byte of its withdrawal in the socket.
     pub(crate) last_withdraw: Option<Duration>,
+    /// Routes of each family that the peer told and that are kept.
+    pub(crate) held: [(Family, usize); 2],
+    pub(crate) restart: Restart,
+}
+
+/// What stays of whom, and until when.
+#[derive(Debug)]
+pub(crate) struct Restart {
+    /// The peer is offered nothing because it does not know what to drop.
+    pub(crate) withheld: bool,
+    /// Of the peer's: the family, whether as the least preferred, until when.
+    pub(crate) stale: Vec<(Family, bool, Instant)>,
+    /// When the session does something by itself.
+    pub(crate) next_timer: Option<Instant>,
 }
 
 /// Whether a peer's task outlives its session.
@@ -258,6 +272,12 @@ impl Task {
     fn carry_out(&mut self) {
         self.deliver();
         self.intake.settle();
+        if self.peer.settings.options.max_prefix.is_some() {
+            for (family, held) in self.intake.held() {
+                self.session.handle(Input::Held(family, held), clock::now());
+            }
+            self.deliver();
+        }
         self.flush();
         self.feed(self.session.wants_pull());
         self.pass_on(false);
@@ -412,6 +432,12 @@ impl Task {
             flow_advertised: self.session.flow_advertised().clone(),
             flow_heard: self.session.flow_heard().clone(),
             last_withdraw: self.last_withdraw,
+            held: self.intake.held(),
+            restart: Restart {
+                withheld: self.session.withheld_keep(),
+                stale: self.session.stale().collect(),
+                next_timer: self.session.poll_timeout(),
+            },
         }
     }
 
@@ -664,6 +690,9 @@ fn log(event: &Event) {
         }
         Event::FlowDisabled(family) => {
             tracing::warn!(%family, "damaged flow rules: they are no longer listened to in this session (RFC 7606)");
+        }
+        Event::ManyPrefixes { family, held, limit } => {
+            tracing::warn!(%family, held, limit, "the peer tells nearly as many routes as it may, or more");
         }
         Event::RouteLeak(prefix) => {
             tracing::warn!(%prefix, "the peer passes on a route that it must keep (RFC 9234)");

@@ -16,7 +16,7 @@ use crate::events::Events;
 use crate::flows;
 use crate::health::lock;
 use crate::inject::Engine;
-use crate::neighbours::Neighbours;
+use crate::neighbours::{self, Neighbours};
 use crate::peer::Report;
 use crate::reload::Reloader;
 use crate::rib::Table;
@@ -29,6 +29,10 @@ pub(crate) const TOPICS: &[Topic] = &[
     Topic {
         name: "routes",
         about: "Each private route: its guard, whether it is announced, to whom, and why or why not",
+    },
+    Topic {
+        name: "neighbours",
+        about: "Each peer: what it is configured as, timers, what is kept for whom, how many routes it told",
     },
     Topic { name: "leaks", about: "Private prefixes that were seen where they must not be" },
     Topic { name: "bmp", about: "The routers that tell of their tables, and whether the leak watch is blind" },
@@ -120,6 +124,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Valu
     let json = match request.topic.as_str() {
         reload::TOPIC => return shared.reloader.reload().await,
         "sessions" => serde_json::to_value(sessions(&shared).await),
+        "neighbours" => serde_json::to_value(neighbours::shown::rows(&shared.neighbours).await),
         "routes" => serde_json::to_value(routes(&shared).await),
         "flows" => serde_json::to_value(flows::rows(&shared).await),
         "health" => serde_json::to_value(health(&shared)),

@@ -371,3 +371,93 @@ fn check_warns_of_open_doors_and_groups_that_nobody_is_of() {
     assert!(said.contains("warning: whoever can send from 192.0.2.0/24 is a neighbour"), "{said}");
     assert!(said.contains("warning: no peer is of group b"), "{said}");
 }
+
+/// An UPDATE with these prefixes, from an internal peer.
+fn update(prefixes: &[&str]) -> Message {
+    let attributes = bgp_wire::Attributes {
+        origin: Some(bgp_wire::Origin::Igp),
+        as_path: Some(bgp_wire::AsPath::default()),
+        local_pref: Some(100),
+        ..bgp_wire::Attributes::default()
+    };
+    let prefixes = prefixes.iter().map(|prefix| prefix.parse().unwrap());
+    let updates = bgp_wire::announce_v4(&attributes, [192, 0, 2, 1].into(), prefixes, Wire::default()).unwrap();
+    Message::Update(updates.into_iter().next().unwrap())
+}
+
+async fn neighbour_until(speaker: &Speaker, fits: impl Fn(&Value) -> bool) -> Value {
+    soon("the neighbour", async {
+        loop {
+            let rows = speaker.ask("neighbours").await.unwrap();
+            if fits(&rows[0]) {
+                return rows[0].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn more_routes_than_allowed_end_the_session_until_its_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let limit = "import = \"all\"\nmax-prefix = { limit = 2, restart-s = 1 }";
+    let speaker = Speaker::start("", &peer("a", &listener, limit));
+    let mut router = Router::accept(&listener).await.opened(64500).await;
+    assert_eq!([router.routes().await, router.routes().await], ["end", "end"]);
+    router.send(update(&["192.0.2.0/24", "198.51.100.0/24"])).await;
+    let row = neighbour_until(&speaker, |row| row["held"] == json!(["2 of ipv4-unicast"])).await;
+    assert_eq!((&row["max_prefix"], &row["state"]), (&json!(2), &json!("Established")));
+    // The same again is no more.
+    router.send(update(&["192.0.2.0/24"])).await;
+    router.send(update(&["203.0.113.0/24"])).await;
+    assert_eq!(router.ended().await, Some(ErrorCode::MAXIMUM_PREFIXES));
+    let row = neighbour_until(&speaker, |row| row["held"] == json!([])).await;
+    assert!(
+        row["last_down"].as_str().unwrap().contains("3 routes of ipv4-unicast, and max-prefix.limit is 2"),
+        "{row}"
+    );
+    let _router = Router::accept(&listener).await.opened(64500).await;
+    neighbour_until(&speaker, |row| row["state"] == "Established").await;
+    speaker.end().await;
+}
+
+#[tokio::test]
+async fn routes_of_a_peer_that_restarts_stay_until_it_has_told_them_again() {
+    use bgp_wire::{Capability, GracefulRestart};
+    let graceful = || {
+        let families = vec![(Family::Ipv4, true)];
+        Capability::GracefulRestart(GracefulRestart { restart_time_s: 60, families, ..GracefulRestart::default() })
+    };
+    let open = |mut router: Router| async move {
+        let router_id = RouterId::new([198, 51, 100, 1].into()).unwrap();
+        let mut open = Open::new(Asn(64500), HoldTime::from_secs(90).unwrap(), router_id, Family::ALL);
+        open.capabilities.push(graceful());
+        router.send(Message::Open(open)).await;
+        let Some(Message::Open(theirs)) = router.next().await else { panic!() };
+        assert!(theirs.capabilities.iter().any(|capability| matches!(capability, Capability::GracefulRestart(_))));
+        router.send(Message::KeepAlive).await;
+        router
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let helps = "import = \"all\"\ngraceful-restart = { restart-s = 30 }";
+    let speaker = Speaker::start("", &peer("a", &listener, helps));
+    let mut router = open(Router::accept(&listener).await).await;
+    router.send(update(&["192.0.2.0/24", "198.51.100.0/24"])).await;
+    neighbour_until(&speaker, |row| row["held"] == json!(["2 of ipv4-unicast"])).await;
+    drop(router);
+    let row = neighbour_until(&speaker, |row| row["outdated"] != json!([])).await;
+    assert_eq!(row["held"], json!(["2 of ipv4-unicast"]));
+    assert!(row["outdated"][0].as_str().unwrap().starts_with("ipv4-unicast for "), "{row}");
+    // It comes back with one of the two.
+    let mut router = open(Router::accept(&listener).await).await;
+    router.send(update(&["192.0.2.0/24"])).await;
+    router.send(Message::Update(bgp_wire::Update::end_of_rib(Family::Ipv4))).await;
+    let row = neighbour_until(&speaker, |row| row["held"] == json!(["1 of ipv4-unicast"])).await;
+    assert_eq!(row["outdated"], json!([]));
+    // Without the capability, everything goes with the connection.
+    drop(router);
+    let _router = Router::accept(&listener).await.opened(64500).await;
+    neighbour_until(&speaker, |row| row["held"] == json!([]) && row["state"] == "Established").await;
+    speaker.end().await;
+}

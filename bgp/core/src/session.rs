@@ -24,6 +24,7 @@ mod configure;
 mod connections;
 mod feed;
 mod flow;
+mod limit;
 mod negotiation;
 mod restart;
 mod routes;
@@ -34,6 +35,7 @@ mod why;
 pub use feed::Ends;
 use feed::Feed;
 pub use feed::Teller;
+pub use limit::MaxPrefix;
 use restart::Stale;
 pub use restart::{Helper, PeerRestart};
 use routes::Reported;
@@ -79,6 +81,8 @@ enum Rest {
     Stopped,
     /// Waits after an error; the peer may not connect.
     Idle { until: Instant },
+    /// Ended over too many routes, until the operator changes something; the peer may not connect.
+    Held,
     /// The peer may connect; at `retry_at` we do.
     Active { retry_at: Option<Instant> },
 }
@@ -161,6 +165,7 @@ impl Session {
                 }
             }
             Input::Stop(word) => self.stop(word, now),
+            Input::Held(family, held) => self.held(family, held, now),
             Input::Leave => self.leave(),
             Input::Left => self.left(),
             Input::Remove => self.end(&ErrorCode::PEER_DECONFIGURED.into(), "no longer configured", now),
@@ -216,7 +221,7 @@ impl Session {
         let rest = match self.rest {
             Rest::Idle { until } => Some(until),
             Rest::Active { retry_at } => retry_at,
-            Rest::Stopped => None,
+            Rest::Stopped | Rest::Held => None,
         };
         let links = self.links.values().flat_map(|link| match link {
             Link::Connecting { until } => [Some(*until), None, None],
@@ -267,7 +272,7 @@ impl Session {
 
     fn current_state(&self) -> State {
         let rest = match self.rest {
-            Rest::Stopped | Rest::Idle { .. } => State::Idle,
+            Rest::Stopped | Rest::Held | Rest::Idle { .. } => State::Idle,
             Rest::Active { .. } => State::Active,
         };
         let links = self.links.values().map(|link| match link {

@@ -6,7 +6,7 @@ use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bgp_core::{Export, Filter, Helper, Options, RoleSetting, Settings};
+use bgp_core::{Export, Filter, Helper, MaxPrefix, Options, RoleSetting, Settings};
 use bgp_wire::{Asn, HoldTime, Role, RouterId};
 use cloakway_crypto::Secret;
 use cloakway_runtime::config::{self, Invalid};
@@ -148,6 +148,7 @@ peer_settings! {
     add_path: bool,
     keep: bool,
     graceful_restart: RawHelper,
+    max_prefix: RawMaxPrefix,
     flowspec: bool,
     role: RawRole,
     strict_role: bool,
@@ -184,6 +185,51 @@ enum RawAlgorithm {
     HmacSha1,
     #[serde(rename = "aes-128-cmac-96")]
     AesCmac,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawMaxPrefix {
+    limit: u32,
+    #[serde(default = "three_quarters")]
+    warn_percent: u8,
+    #[serde(default)]
+    action: RawAction,
+    restart_s: Option<u32>,
+}
+
+const fn three_quarters() -> u8 {
+    75
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawAction {
+    Warn,
+    #[default]
+    Idle,
+}
+
+/// How many routes are taken, or which field is wrong and why.
+fn max_prefix(raw: RawMaxPrefix, imports: bool) -> Result<MaxPrefix, (&'static str, String)> {
+    if !imports {
+        return Err(("", "nothing is taken from the peer: give import = \"all\" beside it".to_owned()));
+    }
+    if raw.limit == 0 {
+        return Err((".limit", "0 is not allowed: at least 1, or no import".to_owned()));
+    }
+    if !(1..=100).contains(&raw.warn_percent) {
+        return Err((".warn-percent", format!("{} is not allowed: 1 to 100", raw.warn_percent)));
+    }
+    if raw.restart_s.is_some() && raw.action == RawAction::Warn {
+        return Err((".restart-s", "a warning ends nothing: leave it out, or give action = \"idle\"".to_owned()));
+    }
+    Ok(MaxPrefix {
+        limit: raw.limit,
+        warn_percent: raw.warn_percent,
+        ends: raw.action == RawAction::Idle,
+        restart: raw.restart_s.map(|s| Duration::from_secs(u64::from(s))),
+    })
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -399,6 +445,8 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
         reject_invalid: raw.rpki == Some(RawOrigins::RejectInvalid),
         pass_on: raw.pass_on.unwrap_or_default(),
     };
+    let max_prefix = raw.max_prefix.map(|raw| max_prefix(raw, exchange.import != Filter::Nothing)).transpose();
+    let max_prefix = max_prefix.map_err(|(field, reason)| invalid(&format!("max-prefix{field}"), reason))?;
     let md5_password = raw.md5_password_file.as_deref().map(md5_password).transpose();
     let md5_password = md5_password.map_err(|reason| invalid("md5-password-file", reason))?;
     let ao_keys = ao_keys(raw.ao_keys.unwrap_or_default(), md5_password.is_some());
@@ -433,6 +481,7 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
                 import: exchange.import != Filter::Nothing,
                 pass_on: exchange.pass_on,
                 keep: own.keep_s.filter(|_| keeps),
+                max_prefix,
                 helper: raw.graceful_restart.map(RawHelper::helper),
                 ..Options::default()
             },

@@ -478,6 +478,19 @@ fn sets_are_kept_by_who_is_told_of_them_and_may_keep() {
         let message = error(&with(&sets));
         assert!(message.contains(expected), "{message}");
     }
+    for (max, expected) in [
+        ("{ limit = 10 }", "peers[0].max-prefix: nothing is taken from the peer"),
+        ("{ limit = 0 }\nimport = \"all\"", "peers[0].max-prefix.limit: 0 is not allowed"),
+        ("{ limit = 1, warn-percent = 101 }\nimport = \"all\"", "peers[0].max-prefix.warn-percent: 101 is not"),
+        (
+            "{ limit = 1, action = \"warn\", restart-s = 1 }\nimport = \"all\"",
+            "peers[0].max-prefix.restart-s: a warning",
+        ),
+        ("{ limit = 1, stray = 1 }\nimport = \"all\"", "unknown field `stray`"),
+    ] {
+        let message = error(&EXAMPLE.replace("hold-time-s = 9\n", &format!("max-prefix = {max}\n")));
+        assert!(message.contains(expected), "{message}");
+    }
     let helper = kept.replace("hold-time-s = 9\n", "graceful-restart = { long-lived-s = 60 }\n");
     let config: Config = config::parse("f.toml", &helper).unwrap();
     let helper = config.peers[0].settings.options.helper.unwrap();

@@ -41,6 +41,8 @@ pub(crate) enum Event {
     PrivateReceived { peer: String, received: String, prefix: String },
     /// A peer passes on what it must keep (RFC 9234).
     RouteLeak { peer: String, prefix: String },
+    /// A peer has told nearly as many routes as it may, or more.
+    ManyPrefixes { peer: String, family: String, held: usize, limit: usize },
     /// A peer's UPDATE was damaged and borne with (RFC 7606).
     DamagedUpdate { peer: String, flaw: String },
     /// A private route is announced from now on.
@@ -202,6 +204,9 @@ impl Events {
             }
             bgp_core::Event::MulticastPrefix(prefix) => {
                 Event::DamagedUpdate { peer, flaw: format!("{prefix} is multicast: no unicast route") }
+            }
+            bgp_core::Event::ManyPrefixes { family, held, limit } => {
+                Event::ManyPrefixes { peer, family: family.to_string(), held: *held, limit: *limit }
             }
             bgp_core::Event::RouteLeak(prefix) => Event::RouteLeak { peer, prefix: prefix.to_string() },
             bgp_core::Event::PrivatePrefixReceived { received, ours } => {

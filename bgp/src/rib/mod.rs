@@ -284,6 +284,12 @@ impl Intake {
         self.wake();
     }
 
+    /// How many routes that the peer told are kept.
+    pub(crate) fn held(&self) -> [(Family, usize); 2] {
+        Family::ALL
+            .map(|family| (family, self.known(|rib, known| rib.counts(known.id, family).routes).unwrap_or_default()))
+    }
+
     /// The family is no longer listened to in this session (RFC 7606 §2): what it told is gone.
     pub(crate) fn family_lost(&mut self, family: Family) {
         self.settle();

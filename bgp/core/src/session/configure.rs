@@ -47,6 +47,10 @@ impl Session {
             return;
         }
         self.settings = settings;
+        if self.rest == Rest::Held {
+            self.begin(now);
+            self.note_state(now);
+        }
         self.feed.refilter();
         self.announce();
     }

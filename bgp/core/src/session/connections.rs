@@ -75,7 +75,7 @@ impl Session {
 
     pub(super) fn accepted(&mut self, id: LinkId, now: Instant) {
         match self.rest {
-            Rest::Stopped | Rest::Idle { .. } => {
+            Rest::Stopped | Rest::Held | Rest::Idle { .. } => {
                 self.send(id, &Message::Notification(ErrorCode::CONNECTION_REJECTED.into()));
                 self.output.push_back(Output::Close(id));
                 return;

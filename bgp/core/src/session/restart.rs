@@ -213,7 +213,8 @@ impl Session {
         let hard = match why {
             Down::ConnectionLost => false,
             Down::Sent { notification, .. } | Down::Received(notification) => {
-                !negotiated.notification_restart || notification.error == ErrorCode::HARD_RESET
+                !negotiated.notification_restart
+                    || matches!(notification.error, ErrorCode::HARD_RESET | ErrorCode::MAXIMUM_PREFIXES)
             }
             Down::Left | Down::ConnectFailed(_) => true,
         };

@@ -19,6 +19,8 @@ pub(super) struct Reported {
     disabled: BTreeSet<Family>,
     leak: bool,
     multicast: bool,
+    /// Families with nearly too many routes, or with too many.
+    pub(super) limits: BTreeSet<(Family, bool)>,
 }
 
 impl Session {

@@ -17,7 +17,7 @@ impl Session {
         match self.rest {
             Rest::Idle { until } if until <= now => self.begin(now),
             Rest::Active { retry_at: Some(at) } if at <= now => self.begin(now),
-            Rest::Idle { .. } | Rest::Active { .. } | Rest::Stopped => {}
+            Rest::Idle { .. } | Rest::Active { .. } | Rest::Stopped | Rest::Held => {}
         }
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {

@@ -10,6 +10,7 @@ use bgp_wire::{Asn, AttributeError, Context, Family, HoldTime, Message, Notifica
 use cloakway_types::Instant;
 use ipnet::IpNet;
 
+use super::limit::MaxPrefix;
 use super::restart::{Helper, PeerRestart};
 use crate::flow::Flows;
 use crate::injector::Routes;
@@ -76,6 +77,8 @@ pub struct Options {
     pub remote_as_among: Vec<RangeInclusive<Asn>>,
     /// Have the peer keep what is to be kept for so many seconds when we are gone, if it follows RFC 9494.
     pub keep: Option<u32>,
+    /// How many routes the peer may tell: [`Input::Held`] says how many there are.
+    pub max_prefix: Option<MaxPrefix>,
     /// Keep the peer's routes for a while when it is gone.
     pub helper: Option<Helper>,
     /// What of [`Settings::export`] the peer is told.
@@ -103,6 +106,8 @@ pub enum Input<'a> {
     /// The operator ends it: NOTIFICATION Cease, Administrative Shutdown, with a word to the peer's operator (RFC 9003)
     /// unless it is empty.
     Stop(&'a str),
+    /// So many routes of a family that the peer told are kept.
+    Held(Family, usize),
     /// The operator ends the process, and wants something kept: what is not to be kept is withdrawn first. Once
     /// [`Session::has_left`], [`Input::Left`] is due; without it [`Input::Stop`].
     Leave,
@@ -194,6 +199,15 @@ pub enum Event {
     FamilyDisabled(Family),
     /// The same of flow rules for packets of the family.
     FlowDisabled(Family),
+    /// The peer has told nearly as many routes as it may, or more: each is told once in a session.
+    ManyPrefixes {
+        /// Of which family.
+        family: Family,
+        /// How many.
+        held: usize,
+        /// How many it may.
+        limit: usize,
+    },
     /// The peer passes on a route that it must keep (RFC 9234 §5): told once in a session, counted always.
     RouteLeak(IpNet),
     /// The peer announces a prefix inside `ours`: told once for each of ours in a session, counted always.
