@@ -16,6 +16,7 @@ mod events;
 mod flows;
 mod health;
 pub mod inject;
+pub mod kernel;
 mod listener;
 pub mod mrt;
 mod neighbours;

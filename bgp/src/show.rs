@@ -16,6 +16,7 @@ use crate::events::Events;
 use crate::flows;
 use crate::health::lock;
 use crate::inject::Engine;
+use crate::kernel::Installer;
 use crate::neighbours::{self, Neighbours};
 use crate::peer::Report;
 use crate::reload::Reloader;
@@ -39,6 +40,7 @@ pub(crate) const TOPICS: &[Topic] = &[
     Topic { name: "rpki", about: "The caches of the RPKI, and whose payloads count" },
     Topic { name: "flows", about: "Each flow rule: what becomes of its packets, where it comes from, who is told" },
     Topic { name: "health", about: "What the forwarder says, and how fresh it is" },
+    Topic { name: "kernel", about: "Each best route, and how it stands in the kernel's table" },
     Topic { name: "rib", about: "What peers have told: routes kept, refused and passed on" },
     Topic { name: "why", about: "Why a prefix is announced, or not: for each peer and each way that it could come" },
     Topic {
@@ -64,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) health_socket: PathBuf,
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) rib: Arc<Table>,
+    pub(crate) installer: Option<Arc<Installer>>,
 }
 
 #[derive(Serialize)]
@@ -128,6 +131,10 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Valu
         "routes" => serde_json::to_value(routes(&shared).await),
         "flows" => serde_json::to_value(flows::rows(&shared).await),
         "health" => serde_json::to_value(health(&shared)),
+        "kernel" => {
+            let installer = shared.installer.as_ref().ok_or("no route is installed: there is no [kernel] table")?;
+            serde_json::to_value(installer.rows())
+        }
         "leaks" => serde_json::to_value(shared.station()?.leak_rows()),
         "bmp" => serde_json::to_value(shared.station()?.router_rows()),
         "rpki" => serde_json::to_value(shared.rpki()?.rows()),

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::health::{self, Announced, Gate};
 use crate::inject::{self, Engine, api};
+use crate::kernel::Installer;
 use crate::mrt::Recorder;
 use crate::neighbours::{Common, List, Wanted};
 use crate::reload::Reloader;
@@ -77,6 +78,11 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         tasks.spawn(rib.clone().follow_rpki(stop.clone()));
     }
     rib::metrics::start(rib.clone(), stop.clone());
+    let installer = config.kernel.map(Installer::new);
+    if let Some(installer) = &installer {
+        let opened = installer.open()?;
+        tasks.spawn(installer.clone().run(opened, rib.clone(), stop.clone()));
+    }
     let shared = Arc::new(Shared {
         neighbours,
         injector,
@@ -86,6 +92,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         station,
         rpki,
         rib,
+        installer,
         health_socket: config.health_socket.clone().unwrap_or_default(),
     });
     admin::serve(&config.admin_socket, stop.clone(), move |request| show::answer(shared.clone(), request))?;

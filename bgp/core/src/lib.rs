@@ -18,6 +18,7 @@ mod guard;
 mod health;
 mod injector;
 mod jitter;
+pub mod kernel;
 mod policy;
 mod prefix_list;
 mod probe;

@@ -203,6 +203,11 @@ impl Interned {
         self.index.len()
     }
 
+    /// Where the set sends.
+    pub(crate) fn next_hop(&self, at: u32) -> Option<IpAddr> {
+        NextHop::read(&self.slots.get(at as usize)?.packed).map(|(next_hop, _)| next_hop.address)
+    }
+
     /// The set unpacked.
     pub(crate) fn get(&self, at: u32) -> Option<(NextHop, Attributes)> {
         let slot = self.slots.get(at as usize)?;

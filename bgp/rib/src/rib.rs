@@ -508,7 +508,7 @@ impl Core {
     }
 
     /// What readers are told of the best path: where it is, its attributes and state.
-    fn best_of(&self, head: u32) -> Option<(u16, u32, u32, State)> {
+    pub(crate) fn best_of(&self, head: u32) -> Option<(u16, u32, u32, State)> {
         let path = self.paths.get(head).filter(|path| path.state.is_usable())?;
         Some((path.peer, path.id, path.attributes, path.state))
     }

@@ -92,6 +92,15 @@ impl Rib {
         (from..until).filter_map(move |at| self.shown(family, at))
     }
 
+    /// The best routes of `family` in the places from `from` on, at most `count` of them: prefixes and next hops.
+    pub fn best(&self, family: Family, from: u32, count: u32) -> impl Iterator<Item = (IpNet, IpAddr)> + '_ {
+        let until = from.saturating_add(count).min(self.slots(family));
+        (from..until).filter_map(move |at| {
+            let (_, _, attributes, _) = self.core.best_of(self.head(family, at)?)?;
+            Some((self.prefix(family, at)?, self.core.attributes.next_hop(attributes)?))
+        })
+    }
+
     /// Places of `family`, for [`Rib::list`].
     #[must_use]
     pub fn places(&self, family: Family) -> u32 {

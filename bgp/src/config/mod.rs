@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use bgp_core::{Export, PrivateRoute};
+use bgp_core::{Export, Filter, PrivateRoute};
 use bgp_wire::{AS_TRANS, Asn, LONGEST_COMMUNICATION, RouterId};
 use cloakway_runtime::config::{self, Invalid};
 use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::rib::{self, settings::RawRib};
-use crate::{bmp, inject, mrt, rpki};
+use crate::{bmp, inject, kernel, mrt, rpki};
 
 mod dynamic;
 mod peer;
@@ -49,6 +49,8 @@ pub struct Config {
     pub health_socket: Option<PathBuf>,
     /// Routes beside the private ones, by request.
     pub inject: Option<inject::Settings>,
+    /// Where best routes of peers are installed.
+    pub kernel: Option<kernel::Settings>,
     /// What routers tell of their tables, and the leak watch.
     pub bmp: Option<bmp::Settings>,
     /// What the origin of received routes is held against.
@@ -78,6 +80,7 @@ pub struct Raw {
     private_routes: Vec<RawRoute>,
     health: Option<RawHealth>,
     inject: Option<inject::settings::RawInject>,
+    kernel: Option<kernel::settings::RawKernel>,
     bmp: Option<bmp::settings::RawBmp>,
     rpki: Option<rpki::settings::RawRpki>,
     rib: Option<RawRib>,
@@ -168,6 +171,11 @@ impl config::Config for Config {
             return Err(Invalid::at("rpki", reason));
         }
         let mrt = raw.mrt.map(mrt::settings).transpose()?;
+        let kernel = raw.kernel.as_ref().map(kernel::settings::settings).transpose()?;
+        if kernel.is_some() && !peers.iter().any(|peer| peer.exchange.import != Filter::Nothing) && dynamic.is_empty() {
+            let reason = "no peer's routes are imported: give import = \"all\" to a peer";
+            return Err(Invalid::at("kernel.table", reason));
+        }
         Ok(Self {
             admin_socket,
             metrics_listen: raw.metrics_listen,
@@ -179,6 +187,7 @@ impl config::Config for Config {
             unguarded: raw.speaker.allow_unguarded_private_routes,
             health_socket,
             inject,
+            kernel,
             bmp,
             rpki,
             rib,

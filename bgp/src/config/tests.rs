@@ -78,6 +78,28 @@ fn the_inject_table_in_the_example_is_valid_and_strict() {
 }
 
 #[test]
+fn the_kernel_table_in_the_example_is_valid_and_strict() {
+    let text = EXAMPLE.replace("# [kernel]", "[kernel]").replace("# table = 100", "table = 100");
+    let imports = "hold-time-s = 9\nimport = \"all\"\n";
+    let with = text.replace("hold-time-s = 9\n", imports);
+    let kernel = config::parse::<Config>("bgp-speaker.toml", &with).unwrap().kernel.unwrap();
+    assert_eq!((kernel.table, kernel.protocol, kernel.metric), (100, 203, 20));
+    assert!(!kernel.keep && !kernel.private, "nothing stays and nothing private is installed unless asked");
+    for (from, to, expected) in [
+        ("table = 100", "table = 255", "kernel.table: 255 is no table for routes"),
+        ("table = 100", "table = 100\nprotocol = 4", "kernel.protocol: 4 is the mark of others"),
+        ("table = 100", "table = 100\nprotocol = 143", "kernel.protocol: 143 is the mark of others"),
+        ("table = 100", "table = 100\nmetric = 0", "kernel.metric: 0 is the metric of connected networks"),
+        ("table = 100", "table = 100\nat-stop = \"leave\"", "unknown variant `leave`"),
+        ("table = 100", "table = 100\nstray = 1", "unknown field `stray`"),
+        (imports, "hold-time-s = 9\n", "kernel.table: no peer's routes are imported"),
+    ] {
+        let message = error(&with.replacen(from, to, 1));
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
 fn an_external_peer_is_told_nothing_unless_the_file_says_so() {
     let external = EXAMPLE.replace("remote-as = 64500", "remote-as = 64501");
     let export = |text: &str| {

@@ -49,6 +49,15 @@ struct Inner {
     /// Of peers that are no more.
     free: Vec<PeerId>,
     readers: usize,
+    /// The kernel has to hear of changes.
+    followed: bool,
+    private: Vec<IpNet>,
+}
+
+impl Inner {
+    fn is_watched(&self) -> bool {
+        self.followed || self.readers > 0
+    }
 }
 
 /// A peer of the table.
@@ -96,11 +105,18 @@ impl Table {
         let rib = Rib::new(bgp_rib::Settings {
             local_as: settings.local_as,
             router_id: settings.router_id,
-            private: settings.private,
+            private: settings.private.clone(),
             own: settings.own,
             always_compare_med: settings.always_compare_med,
         });
-        let inner = Inner { rib, peers: BTreeMap::new(), free: Vec::new(), readers: 0 };
+        let inner = Inner {
+            rib,
+            peers: BTreeMap::new(),
+            free: Vec::new(),
+            readers: 0,
+            followed: false,
+            private: settings.private,
+        };
         Arc::new(Self { inner: Mutex::new(inner), changed: watch::Sender::new(0), payloads })
     }
 
@@ -115,7 +131,10 @@ impl Table {
 
     /// What is ours alone now, and what is injected here.
     pub(crate) fn configure(&self, private: Vec<IpNet>, own: Vec<IpNet>) {
-        self.lock().rib.set_own(private, own);
+        let mut inner = self.lock();
+        inner.private.clone_from(&private);
+        inner.rib.set_own(private, own);
+        drop(inner);
         self.changed.send_modify(|count| *count += 1);
     }
 
@@ -139,6 +158,31 @@ impl Table {
             inner.rib.detach(reader);
         }
         Intake { table: self.clone(), name: peer.name.clone(), id, heard: Vec::new(), stale: BTreeSet::new() }
+    }
+
+    /// Somebody wants to hear of every change, as [`Table::changes`] tells it.
+    pub(crate) fn follow(&self) -> watch::Receiver<u64> {
+        self.lock().followed = true;
+        self.changes()
+    }
+
+    /// Shows the best routes of `family` in `count` places from `from` on, and says whether there are more behind;
+    /// those that touch a private prefix only with `private`.
+    pub(crate) fn best(
+        &self,
+        family: Family,
+        (from, count): (u32, u32),
+        private: bool,
+        mut see: impl FnMut(IpNet, IpAddr),
+    ) -> bool {
+        let inner = self.lock();
+        for (prefix, next_hop) in inner.rib.best(family, from, count) {
+            let touches = |ours: &IpNet| ours.contains(&prefix) || prefix.contains(ours);
+            if private || !inner.private.iter().any(touches) {
+                see(prefix, next_hop);
+            }
+        }
+        from.saturating_add(count) < inner.rib.places(family)
     }
 
     /// Why a look-up in the table would not say all that peers know.
@@ -344,7 +388,7 @@ impl Intake {
     }
 
     fn wake(&self) {
-        if self.table.lock().readers > 0 {
+        if self.table.lock().is_watched() {
             self.table.changed.send_modify(|count| *count += 1);
         }
     }
@@ -378,7 +422,7 @@ async fn sweep(table: Arc<Table>, peer: PeerId, stale: BTreeSet<Family>, frees: 
     if frees.is_some() {
         inner.free.push(peer);
     }
-    let told = inner.readers > 0;
+    let told = inner.is_watched();
     drop(inner);
     if told {
         table.changed.send_modify(|count| *count += 1);
