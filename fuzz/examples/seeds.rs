@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use bgp_bmp::{Down, Message as Bmp, PeerHeader, PeerKey, PeerKind, PeerUp, View};
+use bgp_rpki::{ErrorKind, Pdu, Timing, Version, Vrp};
 use bgp_wire::{
     AsPath, Asn, Attributes, Capability, Community, Context, ErrorCode, Families, Family, FlowRule, HoldTime, Message,
     Notification, Open, Origin, RouteRefresh, RouterId, Update, announce_flow, announce_v4, announce_v6, withdraw_v4,
@@ -24,10 +26,11 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() -> std::io::Result<()> {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora");
-    let all: [(&str, Seeds); 12] = [
+    let all: [(&str, Seeds); 14] = [
         ("bgp_flow", flow()),
         ("bgp_framer", streams(&bgp())),
         ("bgp_message", bgp()),
+        ("bmp_station", bmp()),
         ("cloak_frames", cloak()),
         ("forwarder_line", forwarder()),
         ("forwarder_packet", packets()),
@@ -35,6 +38,7 @@ fn main() -> std::io::Result<()> {
         ("iso8583_message", iso8583()),
         ("mrt_rib", mrt()),
         ("radius_packet", radius()),
+        ("rtr_client", rtr()),
         ("toolbox_verify", toolbox()),
         ("transact_json", transact()),
     ];
@@ -176,6 +180,87 @@ fn streams(messages: &Seeds) -> Seeds {
         ("octets", [&[1], whole.as_slice()].concat()),
         ("pieces", [&[200], whole.as_slice()].concat()),
         ("out-of-step", [&[19], &whole[..100], &[0], &whole[100..]].concat()),
+    ]
+}
+
+/// Streams of a router, as `bmp_station` reads them: behind a byte that cuts.
+fn bmp() -> Seeds {
+    let context = Context::default();
+    let write = |message: Message| message.encode(context).expect("a valid message");
+    let open = |asn| {
+        let id = RouterId::new([192, 0, 2, 1].into()).expect("not zero");
+        write(Message::Open(Open::new(Asn(asn), HoldTime::from_secs(9).expect("allowed"), id, Family::ALL)))
+    };
+    let attributes = Attributes {
+        origin: Some(Origin::Igp),
+        as_path: Some(AsPath::sequence([Asn(64500)])),
+        ..Attributes::default()
+    };
+    let prefix = || vec!["203.0.113.200/32".parse().expect("a prefix")];
+    let come = announce_v4(&attributes, [192, 0, 2, 7].into(), prefix(), context).expect("it fits");
+    let come = write(Message::Update(come[0].clone()));
+    let goes = write(Message::Update(withdraw_v4(prefix(), context)[0].clone()));
+    let (sent, received) = (open(64500), open(64510));
+    let header = |view| {
+        let kind = if view == View::LocRib { PeerKind::LocRib } else { PeerKind::Global };
+        let address = if view == View::LocRib { [0, 0, 0, 0] } else { [192, 0, 2, 142] };
+        let key = PeerKey { kind, distinguisher: [0; 8], address: address.into() };
+        PeerHeader { key, view, two_octet_as: false, asn: Asn(64510), router_id: [192, 0, 2, 9].into(), time: (1, 2) }
+    };
+    let up = |view| {
+        let local_address = [192, 0, 2, 1].into();
+        let (sent, received) = (sent.as_slice(), received.as_slice());
+        let up =
+            PeerUp { local_address, local_port: 179, remote_port: 1, sent, received, table: Some("main".to_owned()) };
+        Bmp::PeerUp { peer: header(view), up }.encode()
+    };
+    let told = |view, update: &[u8]| Bmp::RouteMonitoring { peer: header(view), update }.encode();
+    let hello = Bmp::Initiation { name: Some("edge".to_owned()), description: Some("a router".to_owned()) }.encode();
+    let end = Bmp::Termination { reason: Some(0), text: Some("maintenance".to_owned()) }.encode();
+    let down = Bmp::PeerDown { peer: header(View::AdjRibInPre), reason: Down::Event(2) }.encode();
+    let leak = [
+        &hello[..],
+        &up(View::AdjRibInPre),
+        &told(View::AdjRibOutPre, &come),
+        &told(View::AdjRibOutPost, &come),
+        &told(View::AdjRibOutPost, &goes),
+        &down,
+        &end,
+    ];
+    let loc_rib = [&hello[..], &up(View::LocRib), &told(View::LocRib, &come), &told(View::AdjRibInPost, &come)];
+    vec![
+        ("leak", [&[255], leak.concat().as_slice()].concat()),
+        ("leak-in-octets", [&[1], leak.concat().as_slice()].concat()),
+        ("loc-rib", [&[7], loc_rib.concat().as_slice()].concat()),
+        ("route-monitoring", told(View::AdjRibOutPost, &come)),
+        ("peer-up", up(View::AdjRibInPre)),
+    ]
+}
+
+/// Answers of a cache, as `rtr_client` reads them: behind a byte that cuts.
+fn rtr() -> Seeds {
+    let vrp = |prefix: &str, max_length| Vrp { prefix: prefix.parse().expect("a prefix"), max_length, asn: Asn(64500) };
+    let come = |vrp| Pdu::Prefix { announce: true, vrp };
+    let answer = |version| {
+        let pdus = [
+            Pdu::CacheResponse { session: 7 },
+            come(vrp("10.0.0.0/8", 24)),
+            come(vrp("2001:db8::/32", 48)),
+            Pdu::EndOfData { session: 7, serial: 1, timing: Some(Timing::default()) },
+            Pdu::SerialNotify { session: 7, serial: 2 },
+            Pdu::CacheResponse { session: 7 },
+            Pdu::Prefix { announce: false, vrp: vrp("10.0.0.0/8", 24) },
+            Pdu::EndOfData { session: 7, serial: 2, timing: Some(Timing::default()) },
+        ];
+        pdus.iter().flat_map(|pdu| pdu.encode(version)).collect::<Vec<u8>>()
+    };
+    let refusal = Pdu::ErrorReport { kind: ErrorKind::UnsupportedVersion, about: vec![1, 2], text: "no".to_owned() };
+    vec![
+        ("version-1", [&[255], answer(Version::V1).as_slice()].concat()),
+        ("version-0", [&[3], answer(Version::V0).as_slice()].concat()),
+        ("refusal", [&[9], refusal.encode(Version::V0).as_slice()].concat()),
+        ("reset", [&[9], Pdu::CacheReset.encode(Version::V1).as_slice()].concat()),
+        ("payload", come(vrp("10.0.0.0/8", 24)).encode(Version::V1)),
     ]
 }
 

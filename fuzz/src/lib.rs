@@ -13,6 +13,7 @@ mod bgp;
 mod bytes;
 mod cloak;
 mod json;
+mod monitor;
 mod look_up;
 mod mrt;
 mod packet;
@@ -23,6 +24,7 @@ pub use bgp::{bgp_flow, bgp_framer, bgp_message};
 pub use cloak::cloak_frames;
 pub use json::{forwarder_line, toolbox_verify, transact_json};
 pub use look_up::look_up;
+pub use monitor::{bmp_station, rtr_client};
 pub use mrt::mrt_rib;
 pub use packet::forwarder_packet;
 pub use radius::{SECRET, radius_packet};
@@ -35,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     ("bgp_flow", bgp_flow),
     ("bgp_framer", bgp_framer),
     ("bgp_message", bgp_message),
+    ("bmp_station", bmp_station),
     ("cloak_frames", cloak_frames),
     ("forwarder_line", forwarder_line),
     ("forwarder_packet", forwarder_packet),
@@ -43,6 +46,7 @@ pub const TARGETS: &[Target] = &[
     ("look_up", look_up),
     ("mrt_rib", mrt_rib),
     ("radius_packet", radius_packet),
+    ("rtr_client", rtr_client),
     ("toolbox_verify", toolbox_verify),
     ("transact_json", transact_json),
 ];
