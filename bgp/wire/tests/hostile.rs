@@ -197,7 +197,8 @@ fn every_error_of_rfc_4271_has_its_code_subcode_and_data() {
     let parameter = frame(1, &[4, 0xfb, 0xf4, 0, 90, 10, 0, 0, 1, 3, 7, 1, 0]);
     let cut_parameter = frame(1, &[4, 0xfb, 0xf4, 0, 90, 10, 0, 0, 1, 2, 2, 9]);
     let bare = |attributes: &[u8]| update_frame(attributes, &[]);
-    let rows: &[(&str, Vec<u8>, (u8, u8), Vec<u8>)] = &[
+    type Row = (&'static str, Vec<u8>, (u8, u8), Vec<u8>);
+    let rows: &[Row] = &[
         ("§6.1 marker", marker, (1, 1), vec![]),
         ("§6.1 length", long_keepalive, (1, 2), vec![0, 20]),
         ("§6.1 type", frame(77, &[]), (1, 3), vec![77]),
