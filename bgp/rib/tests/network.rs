@@ -2,6 +2,7 @@
 //! no guarded route crosses an AS. `SIM_SEED=…` replays one run.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::needless_range_loop, reason = "a node is its index, everywhere")]
 #![cfg(test)]
 
 use std::collections::{BTreeMap, BTreeSet};

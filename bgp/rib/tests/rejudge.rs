@@ -58,8 +58,7 @@ fn what_was_told_is_held_against_the_judge_again() {
     });
     let best = |rib: &Rib| {
         let found = rib.routes_to(&prefix).unwrap();
-        let best = found.paths.iter().find(|path| path.standing == Standing::Best).map(|path| path.peer);
-        best
+        found.paths.iter().find(|path| path.standing == Standing::Best).map(|path| path.peer)
     };
     let rejudge = |rib: &mut Rib| {
         for family in Family::ALL {

@@ -294,9 +294,15 @@ mod tests {
 
     #[test]
     fn a_capability_of_another_shape_is_kept_unread() {
-        for (code, value) in
-            [(9, vec![5]), (9, vec![]), (6, vec![1]), (69, vec![0, 1, 1]), (64, vec![0]), (71, vec![0; 6]), (5, vec![0; 6])]
-        {
+        for (code, value) in [
+            (9, vec![5]),
+            (9, vec![]),
+            (6, vec![1]),
+            (69, vec![0, 1, 1]),
+            (64, vec![0]),
+            (71, vec![0; 6]),
+            (5, vec![0; 6]),
+        ] {
             assert_eq!(Capability::decode(code, &value), Capability::Other { code, value });
         }
         // Send/Receive 0 and 4: the family counts as not there (RFC 7911 §4).

@@ -4,9 +4,9 @@
 
 use bgp_wire::{
     AddPath, Aggregator, AsPath, Asn, Attributes, Capability, Community, Context, ErrorCode, ExtendedCommunity,
-    Families, Family, Framer, GracefulRestart, HoldTime, LargeCommunity, LongLived, Message, MpReach, MpUnreach, Notification,
-    Open, Origin, PathIds, RawAttribute, Role, RouteRefresh, RouterId, Segment, Update, announce_v4, announce_v4_by_v6,
-    announce_v6, withdraw_v4, withdraw_v6,
+    Families, Family, Framer, GracefulRestart, HoldTime, LargeCommunity, LongLived, Message, MpReach, MpUnreach,
+    Notification, Open, Origin, PathIds, RawAttribute, Role, RouteRefresh, RouterId, Segment, Update, announce_v4,
+    announce_v4_by_v6, announce_v6, withdraw_v4, withdraw_v6,
 };
 use bgpkit_parser::models::{AsnLength, AttributeValue, BgpMessage, MetaCommunity};
 use bgpkit_parser::parser::bgp::parse_bgp_message;
