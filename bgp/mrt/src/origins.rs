@@ -17,7 +17,7 @@ const AS4_PATH: u8 = 17;
 const EXTENDED: u8 = 0x10;
 
 /// Whose the addresses of a prefix are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Whose {
     /// This AS originates it.
     Origin(Asn),
