@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{command, say};
 
-/// A program that the lab calls, and the Debian package that ships it.
+/// A program that the lab or a test calls, and the Debian package that ships it.
 const NEEDED: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
@@ -24,6 +24,9 @@ const NEEDED: &[(&str, &str)] = &[
     ("bird", "bird2"),
     ("/usr/bin/gobgpd", "gobgpd"),
     ("/usr/sbin/bgpctl", "openbgpd"),
+    ("exabgp", "exabgp"),
+    ("stayrtr", "stayrtr"),
+    ("bgpdump", "bgpdump"),
     ("tshark", "tshark"),
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
@@ -32,7 +35,14 @@ const NEEDED: &[(&str, &str)] = &[
 ];
 
 /// Services that these packages would start by themselves, on this machine instead of in a namespace.
-const SERVICES: &[(&str, &str)] = &[("frr", "frr"), ("bird2", "bird"), ("gobgpd", "gobgpd"), ("openbgpd", "openbgpd")];
+const SERVICES: &[(&str, &str)] = &[
+    ("frr", "frr"),
+    ("bird2", "bird"),
+    ("gobgpd", "gobgpd"),
+    ("openbgpd", "openbgpd"),
+    ("exabgp", "exabgp"),
+    ("stayrtr", "stayrtr"),
+];
 
 /// A script that answers "forbidden" to every start that a package asks for while it is being installed.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
