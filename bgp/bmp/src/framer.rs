@@ -1,5 +1,7 @@
 //! Cuts a byte stream into messages, however the reads fall.
 
+use bgp_wire::Pending;
+
 use crate::message::BmpError;
 
 /// Octets of the common header (RFC 7854 §4.1).
@@ -14,17 +16,12 @@ const VERSION: u8 = 3;
 ///
 /// After an error the stream is out of step: close it.
 #[derive(Debug, Clone, Default)]
-pub struct Framer {
-    buffer: Vec<u8>,
-    taken: usize,
-}
+pub struct Framer(Pending);
 
 impl Framer {
     /// Adds what a read brought.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.drain(..self.taken);
-        self.taken = 0;
-        self.buffer.extend_from_slice(bytes);
+        self.0.push(bytes);
     }
 
     /// The next whole message, for [`crate::Message::decode`]; `None` until more is pushed.
@@ -32,18 +29,16 @@ impl Framer {
     /// # Errors
     /// [`BmpError`] as soon as a header can't be one, before its body has come.
     pub fn next_message(&mut self) -> Result<Option<&[u8]>, BmpError> {
-        let pending = self.buffer.get(self.taken..).unwrap_or_default();
-        if let Some(version) = pending.first()
-            && *version != VERSION
-        {
-            return Err(BmpError::Version(*version));
-        }
-        let Some([_, a, b, c, d, _]) = pending.first_chunk::<HEADER_LENGTH>() else { return Ok(None) };
-        let length = u32::from_be_bytes([*a, *b, *c, *d]);
-        let octets = usize::try_from(length).ok().filter(|octets| (HEADER_LENGTH..=MAX_MESSAGE).contains(octets));
-        let octets = octets.ok_or(BmpError::Length(length))?;
-        let Some(message) = pending.get(..octets) else { return Ok(None) };
-        self.taken += octets;
-        Ok(Some(message))
+        self.0.next(|bytes| {
+            if let Some(version) = bytes.first()
+                && *version != VERSION
+            {
+                return Err(BmpError::Version(*version));
+            }
+            let Some([_, a, b, c, d, _]) = bytes.first_chunk::<HEADER_LENGTH>() else { return Ok(None) };
+            let length = u32::from_be_bytes([*a, *b, *c, *d]);
+            let octets = usize::try_from(length).ok().filter(|octets| (HEADER_LENGTH..=MAX_MESSAGE).contains(octets));
+            octets.ok_or(BmpError::Length(length)).map(Some)
+        })
     }
 }

@@ -12,7 +12,6 @@
 mod framer;
 mod message;
 mod peer;
-mod reader;
 mod router;
 mod watch;
 

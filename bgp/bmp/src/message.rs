@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use bgp_wire::Reader;
+
 use crate::framer::HEADER_LENGTH;
 use crate::peer::PeerHeader;
-use crate::reader::Reader;
 
 /// Why bytes are no message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -149,7 +150,7 @@ impl<'a> Message<'a> {
             kind::INITIATION => {
                 let mut message = (None, None);
                 while !reader.is_empty() {
-                    match reader.information().ok_or(cut("an information value"))? {
+                    match information(&mut reader).ok_or(cut("an information value"))? {
                         (information::NAME, value) => message.0 = Some(text(value)),
                         (information::DESCRIPTION, value) => message.1 = Some(text(value)),
                         _ => {}
@@ -160,7 +161,7 @@ impl<'a> Message<'a> {
             kind::TERMINATION => {
                 let (mut reason, mut words) = (None, None);
                 while !reader.is_empty() {
-                    match reader.information().ok_or(cut("an information value"))? {
+                    match information(&mut reader).ok_or(cut("an information value"))? {
                         (information::TEXT, value) => words = Some(text(value)),
                         (information::REASON, [high, low]) => reason = Some(u16::from_be_bytes([*high, *low])),
                         _ => {}
@@ -177,7 +178,7 @@ impl<'a> Message<'a> {
         };
         Ok(match kind {
             kind::ROUTE_MONITORING => {
-                Self::RouteMonitoring { peer, update: reader.bgp_message().ok_or(cut("the UPDATE"))? }
+                Self::RouteMonitoring { peer, update: bgp_message(&mut reader).ok_or(cut("the UPDATE"))? }
             }
             kind::STATISTICS => Self::Statistics { peer },
             kind::PEER_DOWN => Self::PeerDown { peer, reason: down(&mut reader).ok_or(cut("the reason"))? },
@@ -266,6 +267,19 @@ impl<'a> Message<'a> {
     }
 }
 
+/// One BGP message, by the length in its own header.
+fn bgp_message<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
+    let [.., high, low] = reader.peek::<18>()?;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if length < bgp_wire::HEADER_LENGTH { None } else { reader.take(length) }
+}
+
+/// A type and a value (RFC 7854 §4.4).
+fn information<'a>(reader: &mut Reader<'a>) -> Option<(u16, &'a [u8])> {
+    let (kind, length) = (reader.u16()?, reader.u16()?);
+    Some((kind, reader.take(usize::from(length))?))
+}
+
 fn down<'a>(reader: &mut Reader<'a>) -> Option<Down<'a>> {
     Some(match reader.u8()? {
         1 => Down::Sent(reader.rest()),
@@ -286,11 +300,11 @@ fn up<'a>(reader: &mut Reader<'a>, peer: &PeerHeader) -> Result<PeerUp<'a>, BmpE
         (IpAddr::V4(_), [.., a, b, c, d]) => IpAddr::from([a, b, c, d]),
     };
     let ports = reader.u16().zip(reader.u16()).ok_or(cut("the ports"))?;
-    let sent = reader.bgp_message().ok_or(cut("the sent OPEN"))?;
-    let received = reader.bgp_message().ok_or(cut("the received OPEN"))?;
+    let sent = bgp_message(reader).ok_or(cut("the sent OPEN"))?;
+    let received = bgp_message(reader).ok_or(cut("the received OPEN"))?;
     let mut table = None;
     while !reader.is_empty() {
-        if let (information::TABLE, value) = reader.information().ok_or(cut("an information value"))? {
+        if let (information::TABLE, value) = information(reader).ok_or(cut("an information value"))? {
             table = Some(text(value));
         }
     }

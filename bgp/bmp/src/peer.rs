@@ -3,9 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bgp_wire::Asn;
-
-use crate::reader::Reader;
+use bgp_wire::{Asn, Reader};
 
 /// Octets of the per-peer header.
 pub const PEER_HEADER_LENGTH: usize = 42;

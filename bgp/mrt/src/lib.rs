@@ -7,7 +7,6 @@
 //! through unread. [`writer`] writes TABLE_DUMP_V2 and BGP4MP_ET. Files and their compression are the shell's.
 
 mod origins;
-mod reader;
 mod record;
 pub mod writer;
 

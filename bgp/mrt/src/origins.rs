@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use bgp_wire::{Asn, DecodeError, Message as BgpMessage};
+use bgp_wire::{Asn, DecodeError, Message as BgpMessage, Reader};
 use cloakway_types::{AddressMap, AddressMapBuilder};
 use ipnet::IpNet;
 
-use crate::reader::Reader;
 use crate::record::{Framer, Message, MrtError, Record};
 
 /// Attribute types that say where a route came from.

@@ -2,10 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use bgp_wire::{Asn, Context, Families};
+use bgp_wire::{Asn, Context, Families, Pending, Reader};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-
-use crate::reader::Reader;
 
 /// Octets of a record's header.
 const HEADER: usize = 12;
@@ -42,17 +40,12 @@ pub enum MrtError {
 
 /// Cuts a stream into records, however the reads fall.
 #[derive(Debug, Clone, Default)]
-pub struct Framer {
-    buffer: Vec<u8>,
-    taken: usize,
-}
+pub struct Framer(Pending);
 
 impl Framer {
     /// Adds what a read brought.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.drain(..self.taken);
-        self.taken = 0;
-        self.buffer.extend_from_slice(bytes);
+        self.0.push(bytes);
     }
 
     /// The next whole record, for [`Record::decode`]; `None` until more is pushed.
@@ -60,18 +53,12 @@ impl Framer {
     /// # Errors
     /// [`MrtError::TooLong`] before its octets have come.
     pub fn next_record(&mut self) -> Result<Option<&[u8]>, MrtError> {
-        let pending = self.buffer.get(self.taken..).unwrap_or_default();
-        let Some(length) = pending.get(8..HEADER).and_then(<[u8]>::as_array).map(|octets| u32::from_be_bytes(*octets))
-        else {
-            return Ok(None);
-        };
-        let total = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(HEADER);
-        if total > MAX_RECORD {
-            return Err(MrtError::TooLong(length));
-        }
-        let Some(record) = pending.get(..total) else { return Ok(None) };
-        self.taken += total;
-        Ok(Some(record))
+        self.0.next(|bytes| {
+            let Some([.., a, b, c, d]) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
+            let length = u32::from_be_bytes([*a, *b, *c, *d]);
+            let total = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(HEADER);
+            if total > MAX_RECORD { Err(MrtError::TooLong(length)) } else { Ok(Some(total)) }
+        })
     }
 
     /// Nothing more will come.
@@ -79,7 +66,7 @@ impl Framer {
     /// # Errors
     /// [`MrtError::CutOff`] when something is left.
     pub fn finish(&self) -> Result<(), MrtError> {
-        match self.buffer.len() - self.taken {
+        match self.0.bytes().len() {
             0 => Ok(()),
             left => Err(MrtError::CutOff(left)),
         }
@@ -173,7 +160,7 @@ impl<'a> Record<'a> {
             return Err(MrtError::Malformed { kind: 0, subtype: 0, what: "the header" });
         };
         let malformed = |what| MrtError::Malformed { kind, subtype, what };
-        if usize::try_from(length) != Ok(reader.rest().len()) {
+        if usize::try_from(length) != Ok(reader.len()) {
             return Err(malformed("its length"));
         }
         match (kind, subtype) {
@@ -235,9 +222,24 @@ fn peers<'a>(mut reader: Reader<'a>) -> Option<Record<'a>> {
     reader.is_empty().then_some(Record::Peers(peers))
 }
 
+/// A prefix as BGP writes it: its bits, and as few octets as hold them. Bits behind are cleared.
+fn prefix(reader: &mut Reader<'_>, ipv6: bool) -> Option<IpNet> {
+    let bits = reader.u8()?;
+    let octets = reader.take(usize::from(bits).div_ceil(8))?;
+    if ipv6 {
+        let mut address = [0; 16];
+        address.get_mut(..octets.len())?.copy_from_slice(octets);
+        Some(IpNet::V6(Ipv6Net::new(address.into(), bits).ok()?.trunc()))
+    } else {
+        let mut address = [0; 4];
+        address.get_mut(..octets.len())?.copy_from_slice(octets);
+        Some(IpNet::V4(Ipv4Net::new(address.into(), bits).ok()?.trunc()))
+    }
+}
+
 fn rib<'a>(mut reader: Reader<'a>, ipv6: bool, path_ids: bool) -> Option<Record<'a>> {
     let _sequence = reader.u32()?;
-    let prefix = reader.prefix(ipv6)?;
+    let prefix = prefix(&mut reader, ipv6)?;
     let left = reader.u16()?;
     Some(Record::Rib(RibRecord { prefix, entries: reader, shape: Shape::Indexed { path_ids }, left }))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bgp_wire::Asn;
+use bgp_wire::{Asn, Pending};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::table::Vrp;
@@ -387,17 +387,12 @@ fn report(body: &[u8]) -> Option<(Vec<u8>, String)> {
 
 /// Cuts a byte stream into units, however the reads fall. Holds at most one unfinished unit and what was pushed with it.
 #[derive(Debug, Clone, Default)]
-pub struct Framer {
-    buffer: Vec<u8>,
-    taken: usize,
-}
+pub struct Framer(Pending);
 
 impl Framer {
     /// Adds what a read brought.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.drain(..self.taken);
-        self.taken = 0;
-        self.buffer.extend_from_slice(bytes);
+        self.0.push(bytes);
     }
 
     /// The next whole unit, for [`Pdu::decode`]; `None` until more is pushed.
@@ -405,12 +400,10 @@ impl Framer {
     /// # Errors
     /// [`PduError::Length`] as soon as a header says a length that can't be; the stream is then out of step.
     pub fn next_pdu(&mut self) -> Result<Option<&[u8]>, PduError> {
-        let pending = self.buffer.get(self.taken..).unwrap_or_default();
-        let Some((_, kind, _, length)) = header(pending) else { return Ok(None) };
-        let wrong = PduError::Length { kind, length };
-        let octets = usize::try_from(length).ok().filter(|octets| (HEADER..=MAX_PDU).contains(octets)).ok_or(wrong)?;
-        let Some(unit) = pending.get(..octets) else { return Ok(None) };
-        self.taken += octets;
-        Ok(Some(unit))
+        self.0.next(|bytes| {
+            let Some((_, kind, _, length)) = header(bytes) else { return Ok(None) };
+            let octets = usize::try_from(length).ok().filter(|octets| (HEADER..=MAX_PDU).contains(octets));
+            octets.ok_or(PduError::Length { kind, length }).map(Some)
+        })
     }
 }

@@ -34,11 +34,12 @@ pub use flow::{
     Action, ActionTextError, Actions, BitField, BitTerm, Comparison, Component, FlowError, FlowRule, FlowTextError,
     LONGEST_RULE, NumberField, NumberTerm, Operand, Pattern, Rate, announce_flow, protocol_number, withdraw_flow,
 };
-pub use framer::Framer;
+pub use framer::{Framer, Pending};
 pub use message::{Context, HEADER_LENGTH, MAX_EXTENDED_LENGTH, MAX_LENGTH, Message, RouteRefresh};
 pub use multiprotocol::{MpReach, MpUnreach};
 pub use notification::{ErrorCode, LONGEST_COMMUNICATION, Notification};
 pub use open::Open;
 pub use pack::{announce_v4, announce_v4_by_v6, announce_v6, withdraw_v4, withdraw_v6};
+pub use reader::Reader;
 pub use types::{AS_TRANS, Asn, FLOW_SAFI, Families, Family, HoldTime, HoldTimeTooShort, RouterId, ZeroRouterId};
 pub use update::{PathIds, Paths, Update};
