@@ -21,6 +21,7 @@ mod listener;
 pub mod mrt;
 mod neighbours;
 mod peer;
+mod refresh;
 mod reload;
 pub mod rib;
 pub mod role;

@@ -5,10 +5,11 @@
 
 pub(crate) mod shown;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use bgp_wire::Family;
 use cloakway_runtime::Stop;
 use ipnet::IpNet;
 use tokio::net::TcpStream;
@@ -96,9 +97,21 @@ pub(crate) struct Asked {
     /// Made because somebody connected: the file names only its prefix.
     pub(crate) dynamic: bool,
     ask: mpsc::Sender<oneshot::Sender<Report>>,
+    orders: mpsc::UnboundedSender<Order>,
 }
 
 impl Asked {
+    /// Has the peer asked for everything again (RFC 2918); gives the families.
+    ///
+    /// # Errors
+    /// Why it cannot be asked.
+    pub(crate) async fn ask_again(&self) -> Result<BTreeSet<Family>, &'static str> {
+        let ended = "its session is ending";
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(Order::AskAgain(answer)).map_err(|_| ended)?;
+        answered.await.unwrap_or(Err(ended))
+    }
+
     /// What the peer's task says; `None` when it has just ended.
     pub(crate) async fn report(&self) -> Option<Report> {
         let (answer, answered) = oneshot::channel();
@@ -241,6 +254,7 @@ impl List {
                     peer: running.peer.clone(),
                     dynamic: running.dynamic.is_some(),
                     ask: running.ask.clone(),
+                    orders: running.orders.clone(),
                 };
                 let mut all: Vec<Asked> = self.running.values().map(asked).collect();
                 all.sort_by(|a, b| (a.dynamic, &a.peer.name).cmp(&(b.dynamic, &b.peer.name)));

@@ -1,6 +1,6 @@
 //! One task for each peer: its session, its connections, its timers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::ErrorKind;
@@ -92,6 +92,8 @@ pub(crate) enum Order {
     },
     /// The configuration no longer has it.
     Remove,
+    /// The operator wants everything told again.
+    AskAgain(oneshot::Sender<Result<BTreeSet<Family>, &'static str>>),
 }
 
 /// What reaches a peer's task.
@@ -158,6 +160,11 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
                 Order::Remove => {
                     task.handle(Input::Remove);
                     break;
+                }
+                Order::AskAgain(answer) => {
+                    // Who has gone away meanwhile wants no answer.
+                    let _ = answer.send(task.session.ask_again());
+                    task.carry_out();
                 }
             },
             () = clock::until(task.session.poll_timeout()) => task.handle(Input::Tick),

@@ -9,7 +9,7 @@ use cloakway_runtime::{Context, Outcome, Role, Topic};
 
 use crate::config::{Config, Peer};
 use crate::inject::cli;
-use crate::{bmp, events, show, speaker};
+use crate::{bmp, events, refresh, show, speaker};
 
 /// The speaker as a server binary.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ impl Role for BgpSpeaker {
                                     bgp-speaker show health\n  \
                                     bgp-speaker show look-up 192.0.2.1\n  \
                                     bgp-speaker reload\n  \
+                                    bgp-speaker refresh edge\n  \
                                     bgp-speaker show why 203.0.113.200/32 --peer edge --json\n  \
                                     bgp-speaker show leaks\n  \
                                     bgp-speaker leak clear 203.0.113.200/32\n  \
@@ -120,13 +121,14 @@ impl Role for BgpSpeaker {
     }
 
     fn commands() -> Vec<Command> {
-        vec![cli::command(), events::cli::command(), bmp::cli::command()]
+        vec![cli::command(), events::cli::command(), bmp::cli::command(), refresh::command()]
     }
 
     fn command(name: &str, matches: &ArgMatches) -> ExitCode {
         match name {
             "events" => events::cli::run(matches),
             "leak" => bmp::cli::run(matches),
+            refresh::TOPIC => refresh::run(matches),
             _ => cli::run(matches),
         }
     }

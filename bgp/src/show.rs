@@ -19,6 +19,7 @@ use crate::inject::Engine;
 use crate::kernel::Installer;
 use crate::neighbours::{self, Neighbours};
 use crate::peer::Report;
+use crate::refresh;
 use crate::reload::Reloader;
 use crate::rib::Table;
 use crate::rpki::Rpki;
@@ -126,6 +127,7 @@ struct PrefixRow {
 pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, String> {
     let json = match request.topic.as_str() {
         reload::TOPIC => return shared.reloader.reload().await,
+        refresh::TOPIC => return refresh::answer(&shared.neighbours, &request).await,
         "sessions" => serde_json::to_value(sessions(&shared).await),
         "neighbours" => serde_json::to_value(neighbours::shown::rows(&shared.neighbours).await),
         "routes" => serde_json::to_value(routes(&shared).await),

@@ -45,6 +45,20 @@ fn an_enhanced_refresh_is_marked_where_it_begins_and_ends_even_when_empty() {
 }
 
 #[test]
+fn a_peer_is_asked_for_each_family_again_unless_it_cannot_be() {
+    let mut without = peer_open();
+    without.capabilities.retain(|capability| *capability != Capability::RouteRefresh);
+    let mut bench = established(settings(), without, Context::default());
+    assert_eq!(bench.session.ask_again(), Err("the peer does not know ROUTE-REFRESH (RFC 2918)"));
+    assert_eq!(bench.drain(), []);
+    let mut bench = established(settings(), peer_open(), Context::default());
+    assert_eq!(bench.session.ask_again(), Ok(Family::ALL.into()));
+    assert_eq!(bench.drain(), [Seen::Refresh(1, 0), Seen::Refresh(2, 0)]);
+    bench.hear(Message::Notification(ErrorCode::HOLD_TIMER_EXPIRED.into()));
+    assert_eq!(bench.session.ask_again(), Err("the session is not established"));
+}
+
+#[test]
 fn a_refresh_mark_of_the_wrong_length_ends_the_session_with_the_message_as_data() {
     let mut bench = established(settings(), with([Capability::EnhancedRouteRefresh]), Context::default());
     let frame = [&[0xff; 16], &[0, 24, 5, 0, 1, 1, 1, 9][..]].concat();

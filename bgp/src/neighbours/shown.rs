@@ -4,7 +4,7 @@ use bgp_wire::Family;
 use cloakway_runtime::clock;
 use serde::Serialize;
 
-use super::{Asked, Neighbours};
+use super::Neighbours;
 
 /// One neighbour.
 #[derive(Debug, Serialize)]
@@ -39,8 +39,7 @@ pub(crate) struct Row {
 /// All neighbours, those of the file first.
 pub(crate) async fn rows(neighbours: &Neighbours) -> Vec<Row> {
     let mut rows = Vec::new();
-    for Asked { peer, dynamic, ask } in neighbours.list().await {
-        let asked = Asked { peer, dynamic, ask };
+    for asked in neighbours.list().await {
         let Some(report) = asked.report().await else { continue };
         let (now, status, settings) = (clock::now(), report.status, &asked.peer.settings);
         let millis = |wait: std::time::Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);

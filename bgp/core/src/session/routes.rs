@@ -97,7 +97,24 @@ impl Session {
         }
     }
 
-    /// ROUTE-REFRESH, written: where our answer begins or ends (RFC 7313 §4).
+    /// Asks the peer for everything again (RFC 2918); gives the families.
+    ///
+    /// # Errors
+    /// Why it cannot be asked.
+    pub fn ask_again(&mut self) -> Result<BTreeSet<Family>, &'static str> {
+        let (id, negotiated) = self.established().ok_or("the session is not established")?;
+        if !negotiated.route_refresh {
+            return Err("the peer does not know ROUTE-REFRESH (RFC 2918)");
+        }
+        let families = negotiated.families.clone();
+        for family in &families {
+            let request = self.refresh_mark(*family, RouteRefresh::REQUEST);
+            self.output.push_back(Output::Send(id, request));
+        }
+        Ok(families)
+    }
+
+    /// ROUTE-REFRESH, written: a request, or where our answer begins or ends (RFC 7313 §4).
     pub(super) fn refresh_mark(&mut self, family: Family, subtype: u8) -> Vec<u8> {
         self.refresh_mark_of(family.afi(), family.safi(), subtype)
     }
