@@ -1,21 +1,23 @@
 //! A laboratory: a topology brought up, watched, disturbed and removed.
 
+mod network;
+mod process;
+
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::command::{self, Outcome, eventually};
 use crate::netns::Netns;
 use crate::pki;
 use crate::template::Values;
-use crate::topology::{End, Link, Probe, Process, Topology};
+use crate::topology::{Link, Process, Topology};
 
 /// Where the run directories of all laboratories lie.
 const RUNS: &str = "/run/cloakway-lab";
@@ -268,64 +270,6 @@ impl Lab {
         Ok(())
     }
 
-    fn make_network(&self, told: &mut dyn FnMut(&str)) -> Result<()> {
-        for host in &self.topology.namespaces {
-            told(&format!("namespace {}{}: {}", self.prefix, host.name, host.role));
-            let netns = self.netns(&host.name);
-            netns.create()?;
-            // Duplicate address detection would hold every IPv6 address back for a second.
-            let mut settings = vec!["net.ipv6.conf.all.accept_dad=0".to_owned()];
-            settings.push("net.ipv6.conf.default.accept_dad=0".to_owned());
-            settings.extend(host.sysctls.iter().map(|(key, value)| format!("{key}={value}")));
-            command::must(netns.command("sysctl").arg("-q").args(["-w"]).args(settings), BOUND)?;
-            if let Some(firewall) = &host.firewall {
-                let file = self.topology.folder.join(firewall);
-                command::must(netns.command("nft").arg("-f").arg(&file), BOUND)
-                    .with_context(|| format!("firewall {}", file.display()))?;
-            }
-            let mut lines = vec!["link set lo up".to_owned()];
-            lines.extend(host.loopback.iter().map(|address| format!("address add {address} dev lo")));
-            netns.ip(&lines)?;
-        }
-        for link in &self.topology.links {
-            self.make_link(link).with_context(|| format!("link {}", link.name))?;
-        }
-        for host in &self.topology.namespaces {
-            let lines: Vec<String> = host.routes.iter().map(|route| format!("route add {route}")).collect();
-            self.netns(&host.name).ip(&lines).with_context(|| format!("routes of {}", host.name))?;
-        }
-        Ok(())
-    }
-
-    fn make_link(&self, link: &Link) -> Result<()> {
-        let (a, b) = (self.netns(&link.a.namespace), self.netns(&link.b.namespace));
-        a.ip(&[format!("link add {} type veth peer name {} netns {}", link.a.interface, link.b.interface, b.name())])?;
-        for (netns, end) in [(&a, &link.a), (&b, &link.b)] {
-            self.set_up_end(netns, end, link.offloads)?;
-        }
-        Ok(())
-    }
-
-    fn set_up_end(&self, netns: &Netns, end: &End, offloads: bool) -> Result<()> {
-        let interface = &end.interface;
-        if !end.kernel_address {
-            let no_ipv6 = format!("net.ipv6.conf.{interface}.disable_ipv6=1");
-            command::must(netns.command("sysctl").args(["-q", "-w", &no_ipv6]), BOUND)?;
-            netns.ip(&[format!("link set {interface} arp off")])?;
-        }
-        if !offloads {
-            let features = ["tx", "off", "rx", "off", "tso", "off", "gso", "off", "gro", "off"];
-            command::must(netns.command("ethtool").args(["-K", interface]).args(features), BOUND)?;
-        }
-        let mut lines: Vec<String> = Vec::new();
-        for address in &end.addresses {
-            let nodad = if address.addr().is_ipv6() { " nodad" } else { "" };
-            lines.push(format!("address add {address} dev {interface}{nodad}"));
-        }
-        lines.push(format!("link set {interface} up"));
-        netns.ip(&lines)
-    }
-
     fn make_secrets(&self) -> Result<()> {
         if let Some(pki) = &self.topology.pki {
             pki::issue(pki, &self.run.join("pki"))?;
@@ -343,79 +287,6 @@ impl Lab {
             ensure!(self.log(&name).contains("listening on"), "{}", self.log(&name));
             Ok(())
         })
-    }
-
-    fn start_inner(&self, process: &Process) -> Result<()> {
-        let folder = self.run.join(process.directory.as_ref().unwrap_or(&process.name));
-        let values = self.values.with("dir", folder.display().to_string());
-        fs::create_dir_all(&folder)?;
-        for template in &process.templates {
-            let source = self.topology.folder.join(template);
-            let text = fs::read_to_string(&source).with_context(|| format!("template {}", source.display()))?;
-            let text = values.fill(&text).with_context(|| format!("template {}", source.display()))?;
-            fs::write(folder.join(Path::new(template).file_name().context("a template is a file")?), text)?;
-        }
-        if let Some(owner) = &process.owner {
-            give(&folder, owner)?;
-        }
-        if let Some(probe) = &process.after {
-            self.wait_for(process, probe, &values)?;
-        }
-        let mut command = self.netns(&process.namespace).command(&program_path(&process.program));
-        for argument in &process.arguments {
-            command.arg(values.fill(argument)?);
-        }
-        if process.once {
-            command::must(&mut command, BOUND)?;
-        } else {
-            self.spawn(&process.name, command)?;
-        }
-        match &process.ready {
-            Some(probe) => self.wait_for(process, probe, &values),
-            None => Ok(()),
-        }
-    }
-
-    fn wait_for(&self, process: &Process, probe: &Probe, values: &Values) -> Result<()> {
-        let bound = Duration::from_secs(probe.within_s);
-        let held = eventually(bound, "its probe holds", || {
-            let started = self.children().contains_key(&process.name);
-            if started && !self.alive(&process.name) {
-                return Ok(Err(anyhow!("it ended")));
-            }
-            self.probe(process, probe, values).map(Ok)
-        });
-        held.and_then(|inner| inner).map_err(|error| {
-            let log = self.log(&process.name);
-            let lines: Vec<&str> = log.lines().collect();
-            let last = lines.get(lines.len().saturating_sub(12)..).unwrap_or_default().join("\n  ");
-            anyhow!("{error:#}; the end of its log:\n  {last}")
-        })
-    }
-
-    fn probe(&self, process: &Process, probe: &Probe, values: &Values) -> Result<()> {
-        let netns = self.netns(&process.namespace);
-        if let Some(path) = &probe.path {
-            let path = values.fill(path)?;
-            ensure!(Path::new(&path).exists(), "{path} is not there");
-        }
-        if let Some(address) = &probe.tcp {
-            let address: SocketAddr = address.parse().with_context(|| format!("`{address}`"))?;
-            netns.enter(|| Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1))?))?;
-        }
-        if let Some((program, arguments)) = probe.command.as_ref().and_then(|words| words.split_first()) {
-            let mut command = netns.command(&program_path(program));
-            for argument in arguments {
-                command.arg(values.fill(argument)?);
-            }
-            let said = command::must(&mut command, BOUND)?;
-            let text = probe.contains.as_deref().unwrap_or_default();
-            ensure!(said.contains(text), "`{text}` is not in: {said}");
-        }
-        if let Some(text) = &probe.log {
-            ensure!(self.log(&process.name).contains(text), "`{text}` is not in its log");
-        }
-        Ok(())
     }
 
     fn log_path(&self, name: &str) -> PathBuf {
@@ -501,15 +372,4 @@ fn program_path(program: &str) -> String {
 
 fn capture_name(link: &Link) -> String {
     format!("capture-{}", link.name)
-}
-
-/// Gives a folder and the files in it to the system user `owner`.
-fn give(folder: &Path, owner: &str) -> Result<()> {
-    let user = nix::unistd::User::from_name(owner)?.with_context(|| format!("no system user `{owner}`"))?;
-    let chown = |path: &Path| nix::unistd::chown(path, Some(user.uid), Some(user.gid));
-    chown(folder)?;
-    for entry in fs::read_dir(folder)? {
-        chown(&entry?.path())?;
-    }
-    Ok(())
 }
