@@ -13,6 +13,7 @@ use crate::command::{self, eventually};
 use crate::evidence::{Evidence, Stopped};
 use crate::health::Health;
 use crate::lab::Lab;
+use crate::stories::shown;
 
 const BOUND: Duration = Duration::from_secs(20);
 const PREFIXES: [&str; 2] = ["203.0.113.200/32", "2001:db8:c10a::200/128"];
@@ -179,7 +180,6 @@ fn theirs(speaker: &Speaker<'_>, evidence: &mut Evidence) {
     evidence.check("BIRD's own rule is in `show flows`", || {
         eventually(BOUND, "the rule is there", || {
             let rows = speaker.show("flows")?;
-            let rows = rows.as_array().context("no rows")?;
             let row = rows.iter().find(|row| row["from"].as_str().is_some_and(|from| from.starts_with("peer bird")));
             let row = row.context("no rule of BIRD's")?;
             ensure!(row["rule"] == "destination 198.51.100.16/28 protocol =17" && row["then"] == "discard", "{row}");
@@ -282,19 +282,11 @@ impl Speaker<'_> {
         Health::serve(&self.path("health.sock"), prefixes)
     }
 
-    fn show(&self, topic: &str) -> Result<Value> {
-        let socket = self.path("speaker.sock").display().to_string();
-        let said = self.0.must("speaker", &["bgp-speaker", "show", topic, "--socket", &socket, "--json"])?;
-        let rows: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(&said).into_iter().collect();
-        Ok(match rows?.as_slice() {
-            [Value::Array(rows)] => Value::Array(rows.clone()),
-            rows => Value::Array(rows.to_vec()),
-        })
+    fn show(&self, topic: &str) -> Result<Vec<Value>> {
+        shown::rows(self.0, "speaker", "{{run}}/speaker.sock", &[topic])
     }
 
     fn session(&self, router: Router) -> Result<Value> {
-        let rows = self.show("sessions")?;
-        let rows = rows.as_array().context("no rows")?;
-        rows.iter().find(|row| row["peer"] == router.name()).cloned().context("no session")
+        shown::row(&self.show("sessions")?, "peer", router.name())
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::bgp_capture;
 use crate::command::eventually;
 use crate::evidence::{Evidence, Stopped};
 use crate::health::Health;
@@ -135,7 +136,24 @@ pub(super) fn tell(lab: &Lab, evidence: &mut Evidence) -> Result<Vec<String>, St
             })
         },
     );
+    clean(lab, evidence);
     Ok(Vec::new())
+}
+
+fn clean(lab: &Lab, evidence: &mut Evidence) {
+    evidence.point("5", "Everything that was sent is clean in another reader");
+    evidence.check("the captures end", || lab.end_captures().map(|()| "whole".to_owned()));
+    for router in Router::ALL {
+        evidence.check(
+            &format!("tshark, tcpdump and bgpkit-parser find nothing wrong on the link to {}", router.name()),
+            || {
+                let found = bgp_capture::audit(&lab.capture(router.name()))?;
+                // Three sessions, started four times.
+                ensure!(found.opens >= 2 * 3 * 4, "{found:?}");
+                Ok(format!("{found:?}"))
+            },
+        );
+    }
 }
 
 fn config(lab: &Lab) -> String {

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use bgp_bmp::{Message, PeerHeader, PeerKey, PeerKind, PeerUp, View};
 use bgp_wire::{
     AsPath, Asn, Attributes, Community, Context as Session, Family, HoldTime, Message as Bgp, Open, Origin, RouterId,
@@ -17,10 +17,12 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, conn
 use serde_json::Value;
 use std::os::fd::AsRawFd as _;
 
+use crate::bgp_capture;
 use crate::command::eventually;
 use crate::evidence::{Evidence, Stopped};
 use crate::health::Health;
 use crate::lab::Lab;
+use crate::stories::shown;
 
 const BOUND: Duration = Duration::from_secs(30);
 const PRIVATE: &str = "203.0.113.200/32";
@@ -41,8 +43,19 @@ pub(super) fn tell(lab: &Lab, evidence: &mut Evidence) -> Result<Vec<String>, St
     on_the_way_out(lab, evidence);
     blind(lab, evidence);
     told(lab, evidence);
+    clean(lab, evidence);
     drop(health);
     Ok(Vec::new())
+}
+
+fn clean(lab: &Lab, evidence: &mut Evidence) {
+    evidence.point("6", "Everything that was sent is clean in another reader");
+    evidence.check("the captures end", || lab.end_captures().map(|()| "whole".to_owned()));
+    evidence.check("tshark, tcpdump and bgpkit-parser find nothing wrong on the link to the ISP's router", || {
+        let found = bgp_capture::audit(&lab.capture("edge"))?;
+        ensure!(found.opens >= 2 && found.prefixes > 0, "{found:?}");
+        Ok(format!("{found:?}"))
+    });
 }
 
 fn config(lab: &Lab) -> String {
@@ -60,17 +73,11 @@ fn config(lab: &Lab) -> String {
 }
 
 fn show(lab: &Lab, topic: &str) -> Result<Vec<Value>> {
-    let said = lab.must("speaker", &["bgp-speaker", "show", topic, "--socket", "{{run}}/speaker.sock", "--json"])?;
-    match serde_json::from_str(&said)? {
-        Value::Array(rows) => Ok(rows),
-        other => bail!("{other}"),
-    }
+    shown::rows(lab, "speaker", "{{run}}/speaker.sock", &[topic])
 }
 
 fn row(lab: &Lab, topic: &str, key: &str, name: &str) -> Result<Value> {
-    let rows = show(lab, topic)?;
-    let row = rows.iter().find(|row| row.get(key).and_then(Value::as_str) == Some(name));
-    row.cloned().with_context(|| format!("no {name} in {rows:?}"))
+    shown::row(&show(lab, topic)?, key, name)
 }
 
 fn is(row: &Value, field: &str, wanted: &str) -> Result<()> {

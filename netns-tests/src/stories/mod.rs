@@ -6,6 +6,7 @@ pub mod bgp_restart;
 pub mod bgp_watch;
 pub mod crash;
 pub mod purchase;
+mod shown;
 mod world;
 
 use std::fs;
@@ -41,7 +42,7 @@ pub const ALL: &[Story] = &[
     },
     Story {
         name: "bgp-peers",
-        about: "our speaker beside BIRD, FRR, GoBGP and OpenBGPD, in every kind of session that they have",
+        about: "our speaker beside BIRD, FRR, GoBGP, OpenBGPD and itself, in every kind of session that they have",
         topology: "bgp-peers",
         tell: bgp_peers::tell,
     },
