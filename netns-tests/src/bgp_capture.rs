@@ -47,12 +47,70 @@ pub fn audit(path: &Path) -> Result<Audit> {
     Ok(audit)
 }
 
+/// What was said on one TCP connection.
+#[derive(Debug)]
+pub struct Conversation {
+    opener: IpAddr,
+    listener: IpAddr,
+    said: Vec<(IpAddr, Message)>,
+}
+
+impl Conversation {
+    /// Who opened the connection.
+    #[must_use]
+    pub fn opener(&self) -> IpAddr {
+        self.opener
+    }
+
+    /// Whether these two addresses are its ends.
+    #[must_use]
+    pub fn is_between(&self, one: &str, other: &str) -> bool {
+        let is = |address: IpAddr, text: &str| text.parse() == Ok(address);
+        let way = |from: &str, to: &str| is(self.opener, from) && is(self.listener, to);
+        way(one, other) || way(other, one)
+    }
+
+    /// What this end said, in its order.
+    pub fn said_by<'a>(&'a self, who: &str) -> impl Iterator<Item = &'a Message> + use<'a> {
+        let who: Option<IpAddr> = who.parse().ok();
+        self.said.iter().filter(move |(sender, _)| Some(*sender) == who).map(|(_, message)| message)
+    }
+}
+
+/// Everything that was said in the capture at `path`, connection by connection. The capture may still be growing.
+///
+/// # Errors
+/// When it cannot be read, or a message in it cannot.
+pub fn conversations(path: &Path) -> Result<Vec<Conversation>> {
+    let connections = connections(&capture::read(path)?)?;
+    connections.iter().filter_map(|streams| conversation(streams).transpose()).collect()
+}
+
+fn conversation(streams: &Streams) -> Result<Option<Conversation>> {
+    let Some(((opener, _), (listener, _))) = streams.iter().find(|(_, stream)| stream.opens).map(|(key, _)| *key)
+    else {
+        return Ok(None);
+    };
+    let mut said = Vec::new();
+    for ((from, to), stream) in streams {
+        let context = context(stream, streams.get(&(*to, *from)))?;
+        for message in &stream.messages {
+            let message =
+                Message::decode(message, context).with_context(|| format!("from {}: {}", from.0, hex(message)));
+            said.push((from.0, message?));
+        }
+    }
+    Ok(Some(Conversation { opener, listener, said }))
+}
+
 /// One end of a connection.
 type End = (IpAddr, u16);
 
 /// What one end sent.
 #[derive(Debug, Default)]
 struct Stream {
+    /// Whether it began the connection.
+    opens: bool,
     /// The sequence number of its first octet.
     start: Option<u32>,
     /// Segments by their distance from the start.
@@ -62,8 +120,10 @@ struct Stream {
     ends: BTreeSet<u32>,
 }
 
-/// Two streams, by who sends to whom. A connection that follows on the same ports is another one.
-type Connections = Vec<BTreeMap<(End, End), Stream>>;
+/// Two streams, by who sends to whom.
+type Streams = BTreeMap<(End, End), Stream>;
+/// A connection that follows on the same ports is another one.
+type Connections = Vec<Streams>;
 
 fn connections(packets: &[Packet]) -> Result<Connections> {
     let mut current: BTreeMap<(End, End), usize> = BTreeMap::new();
@@ -81,6 +141,7 @@ fn connections(packets: &[Packet]) -> Result<Connections> {
         };
         let stream = streams.entry(key).or_default();
         if segment.syn {
+            stream.opens = !segment.ack;
             stream.start = Some(segment.sequence.wrapping_add(1));
         } else if let Some(start) = stream.start.filter(|_| !segment.payload.is_empty()) {
             let kept = stream.segments.entry(segment.sequence.wrapping_sub(start)).or_default();

@@ -1,7 +1,15 @@
-//! Our speaker beside BIRD, FRR, GoBGP and OpenBGPD, session by session; what each router says is asked of the router.
+//! Our speaker beside BIRD, FRR, GoBGP, OpenBGPD and itself, session by session; what each router says is asked of the
+//! router.
 
+mod cases;
+mod crossing;
+mod matrix;
+mod refresh;
+mod restarts;
 mod routers;
+mod sessions;
 mod speakers;
+mod views;
 
 use std::time::{Duration, Instant};
 
@@ -11,120 +19,147 @@ use crate::bgp_capture;
 use crate::command::eventually;
 use crate::evidence::{Evidence, Stopped};
 use crate::lab::Lab;
+use cases::{Case, cells};
+use matrix::{Feature, Matrix};
 use routers::Router;
-use speakers::{Case, Speakers};
+use speakers::Speakers;
 
-const BOUND: Duration = Duration::from_secs(30);
+/// OpenBGPD rests for half a minute after a failure.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// What the points of the story share.
+struct Told<'a> {
+    lab: &'a Lab,
+    speakers: Speakers<'a>,
+    evidence: &'a mut Evidence,
+    matrix: Matrix,
+}
+
+impl Told<'_> {
+    /// A check that shows `features` beside `router`, if it holds.
+    fn check(
+        &mut self,
+        router: Router,
+        features: impl IntoIterator<Item = Feature>,
+        claim: &str,
+        look: impl FnOnce(&Lab, &Speakers<'_>) -> Result<String>,
+    ) {
+        let claim = format!("{}{claim}", router.name());
+        let look = || look(self.lab, &self.speakers).map(|seen| (seen, ()));
+        let held = self.evidence.require(&claim, look).is_ok();
+        self.matrix.record(router, features, held);
+    }
+}
 
 /// Tells the story; there is no purchase, and so no path of one.
 pub(super) fn tell(lab: &Lab, evidence: &mut Evidence) -> Result<Vec<String>, Stopped> {
-    let mut speakers = evidence.require("a speaker is started for each session", || {
-        let speakers = Speakers::start(lab)?;
-        Ok((format!("{} processes", speakers.count()), speakers))
+    let began = Instant::now();
+    let speakers = evidence.require("a forwarder calls every private route healthy", || {
+        Ok(("one for all speakers".to_owned(), Speakers::new(lab)?))
     })?;
-    sessions(lab, &speakers, evidence);
-    refresh(lab, &speakers, evidence);
-    inside(lab, evidence);
-    withdrawal(lab, &mut speakers, evidence);
-    paths(lab, &speakers, evidence);
-    gobgp_needs_its_policy(lab, evidence);
-    farewell(lab, evidence);
-    clean(lab, evidence);
+    let mut told = Told { lab, speakers, evidence, matrix: Matrix::default() };
+    crossing::tell(&mut told)?;
+    sessions::tell(&mut told)?;
+    refresh::tell(&mut told);
+    inside(&mut told);
+    withdrawal(&mut told);
+    paths(&mut told);
+    restarts::tell(&mut told);
+    gobgp_needs_its_policy(&mut told);
+    farewell(&mut told);
+    clean(&mut told);
+    told.evidence.check("every cell of the matrix was shown, but for what a router does not have", || {
+        let wrong = told.matrix.wrong();
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(matrix::table())
+    });
+    told.evidence.check("the whole matrix takes less than ten minutes", || {
+        ensure!(began.elapsed() < Duration::from_secs(600), "{:?}", began.elapsed());
+        Ok(format!("{:.1} s", began.elapsed().as_secs_f64()))
+    });
+    told.evidence.measure("matrix-s", began.elapsed().as_secs_f64());
     Ok(Vec::new())
 }
 
-fn cells() -> impl Iterator<Item = (Router, Case)> {
-    Router::ALL.into_iter().flat_map(|router| Case::ALL.map(|case| (router, case)))
-}
-
-fn sessions(lab: &Lab, speakers: &Speakers<'_>, evidence: &mut Evidence) {
-    evidence.point("1", "Sessions: what both ends settled, and what the router then holds");
-    for (router, case) in cells() {
-        let what = case.about(router);
-        evidence.check(&format!("{}, {}: Established, with {what}", router.name(), case.name()), || {
-            eventually(BOUND, "the session is up", || {
-                let row = speakers.session(router, case)?;
-                ensure!(row.state == "Established", "{}; {:?}", row.state, row.last_down);
-                let has = |wanted: &&str| row.capabilities.iter().any(|c| c == wanted);
-                let missing: Vec<_> = case.wants(router).into_iter().filter(|wanted| !has(wanted)).collect();
-                ensure!(missing.is_empty(), "not settled: {missing:?} of {:?}", row.capabilities);
-                Ok(format!("show sessions: {}", row.capabilities.join(", ")))
-            })
-        });
-        evidence.check(&format!("{}, {}: the router says so too", router.name(), case.name()), || {
-            let said = router.session(lab, case)?;
-            for text in router.session_says(case) {
-                ensure!(said.contains(text), "`{text}` is not in: {said}");
-            }
-            Ok(router.session_says(case).join("\n"))
-        });
-        for prefix in case.prefixes(router) {
-            evidence.check(&format!("{}, {}: it holds {prefix} with NO_EXPORT", router.name(), case.name()), || {
-                eventually(BOUND, "the route is there", || {
-                    let said = router.route(lab, case, &prefix)?;
-                    ensure!(said.contains(router.no_export()), "{said}");
-                    ensure!(said.contains(&case.next_hop(router, &prefix)), "{said}");
-                    Ok(said)
-                })
-            });
-        }
-    }
-}
-
-fn refresh(lab: &Lab, speakers: &Speakers<'_>, evidence: &mut Evidence) {
-    evidence.point("2", "Route refresh: the router asks, we answer, and it loses nothing");
-    for router in Router::ALL.into_iter().filter(|router| router.can_ask_again()) {
-        evidence.check(&format!("{} asks again on its operator's word", router.name()), || {
-            let before = speakers.session(router, Case::Plain)?.refreshes_received;
-            router.ask_again(lab)?;
-            eventually(BOUND, "the request is here", || {
-                let now = speakers.session(router, Case::Plain)?.refreshes_received;
-                ensure!(now > before, "{now} requests, {before} before");
-                Ok(())
-            })?;
-            for prefix in Case::Plain.prefixes(router) {
-                let said = router.route(lab, Case::Plain, &prefix)?;
-                ensure!(said.contains(router.no_export()), "{said}");
-            }
-            ensure!(speakers.session(router, Case::Plain)?.flaps == 0, "the session was lost");
-            Ok(format!("{before} requests before, more now; the routes are there"))
-        });
-    }
-}
-
-fn inside(lab: &Lab, evidence: &mut Evidence) {
-    evidence.point("3", "Nobody beyond the routers hears of a private route");
+/// Nobody beyond hears of a private route, whatever else goes there.
+fn inside(told: &mut Told<'_>) {
+    told.evidence.point("4", "Nobody beyond the routers hears of a private route; what may go further does");
     for router in Router::ALL {
-        evidence.check(
-            &format!("beyond {}: the router's own prefix is there, no private one is", router.name()),
-            || {
-                let session = format!("from_{}", router.name());
-                let held = eventually(BOUND, "the router tells its neighbour something", || {
-                    let held = routers::birdc(lab, "beyond", &format!("show route protocol {session}"))?;
-                    ensure!(held.contains(&router.own_prefix()), "deaf: {held}");
-                    Ok(held)
-                })?;
-                for prefix in Case::ALL.iter().flat_map(|case| case.prefixes(router)) {
-                    ensure!(!held.contains(&prefix), "{prefix}: {held}");
-                }
-                Ok(held)
-            },
+        told.check(
+            router,
+            [],
+            ": its neighbour has its own prefix and our public ones, and no private one",
+            |lab, _| beyond(lab, router),
         );
     }
 }
 
-fn paths(lab: &Lab, speakers: &Speakers<'_>, evidence: &mut Evidence) {
-    evidence.point("5", "BFD: a far end that freezes is noticed long before the hold time of nine seconds");
+/// What the neighbour of `router` holds, if that is what it may.
+fn beyond(lab: &Lab, router: Router) -> Result<String> {
+    let session = format!("from_{}", router.name());
+    let may = || Case::ALL.iter().flat_map(|case| case.public(router)).filter(|prefix| !prefix.contains(':'));
+    let held = eventually(BOUND, "the router tells its neighbour", || {
+        let held = routers::birdc(lab, "beyond", &format!("show route protocol {session}"))?;
+        for prefix in may().chain([router.own_prefix()]) {
+            ensure!(held.contains(&prefix), "{prefix} is missing: {held}");
+        }
+        Ok(held)
+    })?;
+    for prefix in Case::ALL.iter().flat_map(|case| case.private(router)) {
+        ensure!(!held.contains(&prefix), "{prefix}: {held}");
+    }
+    Ok(held)
+}
+
+fn withdrawal(told: &mut Told<'_>) {
+    told.evidence.point("5", "The forwarder dies: every router loses every private route; it returns: they are back");
+    told.speakers.forwarder_dies();
+    for (router, case) in cells() {
+        told.check(router, [], &format!(", {}: withdrawn", case.name()), |lab, _| {
+            eventually(BOUND, "the routes are gone", || {
+                for prefix in case.private(router) {
+                    let said = router.route(lab, case, &prefix).unwrap_or_default();
+                    ensure!(!said.contains(router.no_export()), "{said}");
+                }
+                Ok("gone".to_owned())
+            })
+        });
+    }
+    let Told { lab, speakers, evidence, .. } = told;
+    evidence.check("the forwarder returns: every route is back", || {
+        speakers.forwarder_returns()?;
+        for (router, case) in cells() {
+            holds_private(lab, router, case)?;
+        }
+        Ok("all back".to_owned())
+    });
+}
+
+/// Waits until `router` holds what is private of the session.
+fn holds_private(lab: &Lab, router: Router, case: Case) -> Result<()> {
+    for prefix in case.private(router) {
+        eventually(BOUND, "the route is there", || {
+            let said = router.route(lab, case, &prefix)?;
+            ensure!(said.contains(router.no_export()), "{}, {}: {said}", router.name(), case.name());
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn paths(told: &mut Told<'_>) {
+    told.evidence.point("6", "BFD: a far end that freezes is noticed long before the hold time of nine seconds");
     let watched = Router::ALL.into_iter().filter_map(|router| Some((router, router.bfd_process()?)));
     for (router, process) in watched {
-        evidence.check(&format!("{}: both ends see the path", router.name()), || {
+        told.check(router, [Feature::Bfd], ": both ends see the path", |lab, _| {
             eventually(BOUND, "the path is up", || {
                 let said = router.bfd(lab)?;
                 ensure!(said.contains(router.bfd_up()), "{said}");
                 Ok(said)
             })
         });
-        let frozen = evidence.require(&format!("{}: it freezes, and the session ends", router.name()), || {
+        let mut frozen = None;
+        told.check(router, [Feature::Bfd], ": it freezes, and the session ends", |lab, speakers| {
             let before = speakers.session(router, Case::Plain)?.flaps;
             let began = Instant::now();
             lab.freeze(process, true)?;
@@ -137,79 +172,60 @@ fn paths(lab: &Lab, speakers: &Speakers<'_>, evidence: &mut Evidence) {
             lab.freeze(process, false)?;
             let ended = ended?;
             ensure!(ended.contains("BFD Down"), "{ended}");
-            ensure!(took < Duration::from_secs(1), "{took:?}");
-            Ok((format!("after {} ms, asking included: {ended}", took.as_millis()), took))
+            ensure!(took < Duration::from_secs(2), "{took:?}");
+            frozen = Some(took);
+            Ok(format!("after {} ms, asking included: {ended}", took.as_millis()))
         });
-        if let Ok(took) = frozen {
-            evidence.measure(&format!("bfd-{}-frozen-to-down-ms", router.name()), took.as_secs_f64() * 1000.0);
+        if let Some(took) = frozen {
+            let name = format!("bfd-{}-frozen-to-down-ms", router.name());
+            told.evidence.measure(&name, took.as_secs_f64() * 1000.0);
         }
-        evidence.check(&format!("{}: it goes on, and the session and its routes are back", router.name()), || {
-            eventually(BOUND, "the routes are back", || {
+        told.check(router, [Feature::Bfd], ": it goes on, and the session and its routes are back", |lab, speakers| {
+            eventually(BOUND, "the session is back", || {
                 let row = speakers.session(router, Case::Plain)?;
                 ensure!(row.state == "Established", "{}; {:?}", row.state, row.last_down);
-                for prefix in Case::Plain.prefixes(router) {
-                    let said = router.route(lab, Case::Plain, &prefix)?;
-                    ensure!(said.contains(router.no_export()), "{said}");
-                }
-                Ok(row.state)
-            })
+                Ok(())
+            })?;
+            holds_private(lab, router, Case::Plain)?;
+            Ok("Established".to_owned())
         });
     }
 }
 
 /// Why the operator of GoBGP has to write an export policy: without it NO_EXPORT is only a word.
-fn gobgp_needs_its_policy(lab: &Lab, evidence: &mut Evidence) {
-    evidence.point("6", "GoBGP keeps a private route inside by its operator's policy alone");
-    evidence.check("the policy is taken away: its neighbour AS hears of a private route", || {
-        let private = Case::External.prefixes(Router::GoBgp).remove(0);
-        lab.must("gobgp", &["gobgp", "global", "policy", "export", "del", "keep-inside"])?;
-        lab.must("gobgp", &["gobgp", "neighbor", "192.0.2.142", "softresetout"])?;
+fn gobgp_needs_its_policy(told: &mut Told<'_>) {
+    told.evidence.point("9", "GoBGP keeps a private route inside by its operator's policy alone");
+    let private = || Case::External.private(Router::GoBgp).into_iter().next().unwrap_or_default();
+    let at_neighbour = |lab: &Lab| routers::birdc(lab, "beyond", "show route protocol from_gobgp");
+    let again = |lab: &Lab, verb: &str| {
+        lab.must("gobgp", &["gobgp", "global", "policy", "export", verb, "keep-inside"])?;
+        lab.must("gobgp", &["gobgp", "neighbor", "192.0.2.142", "softresetout"])
+    };
+    told.check(Router::GoBgp, [], ": the policy is taken away: its neighbour AS hears of a private route", |lab, _| {
+        again(lab, "del")?;
         eventually(BOUND, "the route leaks", || {
-            let held = routers::birdc(lab, "beyond", "show route protocol from_gobgp")?;
-            ensure!(held.contains(&private), "{held}");
+            let held = at_neighbour(lab)?;
+            ensure!(held.contains(&private()), "{held}");
             Ok(held)
         })
     });
-}
-
-fn withdrawal(lab: &Lab, speakers: &mut Speakers<'_>, evidence: &mut Evidence) {
-    evidence.point("4", "The forwarder dies: every router loses every route; it returns: they are back");
-    speakers.forwarder_dies();
-    for (router, case) in cells() {
-        evidence.check(&format!("{}, {}: withdrawn", router.name(), case.name()), || {
-            eventually(BOUND, "the routes are gone", || {
-                for prefix in case.prefixes(router) {
-                    let said = router.route(lab, case, &prefix).unwrap_or_default();
-                    ensure!(!said.contains(router.no_export()), "{said}");
-                }
-                Ok("gone".to_owned())
-            })
-        });
-    }
-    evidence.check("the forwarder returns: every route is back", || {
-        speakers.forwarder_returns()?;
-        for (router, case) in cells() {
-            for prefix in case.prefixes(router) {
-                eventually(BOUND, "the route is back", || {
-                    let said = router.route(lab, case, &prefix)?;
-                    ensure!(said.contains(router.no_export()), "{}: {said}", router.name());
-                    Ok(())
-                })?;
-            }
-        }
-        Ok("all back".to_owned())
+    told.check(Router::GoBgp, [], ": the policy is back, and the route no longer outside", |lab, _| {
+        again(lab, "add")?;
+        // What it has told it does not take back by itself: the neighbour starts the session again.
+        routers::birdc(lab, "beyond", "restart from_gobgp")?;
+        beyond(lab, Router::GoBgp)
     });
 }
 
-fn farewell(lab: &Lab, evidence: &mut Evidence) {
-    evidence.point("7", "A speaker is stopped: the router's operator reads why (RFC 9003), and the routes are gone");
+fn farewell(told: &mut Told<'_>) {
+    told.evidence.point("10", "A speaker is stopped: the router's operator reads why (RFC 9003), the routes are gone");
     for router in Router::ALL {
-        evidence.check(&format!("{} shows our word and drops the routes", router.name()), || {
+        told.check(router, [], " shows our word and drops the routes", |lab, _| {
             lab.terminate(&Case::Plain.process(router))?;
             eventually(BOUND, "the router heard it", || {
                 let said = router.session(lab, Case::Plain)? + &router.log(lab);
                 ensure!(said.contains(speakers::LAST_WORD), "{said}");
-                for prefix in Case::Plain.prefixes(router) {
+                for prefix in Case::Plain.private(router) {
                     let route = router.route(lab, Case::Plain, &prefix).unwrap_or_default();
                     ensure!(!route.contains(router.no_export()), "{route}");
                 }
@@ -220,17 +236,15 @@ fn farewell(lab: &Lab, evidence: &mut Evidence) {
     }
 }
 
-fn clean(lab: &Lab, evidence: &mut Evidence) {
-    evidence.point("8", "Everything that was sent is clean in another reader");
-    evidence.check("the captures end", || lab.end_captures().map(|()| "whole".to_owned()));
+fn clean(told: &mut Told<'_>) {
+    told.evidence.point("11", "Everything that was sent is clean in another reader, and the matrix is whole");
+    told.evidence.check("the captures end", || told.lab.end_captures().map(|()| "whole".to_owned()));
     for router in Router::ALL {
-        evidence.check(
-            &format!("tshark, tcpdump and bgpkit-parser find nothing wrong on the link to {}", router.name()),
-            || {
-                let found = bgp_capture::audit(&lab.capture(router.name()))?;
-                ensure!(found.opens >= 2 * Case::ALL.len(), "{found:?}");
-                Ok(format!("{found:?}"))
-            },
-        );
+        let claim = ": tshark, tcpdump and bgpkit-parser find nothing wrong on its link";
+        told.check(router, [], claim, |lab, _| {
+            let found = bgp_capture::audit(&lab.capture(router.name()))?;
+            ensure!(found.opens >= 2 * Case::ALL.len(), "{found:?}");
+            Ok(format!("{found:?}"))
+        });
     }
 }

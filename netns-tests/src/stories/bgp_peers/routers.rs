@@ -1,21 +1,28 @@
-//! The routers, asked in their own words.
+//! The routers: their addresses, and what their operators do to them.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::speakers::Case;
+use super::cases::Case;
+use crate::command::eventually;
 use crate::lab::Lab;
 
+/// What every router has of its own, and its neighbour tells it of, too.
+pub(super) const TWO_WAYS: &str = "198.51.100.240/28";
+/// The same of OpenBGPD, whose guarded session carries IPv6 alone.
+pub(super) const TWO_WAYS_V6: &str = "2001:db8:af::/48";
+
 /// A router beside the speaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Router {
     Bird,
     Frr,
     GoBgp,
     OpenBgpd,
+    Ourselves,
 }
 
 impl Router {
-    pub(super) const ALL: [Self; 4] = [Self::Bird, Self::Frr, Self::GoBgp, Self::OpenBgpd];
+    pub(super) const ALL: [Self; 5] = [Self::Bird, Self::Frr, Self::GoBgp, Self::OpenBgpd, Self::Ourselves];
 
     /// Its namespace and its link.
     pub(super) const fn name(self) -> &'static str {
@@ -24,23 +31,23 @@ impl Router {
             Self::Frr => "frr",
             Self::GoBgp => "gobgp",
             Self::OpenBgpd => "openbgpd",
+            Self::Ourselves => "ourselves",
+        }
+    }
+
+    /// Its name and release, for people.
+    pub(super) const fn title(self) -> &'static str {
+        match self {
+            Self::Bird => "BIRD 2.0",
+            Self::Frr => "FRR 8.4",
+            Self::GoBgp => "GoBGP 3.10",
+            Self::OpenBgpd => "OpenBGPD 7.7",
+            Self::Ourselves => "ourselves",
         }
     }
 
     pub(super) const fn number(self) -> u8 {
         self as u8 + 1
-    }
-
-    pub(super) const fn has_roles(self) -> bool {
-        !matches!(self, Self::GoBgp)
-    }
-
-    pub(super) const fn has_enhanced_refresh(self) -> bool {
-        !matches!(self, Self::GoBgp)
-    }
-
-    pub(super) const fn has_ipv4_by_ipv6(self) -> bool {
-        !matches!(self, Self::OpenBgpd)
     }
 
     /// An address of the link to it.
@@ -58,63 +65,40 @@ impl Router {
         if case == Case::Guarded { self.v6('e') } else { self.v4(14) }
     }
 
-    /// What it tells its neighbour of itself.
+    /// What it tells everybody of itself.
     pub(super) fn own_prefix(self) -> String {
         format!("198.51.100.{}/28", 16 * self.number())
     }
 
-    /// How it writes the community in the answer to [`Router::route`].
-    pub(super) const fn no_export(self) -> &'static str {
+    /// The same for IPv6.
+    pub(super) fn own_prefix_v6(self) -> String {
+        format!("2001:db8:a{}::/48", self.number())
+    }
+
+    /// The community and the large community that its own prefixes carry.
+    pub(super) fn own_marks(self) -> [String; 2] {
+        [format!("64500:70{}", self.number()), format!("64500:70:{}", self.number())]
+    }
+
+    /// The process that speaks BGP.
+    pub(super) const fn daemon(self) -> &'static str {
         match self {
-            Self::Bird => "(65535,65281)",
-            Self::Frr | Self::GoBgp => "no-export",
-            Self::OpenBgpd => "NO_EXPORT",
+            Self::Bird => "bird",
+            Self::Frr => "frr-bgpd",
+            Self::GoBgp => "gobgpd",
+            Self::OpenBgpd => "openbgpd",
+            Self::Ourselves => "ourselves",
         }
     }
 
-    /// What it knows of the session.
-    pub(super) fn session(self, lab: &Lab, case: Case) -> Result<String> {
-        let ours = case.local(self);
+    /// The process that answers for the path, where the plain session is watched by BFD.
+    pub(super) const fn bfd_process(self) -> Option<&'static str> {
         match self {
-            Self::Bird => birdc(lab, "bird", &format!("show protocols all {}", bird_name(case))),
-            Self::Frr => vtysh(lab, &format!("show bgp neighbors {ours}")),
-            Self::GoBgp => lab.must("gobgp", &["gobgp", "neighbor", &ours]),
-            Self::OpenBgpd => bgpctl(lab, &["show", "neighbor", &ours]),
+            Self::Bird => Some("bird"),
+            Self::Frr => Some("frr-bfdd"),
+            Self::Ourselves => Some("ourselves"),
+            Self::GoBgp | Self::OpenBgpd => None,
         }
-    }
-
-    /// What the answer to [`Router::session`] must say.
-    pub(super) fn session_says(self, case: Case) -> Vec<&'static str> {
-        match (self, case) {
-            (Self::Bird, Case::Plain) => vec!["Established", "Enhanced refresh", "Extended message"],
-            (Self::Bird, Case::Guarded) => vec!["Established", "Extended next hop", "ADD-PATH"],
-            (Self::Bird, Case::External) => vec!["Established", "Role: provider"],
-            (Self::Frr, Case::Plain) => vec!["Established", "Enhanced Route Refresh"],
-            (Self::Frr, Case::Guarded) => vec!["Established", "Extended nexthop", "Peer Authentication Enabled"],
-            (Self::Frr, Case::External) => vec!["Established", "Remote Role: provider"],
-            (Self::GoBgp, Case::Plain) => vec!["ESTABLISHED", "route-refresh"],
-            (Self::GoBgp, Case::Guarded) => vec!["ESTABLISHED", "add-path"],
-            (Self::GoBgp, Case::External) => vec!["ESTABLISHED", "4200000001"],
-            (Self::OpenBgpd, Case::Plain) => vec!["Established", "Enhanced Route Refresh"],
-            (Self::OpenBgpd, Case::Guarded) => vec!["Established", "Add-path: IPv4 unicast recv"],
-            (Self::OpenBgpd, Case::External) => vec!["Established", "role provider"],
-        }
-    }
-
-    /// What it holds of `prefix` from the session.
-    pub(super) fn route(self, lab: &Lab, case: Case, prefix: &str) -> Result<String> {
-        let family = if prefix.contains(':') { "ipv6" } else { "ipv4" };
-        match self {
-            Self::Bird => birdc(lab, "bird", &format!("show route {prefix} all protocol {}", bird_name(case))),
-            Self::Frr => vtysh(lab, &format!("show bgp {family} unicast {prefix}")),
-            Self::GoBgp => lab.must("gobgp", &["gobgp", "neighbor", &case.local(self), "adj-in", prefix, "-a", family]),
-            Self::OpenBgpd => bgpctl(lab, &["show", "rib", "detail", prefix]),
-        }
-    }
-
-    /// Whether its operator can make it ask for routes again; GoBGP keeps a copy of its own to look at.
-    pub(super) const fn can_ask_again(self) -> bool {
-        !matches!(self, Self::GoBgp)
     }
 
     /// Lets it ask the plain session for all routes again.
@@ -125,66 +109,67 @@ impl Router {
             Self::Frr => vtysh(lab, &format!("clear bgp ipv4 unicast {ours} soft in")),
             Self::GoBgp => bail!("GoBGP asks for nothing again"),
             Self::OpenBgpd => bgpctl(lab, &["neighbor", &ours, "refresh"]),
+            Self::Ourselves => {
+                lab.must("ourselves", &["bgp-speaker", "refresh", "plain", "--socket", OUR_ADMIN_SOCKET])
+            }
         }
     }
 
-    /// The process that answers for the path, where the plain session is watched by BFD.
-    pub(super) const fn bfd_process(self) -> Option<&'static str> {
-        match self {
-            Self::Bird => Some("bird"),
-            Self::Frr => Some("frr-bfdd"),
-            Self::GoBgp | Self::OpenBgpd => None,
-        }
-    }
-
-    /// What it knows of the path to the plain session.
-    pub(super) fn bfd(self, lab: &Lab) -> Result<String> {
-        match self {
-            Self::Bird => birdc(lab, "bird", "show bfd sessions"),
-            Self::Frr => vtysh(lab, "show bfd peers"),
-            Self::GoBgp | Self::OpenBgpd => bail!("{} has no BFD", self.name()),
-        }
-    }
-
-    /// How it says that the path works.
-    pub(super) const fn bfd_up(self) -> &'static str {
-        if matches!(self, Self::Bird) { " Up " } else { "Status: up" }
-    }
-
-    /// What its daemon has written.
-    pub(super) fn log(self, lab: &Lab) -> String {
-        lab.log(match self {
-            Self::Bird => "bird",
-            Self::Frr => "frr-bgpd",
-            Self::GoBgp => "gobgpd",
-            Self::OpenBgpd => "openbgpd",
+    /// Kills it as a crash would.
+    pub(super) fn dies(self, lab: &Lab) -> Result<()> {
+        lab.kill9(self.daemon())?;
+        // Its parts notice, and go by themselves.
+        eventually(super::BOUND, "no part of it is left", || {
+            let pids = lab.netns(self.name()).pids()?;
+            let name = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let left: Vec<_> = pids.iter().map(name).filter(|name| name.trim() == "bgpd").collect();
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(())
         })
     }
-}
 
-/// `external` is a word of BIRD's.
-const fn bird_name(case: Case) -> &'static str {
-    match case {
-        Case::Plain => "plain",
-        Case::Guarded => "guarded",
-        Case::External => "outside",
+    /// Starts it again, as its operator does who has it restart gracefully.
+    pub(super) fn returns(self, lab: &Lab) -> Result<()> {
+        match self {
+            Self::Bird => {
+                let file = ["-c", "{{run}}/bird/bird.conf", "-s", "{{run}}/bird/bird.ctl"];
+                let words = [&["/usr/sbin/bird", "-R", "-f"], &file[..]].concat();
+                lab.spawn("bird", lab.command("bird", &words)?)
+            }
+            Self::GoBgp => {
+                let words =
+                    ["/usr/bin/gobgpd", "-r", "-f", "{{run}}/gobgpd/gobgpd.toml", "--api-hosts", "127.0.0.1:50051"];
+                lab.spawn("gobgpd", lab.command("gobgp", &words)?)?;
+                let processes = lab.topology().processes.iter();
+                // What its file cannot say its operator says again.
+                for process in processes.filter(|process| process.name.starts_with("gobgp-prefix")) {
+                    eventually(super::BOUND, "it answers", || lab.start(process))?;
+                }
+                Ok(())
+            }
+            Self::Frr | Self::OpenBgpd | Self::Ourselves => lab.restart(self.daemon()),
+        }
+        .with_context(|| self.name())
     }
 }
 
+/// Where the fifth router is asked.
+pub(super) const OUR_ADMIN_SOCKET: &str = "{{run}}/ourselves/admin";
+
+/// Asks a BIRD. A route that is not there is an error to birdc, and an answer to us.
 pub(super) fn birdc(lab: &Lab, host: &str, words: &str) -> Result<String> {
     let directory = if host == "beyond" { "beyond-bird" } else { host };
     let socket = format!("{{{{run}}}}/{directory}/bird.ctl");
-    // A route that is not there is an error to birdc, and an answer to us.
     let mut arguments = vec!["birdc", "-s", &socket];
     arguments.extend(words.split(' '));
     Ok(lab.exec(host, &arguments)?.stdout)
 }
 
-fn vtysh(lab: &Lab, words: &str) -> Result<String> {
+pub(super) fn vtysh(lab: &Lab, words: &str) -> Result<String> {
     lab.must("frr", &["vtysh", "--vty_socket", "{{run}}/frr-zebra", "-c", words])
 }
 
-fn bgpctl(lab: &Lab, words: &[&str]) -> Result<String> {
+pub(super) fn bgpctl(lab: &Lab, words: &[&str]) -> Result<String> {
     let head = ["bgpctl", "-s", "{{run}}/openbgpd/bgpd.sock"];
     lab.must("openbgpd", &[&head[..], words].concat())
 }

@@ -6,141 +6,72 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::routers::Router;
+use super::cases::{Case, cells};
+use super::matrix::Feature;
+use super::routers::{Router, TWO_WAYS};
 use crate::command::eventually;
 use crate::health::Health;
 use crate::lab::Lab;
+use crate::stories::shown;
 
 /// What the routers' operators are to read when a speaker stops.
 pub(super) const LAST_WORD: &str = "moved to the new rack";
+/// What injected routes carry: a community, a large one and an extended one.
+pub(super) const MARKS: [&str; 3] = ["64500:7", "64500:7:1", "rt:64500:7"];
+/// So long a restarting end's routes may stay.
+const KEEP_S: u32 = 3600;
 
-/// A kind of session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Case {
-    /// iBGP over IPv4; we connect.
-    Plain,
-    /// iBGP over IPv6; the router connects, both ends sign, paths have identifiers, IPv4 goes by IPv6.
-    Guarded,
-    /// eBGP over IPv4 from a four-octet AS, with TTL security and a role.
-    External,
-}
-
-impl Case {
-    pub(super) const ALL: [Self; 3] = [Self::Plain, Self::Guarded, Self::External];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Guarded => "guarded",
-            Self::External => "external",
+fn config(case: Case, router: Router, lab: &Lab) -> Result<String> {
+    let run = lab.run_directory().display();
+    let process = case.process(router);
+    let (local, remote) = (case.local(router), router.address(case));
+    let local_as = case.local_as(router);
+    let listens = match case {
+        Case::Guarded => format!("listen = [\"[{local}]:179\"]\n"),
+        Case::Higher | Case::Lower => format!("listen = [\"{local}:179\"]\n"),
+        Case::Plain | Case::External | Case::Restarting => String::new(),
+    };
+    let session = match case {
+        Case::Plain => {
+            let has_bfd = Feature::Bfd.lacking(router).is_none();
+            let bfd = if has_bfd { "bfd = { interval-ms = 100, multiplier = 5 }\n" } else { "" };
+            // Without it FRR and OpenBGPD send no End-of-RIB, and no marks when they are asked again.
+            format!("import-prefixes = \"not-two-ways\"\ngraceful-restart = {{ restart-s = 60 }}\n{bfd}")
         }
-    }
-
-    pub(super) fn about(self, router: Router) -> String {
-        let (transport, settled) = match self {
-            Self::Plain => ("iBGP, IPv4, we connect", ""),
-            Self::Guarded => ("iBGP, IPv6, it connects, MD5", ""),
-            Self::External => ("eBGP, GTSM", if router.has_roles() { ", roles" } else { "" }),
-        };
-        format!("{transport}{settled}, AS {}: {}", self.local_as(router), self.wants(router).join(", "))
-    }
-
-    /// What the session must settle.
-    pub(super) fn wants(self, router: Router) -> Vec<&'static str> {
-        let mut wants = vec!["route-refresh"];
-        if router.has_enhanced_refresh() {
-            wants.push("enhanced-refresh");
+        Case::Guarded => "passive = true\nmd5-password-file = \"{{secrets}}/md5\"\nadd-path = true\n".to_owned(),
+        Case::External => {
+            let strict = if Feature::Role.lacking(router).is_none() { "strict-role = true\n" } else { "" };
+            format!("export = \"all\"\nttl-security-hops = 1\nrole = \"provider\"\n{strict}")
         }
-        if !(self == Self::External && router == Router::Bird) {
-            wants.push("four-octet-as");
+        Case::Higher | Case::Lower => "export = \"private\"\n".to_owned(),
+        Case::Restarting => {
+            format!("export = \"injected\"\ngraceful-restart = {{ restart-s = 60, long-lived-s = {KEEP_S} }}\n")
         }
-        if self == Self::Guarded {
-            wants.push("add-path-send");
-            if router.has_ipv4_by_ipv6() {
-                wants.push("ipv4-by-ipv6");
-            }
-        }
-        if self == Self::Plain && router == Router::Bird {
-            wants.push("extended-messages");
-        }
-        wants
-    }
-
-    /// Where a router is to be a two-octet speaker, our number has two octets: BIRD takes no other neighbour then.
-    const fn local_as(self, router: Router) -> u32 {
-        match (self, router) {
-            (Self::External, Router::Bird) => 64501,
-            (Self::External, _) => 4_200_000_001,
-            (Self::Plain | Self::Guarded, _) => 64500,
-        }
-    }
-
-    const fn letter(self) -> char {
-        match self {
-            Self::Plain => 'a',
-            Self::Guarded => 'b',
-            Self::External => 'c',
-        }
-    }
-
-    const fn index(self) -> u8 {
-        self as u8 + 1
-    }
-
-    /// Our address in the session.
-    pub(super) fn local(self, router: Router) -> String {
-        if self == Self::Guarded { self.local_v6(router) } else { router.v4(self.index()) }
-    }
-
-    fn local_v6(self, router: Router) -> String {
-        router.v6(self.letter())
-    }
-
-    /// The IPv4 and the IPv6 private prefix that the session is to carry.
-    pub(super) fn prefixes(self, router: Router) -> Vec<String> {
-        let (r, i) = (router.number(), self.index());
-        let v4 = (self != Self::Guarded || router.has_ipv4_by_ipv6()).then(|| format!("203.0.113.{}/32", 10 * r + i));
-        v4.into_iter().chain([format!("2001:db8:c10a:{r}::{i}/128")]).collect()
-    }
-
-    pub(super) fn next_hop(self, router: Router, prefix: &str) -> String {
-        if prefix.contains(':') || self == Self::Guarded { self.local_v6(router) } else { router.v4(self.index()) }
-    }
-
-    /// The process in the laboratory.
-    pub(super) fn process(self, router: Router) -> String {
-        format!("speaker-{}-{}", router.name(), self.name())
-    }
-
-    fn config(self, router: Router, lab: &Lab) -> Result<String> {
-        let run = lab.run_directory().display();
-        let process = self.process(router);
-        let (local, remote) = (self.local(router), router.address(self));
-        let local_as = self.local_as(router);
-        let listen = if self == Self::Guarded { format!("listen = [\"[{local}]:179\"]\n") } else { String::new() };
-        let session = match self {
-            Self::Plain if router.bfd_process().is_some() => "bfd = { interval-ms = 50 }\n".to_owned(),
-            Self::Plain => String::new(),
-            Self::Guarded => "passive = true\nmd5-password-file = \"{{secrets}}/md5\"\nadd-path = true\n".to_owned(),
-            Self::External => {
-                let strict = if router.has_roles() { "strict-role = true\n" } else { "" };
-                format!("export = \"private\"\nttl-security-hops = 1\nrole = \"provider\"\n{strict}")
-            }
-        };
-        let route = |prefix: String| {
-            format!("[[private-routes]]\nprefix = \"{prefix}\"\nnext-hop = \"{}\"\n", self.next_hop(router, &prefix))
-        };
-        let routes: String = self.prefixes(router).into_iter().map(route).collect();
-        let id = format!("10.{}.{}.1", router.number(), self.index());
-        let text = format!(
-            "admin-socket = \"{run}/{process}.sock\"\n[speaker]\nlocal-as = {local_as}\nrouter-id = \"{id}\"\n{listen}\
-             shutdown-communication = \"{LAST_WORD}\"\n[[peers]]\nname = \"{}\"\naddress = \"{remote}\"\n\
-             remote-as = 64500\nlocal-address = \"{local}\"\n{session}{routes}[health]\nsocket = \"{run}/health.sock\"\n",
-            router.name(),
-        );
-        Ok(lab.values().fill(&text)?)
-    }
+    };
+    let route = |prefix: String| {
+        format!("[[private-routes]]\nprefix = \"{prefix}\"\nnext-hop = \"{}\"\n", case.next_hop(router, &prefix))
+    };
+    let private: String = case.private(router).into_iter().map(route).collect();
+    let health = if private.is_empty() { String::new() } else { format!("[health]\nsocket = \"{run}/health.sock\"\n") };
+    // Of two octets of a kind, the first decides which end's connection stays.
+    let id = if case == Case::Higher { 223 } else { 10 };
+    let text = format!(
+        "admin-socket = \"{run}/{process}.sock\"\n[speaker]\nlocal-as = {local_as}\n\
+         router-id = \"{id}.{}.{}.1\"\n{listens}shutdown-communication = \"{LAST_WORD}\"\n\
+         [[prefix-lists]]\nname = \"not-two-ways\"\nrules = [{{ prefix = \"{TWO_WAYS}\", action = \"deny\" }}, \
+         {{ prefix = \"0.0.0.0/0\", le = 32, action = \"permit\" }}, \
+         {{ prefix = \"::/0\", le = 128, action = \"permit\" }}]\n\
+         [rib]\n[inject]\napi-socket = \"{run}/{process}.api\"\njournal = \"{run}/{process}.journal\"\n\
+         allow = [\"198.18.0.0/15\", \"2001:db8:b000::/36\"]\n[[inject.sets]]\nname = \"kept\"\nkeep-s = {KEEP_S}\n\
+         [[peers]]\nname = \"{}\"\naddress = \"{remote}\"\nremote-as = 64500\nlocal-address = \"{local}\"\n\
+         import = \"all\"\n{session}{private}{health}",
+        router.number(),
+        case.index(),
+        router.name(),
+    );
+    Ok(lab.values().fill(&text)?)
 }
 
 /// What `show sessions` says of the one session.
@@ -153,6 +84,20 @@ pub(super) struct SessionRow {
     pub(super) last_down: Option<String>,
 }
 
+/// A route of the router's, as `show look-up` has it.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct PathRow {
+    pub(super) prefix: String,
+    pub(super) best: bool,
+    pub(super) reason: String,
+    pub(super) next_hop: String,
+    pub(super) as_path: String,
+    pub(super) communities: Vec<String>,
+    pub(super) large_communities: Vec<String>,
+    pub(super) path_id: u32,
+    pub(super) outdated: bool,
+}
+
 /// All speakers, and the forwarder that they listen to.
 pub(super) struct Speakers<'a> {
     lab: &'a Lab,
@@ -160,28 +105,76 @@ pub(super) struct Speakers<'a> {
 }
 
 impl<'a> Speakers<'a> {
-    pub(super) fn start(lab: &'a Lab) -> Result<Self> {
+    /// The forwarder is there, and no speaker yet.
+    pub(super) fn new(lab: &'a Lab) -> Result<Self> {
         let mut speakers = Self { lab, health: None };
         speakers.forwarder_returns()?;
-        for (router, case) in super::cells() {
-            let file = lab.run_directory().join(format!("{}.toml", case.process(router)));
-            fs::write(&file, case.config(router, lab)?)?;
-            let file = file.display().to_string();
-            lab.spawn(&case.process(router), lab.command("speaker", &["bgp-speaker", "run", "--config", &file])?)?;
-        }
-        for (router, case) in super::cells() {
-            let process = case.process(router);
-            eventually(Duration::from_secs(15), "its admin socket is there", || {
-                ensure!(lab.alive(&process), "{process} ended: {}", lab.log(&process));
-                ensure!(lab.run_directory().join(format!("{process}.sock")).exists(), "{process}");
-                Ok(())
-            })?;
-        }
         Ok(speakers)
     }
 
-    pub(super) fn count(&self) -> usize {
-        super::cells().filter(|(router, case)| self.lab.alive(&case.process(*router))).count()
+    /// Starts the speakers of `which` sessions, and injects what they are to tell.
+    pub(super) fn start(&self, which: impl Fn(Case) -> bool) -> Result<usize> {
+        let cells: Vec<_> = cells().filter(|(_, case)| which(*case)).collect();
+        for (router, case) in &cells {
+            self.spawn(*router, *case)?;
+        }
+        for (router, case) in &cells {
+            self.ready(*router, *case)?;
+            for prefix in case.public(*router) {
+                self.inject(*router, *case, "kept", &prefix)?;
+            }
+            if let Some(prefix) = case.passing(*router) {
+                self.inject(*router, *case, "passing", &prefix)?;
+            }
+        }
+        Ok(cells.len())
+    }
+
+    /// Starts one again, after a crash: its journal has what was injected.
+    pub(super) fn restart(&self, router: Router, case: Case) -> Result<()> {
+        self.spawn(router, case)?;
+        self.ready(router, case)
+    }
+
+    fn spawn(&self, router: Router, case: Case) -> Result<()> {
+        let file = self.lab.run_directory().join(format!("{}.toml", case.process(router)));
+        fs::write(&file, config(case, router, self.lab)?)?;
+        let file = file.display().to_string();
+        let command = self.lab.command("speaker", &["bgp-speaker", "run", "--config", &file])?;
+        self.lab.spawn(&case.process(router), command)
+    }
+
+    fn ready(&self, router: Router, case: Case) -> Result<()> {
+        let process = case.process(router);
+        eventually(Duration::from_secs(15), "it answers", || {
+            ensure!(self.lab.alive(&process), "{process} ended: {}", self.lab.log(&process));
+            self.session(router, case).map(drop)
+        })
+    }
+
+    fn inject(&self, router: Router, case: Case, set: &str, prefix: &str) -> Result<()> {
+        let socket = self.path(router, case, "api").display().to_string();
+        let hop = case.next_hop(router, prefix);
+        let [community, large, extended] = MARKS;
+        let words = [
+            "bgp-speaker",
+            "route",
+            "add",
+            prefix,
+            "--set",
+            set,
+            "--next-hop",
+            &hop,
+            "--community",
+            community,
+            "--large-community",
+            large,
+            "--extended-community",
+            extended,
+            "--socket",
+            &socket,
+        ];
+        self.lab.must("speaker", &words).map(drop)
     }
 
     pub(super) fn forwarder_dies(&mut self) {
@@ -189,27 +182,44 @@ impl<'a> Speakers<'a> {
     }
 
     pub(super) fn forwarder_returns(&mut self) -> Result<()> {
-        let prefixes = super::cells().flat_map(|(router, case)| case.prefixes(router));
+        let prefixes = cells().flat_map(|(router, case)| case.private(router));
         let prefixes = prefixes.map(|prefix| Ok(prefix.parse()?)).collect::<Result<Vec<_>>>()?;
-        self.health = Some(Health::serve(&self.socket(), prefixes)?);
+        self.health = Some(Health::serve(&self.lab.run_directory().join("health.sock"), prefixes)?);
         Ok(())
     }
 
-    fn socket(&self) -> PathBuf {
-        self.lab.run_directory().join("health.sock")
+    fn path(&self, router: Router, case: Case, what: &str) -> PathBuf {
+        self.lab.run_directory().join(format!("{}.{what}", case.process(router)))
+    }
+
+    fn show(&self, router: Router, case: Case, words: &[&str]) -> Result<Vec<Value>> {
+        shown::rows(self.lab, "speaker", &self.path(router, case, "sock").display().to_string(), words)
     }
 
     pub(super) fn session(&self, router: Router, case: Case) -> Result<SessionRow> {
-        let socket = self.lab.run_directory().join(format!("{}.sock", case.process(router))).display().to_string();
-        let said = self.lab.must("speaker", &["bgp-speaker", "show", "sessions", "--socket", &socket, "--json"])?;
-        serde_json::Deserializer::from_str(&said)
-            .into_iter::<serde_json::Value>()
-            .next()
-            .context("no answer")?
-            .map_err(Into::into)
-            .and_then(|value| {
-                let row = if value.is_array() { value.get(0).cloned().context("no session")? } else { value };
-                Ok(serde_json::from_value(row)?)
-            })
+        let row = self.show(router, case, &["sessions"])?.into_iter().next().context("no session")?;
+        Ok(serde_json::from_value(row)?)
+    }
+
+    /// What the router has told of exactly this prefix.
+    pub(super) fn heard(&self, router: Router, case: Case, prefix: &str) -> Result<Vec<PathRow>> {
+        let address = prefix.split('/').next().unwrap_or(prefix);
+        let answer = self.show(router, case, &["look-up", address])?.into_iter().next().context("no answer")?;
+        let rows = answer.get("routes").cloned().with_context(|| answer.to_string())?;
+        let rows: Vec<PathRow> = serde_json::from_value(rows)?;
+        Ok(rows.into_iter().filter(|row| row.prefix == prefix).collect())
+    }
+
+    /// What `show rib` says of the router.
+    pub(super) fn rib(&self, router: Router, case: Case) -> Result<Value> {
+        let answer = self.show(router, case, &["rib"])?.into_iter().next().context("no answer")?;
+        let peers = answer.get("peers").and_then(Value::as_array).cloned().unwrap_or_default();
+        shown::row(&peers, "peer", router.name())
+    }
+
+    /// Has the speaker ask for all routes of the session again.
+    pub(super) fn ask_again(&self, router: Router, case: Case) -> Result<String> {
+        let socket = self.path(router, case, "sock").display().to_string();
+        self.lab.must("speaker", &["bgp-speaker", "refresh", router.name(), "--socket", &socket])
     }
 }
