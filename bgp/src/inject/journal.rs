@@ -3,12 +3,16 @@
 //! An append-only file of records, each with its length and a checksum. Records that wait together share one sync. A long
 //! record is written in parts, between which others find their way; it is there when its last part is.
 //! When the file has grown well beyond what it says, another is written beside it while this one goes on, given what was
-//! appended meanwhile, and put in its place. A record that a crash
-//! cut off was never acknowledged and is dropped.
+//! appended meanwhile, and put in its place.
+//!
+//! Behind what is synced stands a seal, which says so. What can't be read is cut off if no seal stands behind it: a crash
+//! left it so, and nobody was told that it was accepted. With a seal behind it the journal is damaged, and is not opened:
+//! better to stop than to forget routes.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -29,6 +33,10 @@ const UNSYNCED: usize = 1 << 20;
 /// What the bodies of parts begin with, unlike those of records; the number of the record follows.
 const MORE: u8 = 0x50;
 const LAST: u8 = 0x51;
+/// What the body of a seal begins with; where it stands follows.
+const SEAL: u8 = 0x52;
+/// Octets of a seal.
+const SEALED: usize = 4 + CHECKSUM + 1 + 8;
 
 type Done = oneshot::Sender<Result<(), String>>;
 
@@ -60,13 +68,14 @@ impl Journal {
         file.try_lock().map_err(|_| format!("{}: another process has this journal open", path.display()))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(named)?;
-        let mut parts = Parts::default();
+        let (mut parts, mut sealed) = (Parts::default(), true);
         let good = if bytes.is_empty() {
             file.write_all(MAGIC).and_then(|()| file.sync_all()).and_then(|()| sync_folder(path)).map_err(named)?;
             MAGIC.len()
         } else if bytes.starts_with(MAGIC) {
             let mut at = MAGIC.len();
             while let Some((body, next)) = frame(&bytes, at) {
+                sealed = body.first() == Some(&SEAL);
                 // A whole record that can't be read is no crash's doing: better to stop than to forget routes.
                 let mut read = |body: &[u8]| {
                     record::decode(body)
@@ -74,10 +83,18 @@ impl Journal {
                         .map_err(|error| format!("{}: octet {at}: {error}", path.display()))
                 };
                 match part(body) {
+                    _ if sealed => {}
                     Some(part) => parts.join(part).map_or(Ok(()), |whole| read(&whole))?,
                     None => read(body)?,
                 }
                 at = next;
+            }
+            if let Some(seal) = sealed_behind(&bytes, at) {
+                return Err(format!(
+                    "{}: damaged at octet {at}: what stands there was accepted, as octet {seal} says; restore the file, or \
+                     move it away and ask for all routes again",
+                    path.display()
+                ));
             }
             at
         } else {
@@ -85,14 +102,19 @@ impl Journal {
         };
         if good < bytes.len() {
             tracing::warn!(journal = %path.display(), octets = bytes.len() - good, "dropped a record that was cut off");
-            file.set_len(good as u64).and_then(|()| file.sync_all()).map_err(named)?;
+            file.set_len(good as u64).map_err(named)?;
         }
+        // What a process wrote before it was killed may not be on disk yet.
+        file.sync_all().map_err(named)?;
         file.seek(SeekFrom::Start(good as u64)).map_err(named)?;
         let (jobs, queue) = channel();
         let length = Arc::new(AtomicU64::new(good as u64));
         let long = VecDeque::new();
         let (place, number) = (path.to_owned(), parts.next);
-        let writer = Writer { path: place, file, length: length.clone(), long, number, tail: None, broken: None };
+        let mut writer = Writer { path: place, file, length: length.clone(), long, number, tail: None, broken: None };
+        if !sealed {
+            writer.seal().map_err(named)?;
+        }
         let spawned = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&queue));
         spawned.map_err(|error| format!("cannot start the journal: {error}"))?;
         Ok(Self { path: path.to_owned(), jobs: Mutex::new(jobs), length })
@@ -154,6 +176,24 @@ fn frame(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let end = start.checked_add(length)?;
     let (checksum, body) = (bytes.get(at + header.len()..start)?, bytes.get(start..end)?);
     sha256(&[body]).starts_with(checksum).then_some((body, end))
+}
+
+/// A seal for the place `at`.
+fn seal(at: u64) -> io::Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(SEALED);
+    framed(&[&[SEAL][..], &at.to_be_bytes()].concat(), &mut out)?;
+    Ok(out)
+}
+
+/// Where behind `at` the first seal stands: it names its place, so that nothing else is taken for one.
+fn sealed_behind(bytes: &[u8], at: usize) -> Option<usize> {
+    let rest = bytes.get(at..)?;
+    let stands = |(offset, window): (usize, &[u8])| {
+        let place = at + offset;
+        let named = window.get(SEALED - 9..)? == [&[SEAL][..], &(place as u64).to_be_bytes()].concat();
+        (named && frame(bytes, place).is_some()).then_some(place)
+    };
+    rest.windows(SEALED).enumerate().find_map(stands)
 }
 
 /// A part of a long record.
@@ -315,15 +355,7 @@ impl Writer {
         if out.is_empty() {
             return;
         }
-        let result = self.attempt(|writer| {
-            writer.file.write_all(out)?;
-            writer.file.sync_data()?;
-            writer.length.fetch_add(out.len() as u64, Ordering::Relaxed);
-            if let Some(tail) = &mut writer.tail {
-                tail.extend_from_slice(out);
-            }
-            Ok(())
-        });
+        let result = self.write(out);
         if let Err(error) = &result {
             for long in self.long.drain(..) {
                 let _ = long.done.send(Err(error.clone()));
@@ -332,6 +364,57 @@ impl Writer {
         for answer in done {
             let _ = answer.send(result.clone());
         }
+        if result.is_ok() {
+            // For the next opening, nobody waits for it: it is on disk with what comes next, or when the kernel likes.
+            let _ = self.attempt(Self::seal);
+        }
+    }
+
+    /// Puts `out` behind what is there, and on disk.
+    fn write(&mut self, out: &[u8]) -> Result<(), String> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
+        let length = self.length.load(Ordering::Relaxed);
+        if let Err(error) = self.file.write_all(out) {
+            // What is half there must not be found by the next opening: it was refused.
+            let undone = self.file.set_len(length).and_then(|()| self.file.seek(SeekFrom::Start(length)));
+            let text = format!("{}: {error}: nothing of it is accepted", self.path.display());
+            tracing::error!(%text, "the journal takes nothing");
+            return match undone.and_then(|_| self.file.sync_all()) {
+                Ok(()) => Err(text),
+                Err(error) => self.attempt(|_| Err(error)),
+            };
+        }
+        self.attempt(|writer| {
+            if let Err(error) = writer.file.sync_data() {
+                // Whatever is on disk now, it was refused.
+                let _ = writer.file.set_len(length);
+                return Err(error);
+            }
+            // Somebody may have removed it, or put another in its place.
+            if writer.file.metadata()?.nlink() == 0 {
+                return Err(io::Error::other("the journal was removed while the speaker runs: start it again"));
+            }
+            writer.length.fetch_add(out.len() as u64, Ordering::Relaxed);
+            if let Some(tail) = &mut writer.tail {
+                tail.extend_from_slice(out);
+            }
+            Ok(())
+        })
+    }
+
+    /// Says that everything up to here is on disk.
+    fn seal(&mut self) -> io::Result<()> {
+        let seal = seal(self.length.load(Ordering::Relaxed))?;
+        // Without room for it, it is left out, and so is what there was room for.
+        if self.file.write_all(&seal).is_ok() {
+            self.length.fetch_add(seal.len() as u64, Ordering::Relaxed);
+            return Ok(());
+        }
+        let length = self.length.load(Ordering::Relaxed);
+        self.file.set_len(length)?;
+        self.file.seek(SeekFrom::Start(length)).map(drop)
     }
 
     fn attempt(&mut self, work: impl FnOnce(&mut Self) -> io::Result<()>) -> Result<(), String> {
@@ -356,7 +439,7 @@ impl Writer {
         let length = file.stream_position()?;
         self.file = file;
         self.length.store(length, Ordering::Relaxed);
-        Ok(())
+        self.seal()
     }
 }
 
@@ -397,13 +480,70 @@ mod tests {
             }
             tokio::task::yield_now().await;
         };
-        for cut in 1..body(0).len() {
+        for cut in SEALED + 1..SEALED + body(0).len() {
             let torn = folder.path().join(format!("torn {cut}"));
             std::fs::write(&torn, &whole[..whole.len() - cut]).unwrap();
             assert_eq!(ids(&torn).unwrap(), ["0", "1"]);
         }
         std::fs::write(folder.path().join("other"), "hello").unwrap();
         assert!(ids(&folder.path().join("other")).unwrap_err().contains("no journal"));
+    }
+
+    #[tokio::test]
+    async fn cut_off_anywhere_it_opens_and_damaged_anywhere_it_never_forgets_in_silence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let journal = Journal::open(&path, |_| ()).unwrap();
+        for n in 0..4 {
+            journal.append(body(n)).await.unwrap();
+        }
+        drop(journal);
+        let all = ["0", "1", "2", "3"];
+        let whole = loop {
+            if let Ok(ids) = ids(&path) {
+                assert_eq!(ids, all);
+                break std::fs::read(&path).unwrap();
+            }
+            tokio::task::yield_now().await;
+        };
+        let other = folder.path().join("other");
+        for cut in MAGIC.len()..whole.len() {
+            std::fs::write(&other, &whole[..cut]).unwrap();
+            let found = loop {
+                match ids(&other) {
+                    Err(error) if error.contains("another process") => std::thread::yield_now(),
+                    found => break found.unwrap(),
+                }
+            };
+            assert!(all.starts_with(&found.iter().map(String::as_str).collect::<Vec<_>>()), "{cut}: {found:?}");
+        }
+        for at in MAGIC.len()..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            std::fs::write(&other, &damaged).unwrap();
+            let found = loop {
+                match ids(&other) {
+                    Err(error) if error.contains("another process") => std::thread::yield_now(),
+                    found => break found,
+                }
+            };
+            match found {
+                Ok(found) => assert_eq!(found, all, "octet {at}: something was forgotten"),
+                Err(error) => assert!(error.contains("damaged at octet"), "{error}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_was_removed_accepts_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let journal = Journal::open(&path, |_| ()).unwrap();
+        journal.append(body(0)).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let error = journal.append(body(1)).await.unwrap_err();
+        assert!(error.contains("was removed"), "{error}");
+        assert!(journal.append(body(2)).await.unwrap_err().contains("nothing more is accepted"));
     }
 
     #[tokio::test]
@@ -430,13 +570,13 @@ mod tests {
         read.sort();
         assert_eq!(read, [id(1), id(2), id(3), "7".to_owned()]);
         let whole = std::fs::read(&path).unwrap();
-        for cut in [1, PART / 2, PART, 2 * PART] {
+        for cut in [1, PART / 2, PART, 2 * PART].map(|cut| SEALED + cut) {
             let torn = folder.path().join(format!("torn {cut}"));
             std::fs::write(&torn, &whole[..whole.len() - cut]).unwrap();
             assert_eq!(ids(&torn).unwrap().len(), 3, "{cut}");
         }
         // What a crash left unfinished does not get into what comes after it.
-        let torn = folder.path().join("torn 1");
+        let torn = folder.path().join(format!("torn {}", SEALED + 1));
         let journal = Journal::open(&torn, |_| ()).unwrap();
         journal.append(long[0].clone()).await.unwrap();
         drop(journal);
