@@ -190,6 +190,16 @@ fn best_routes_are_in_the_kernel_and_nothing_else_is_touched() -> Result<()> {
     site.holds("by another way", &[&all[..], &[&far.replace("192.0.2.8", "192.0.2.6")]].concat())?;
     site.ip("route del 10.8.0.0/16")?;
     site.holds("and no longer", &all)?;
+    site.ip("route replace 10.9.0.0/16 nexthop via 192.0.2.7 nexthop via 192.0.2.8")?;
+    let spread = [
+        "198.18.0.0/24 proto 203 metric 20",
+        "nexthop via 192.0.2.7 dev eth0 weight 1",
+        "nexthop via 192.0.2.8 dev eth0 weight 1",
+    ];
+    let [first, _, six] = OURS;
+    site.holds("by all ways to the next hop", &[&OTHERS[..], &[first, six], &spread].concat())?;
+    site.ip("route replace 10.9.0.0/16 via 192.0.2.7")?;
+    site.holds("and by one again", &all)?;
     site.ip("route del 198.51.100.0/24 table 100 proto 203")?;
     site.holds("what somebody deleted is back", &all)?;
 

@@ -89,6 +89,22 @@ pub(crate) fn best(candidates: &[Candidate], always: bool) -> Option<&Candidate>
     tied().filter(|candidate| !beaten(candidate)).min_by_key(|candidate| candidate.tail())
 }
 
+/// Those that are as good as the best, which comes first, in all that says where packets should go; the rest of the
+/// decision is about who said so.
+pub(crate) fn equals(candidates: &[Candidate], always: bool) -> Vec<&Candidate> {
+    let Some(best) = best(candidates, always) else { return Vec::new() };
+    let beaten = |candidate: &Candidate| {
+        let mut tied = candidates.iter().filter(|other| other.rank() == best.rank());
+        tied.any(|other| other.outdoes(candidate, always))
+    };
+    let equal = |candidate: &&Candidate| {
+        candidate.rank() == best.rank() && candidate.internal == best.internal && !beaten(candidate)
+    };
+    let mut equals: Vec<&Candidate> = candidates.iter().filter(equal).collect();
+    equals.sort_by_key(|candidate| candidate.tail());
+    equals
+}
+
 /// Where `loser` lost to `best`.
 pub(crate) fn lost_at(loser: &Candidate, best: &Candidate, candidates: &[Candidate], always: bool) -> Step {
     let (rank, wanted) = (loser.rank(), best.rank());
@@ -159,6 +175,20 @@ mod tests {
         loses(Step::ClusterList, |bad| bad.summary.cluster_length = 1);
         loses(Step::PeerAddress, |bad| (bad.address, bad.path_id) = ([192, 0, 2, 2].into(), 0));
         loses(Step::PathId, |bad| bad.path_id = 1);
+    }
+
+    #[test]
+    fn as_good_are_those_that_differ_in_who_said_so_alone() {
+        let mut all = [1, 2, 3, 4, 5].map(candidate);
+        (all[0].identifier, all[1].identifier) = (10, 11);
+        all[2].summary.path_length = 3;
+        all[3].internal = true;
+        all[4].summary.med = 1;
+        let at = |candidates: &[Candidate]| equals(candidates, false).iter().map(|one| one.at).collect::<Vec<_>>();
+        assert_eq!(at(&all), [1, 2], "the best first");
+        all.reverse();
+        assert_eq!(at(&all), [1, 2]);
+        assert_eq!(at(&[]), [0; 0]);
     }
 
     #[test]

@@ -101,6 +101,19 @@ impl Rib {
         })
     }
 
+    /// The next hops of the best route in a place, and of up to `most` in all that are as good.
+    pub fn equals(&self, family: Family, at: u32, most: usize) -> Option<(IpNet, Vec<IpAddr>)> {
+        let candidates: Vec<Candidate> = self.core.candidates(self.head(family, at)?).collect();
+        let mut next_hops: Vec<IpAddr> = Vec::new();
+        for candidate in decision::equals(&candidates, self.core.settings.always_compare_med) {
+            let next_hop = self.core.attributes.next_hop(self.core.paths.get(candidate.at)?.attributes)?;
+            if next_hops.len() < most && !next_hops.contains(&next_hop) {
+                next_hops.push(next_hop);
+            }
+        }
+        (!next_hops.is_empty()).then_some((self.prefix(family, at)?, next_hops))
+    }
+
     /// Places of `family`, for [`Rib::list`].
     #[must_use]
     pub fn places(&self, family: Family) -> u32 {

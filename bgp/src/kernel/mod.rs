@@ -3,13 +3,14 @@
 mod netlink;
 pub(crate) mod settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bgp_core::kernel::{Fib, Installed};
+use bgp_core::kernel::{Fib, Installed, NextHops, Step, Ways};
 use cloakway_runtime::Stop;
+use futures_util::StreamExt as _;
 use ipnet::IpNet;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -26,6 +27,10 @@ const BREATH: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_secs(60);
 /// How long routes of a previous life wait for peers that tell nothing.
 const ADOPTION: Duration = Duration::from_secs(120);
+/// Requests that wait for the kernel's answer at a time: their answers fit the socket.
+const IN_FLIGHT: usize = 100;
+/// How long the kernel may take for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
 /// Prefixes that are looked at while the table is held.
 const SLICE: u32 = 16_384;
 
@@ -38,9 +43,9 @@ pub(crate) struct Installer {
 #[derive(Serialize)]
 pub(crate) struct KernelRow {
     prefix: String,
-    next_hop: String,
-    gateway: Option<String>,
-    interface: Option<u32>,
+    next_hops: Vec<String>,
+    /// Gateway and interface of each way.
+    ways: Vec<String>,
     state: String,
 }
 
@@ -56,18 +61,17 @@ impl Installer {
     /// Each best route, and how it stands in the kernel.
     pub(crate) fn rows(&self) -> Vec<KernelRow> {
         let fib = self.lock();
-        let row = |(prefix, next_hop, installed): (IpNet, IpAddr, Installed)| {
-            let (via, state) = match installed {
-                Installed::Yes(via) => (Some(via), "installed".to_owned()),
+        let row = |(prefix, next_hops, installed): (IpNet, &NextHops, Installed)| {
+            let (ways, state) = match installed {
+                Installed::Yes(ways) => (Some(ways), "installed".to_owned()),
                 Installed::Pending => (None, "on its way".to_owned()),
                 Installed::Unresolved(why) => (None, format!("not installed: {why}")),
                 Installed::Refused(why) => (None, format!("not installed: {why}")),
             };
             KernelRow {
                 prefix: prefix.to_string(),
-                next_hop: next_hop.to_string(),
-                gateway: via.map(|via| via.gateway.to_string()),
-                interface: via.map(|via| via.interface),
+                next_hops: next_hops.iter().map(ToString::to_string).collect(),
+                ways: ways.iter().flat_map(Ways::as_slice).map(ToString::to_string).collect(),
                 state,
             }
         };
@@ -102,7 +106,8 @@ impl Installer {
                     fib.settled();
                 }
             }
-            self.carry_out(&kernel, &stop).await;
+            let steps = self.lock().steps();
+            self.carry_out(&kernel, steps, &stop).await;
             let adopting = self.lock().is_adopting();
             tokio::select! {
                 () = stop.told() => {}
@@ -117,11 +122,7 @@ impl Installer {
         }
         if !self.settings.keep {
             let steps = self.lock().all();
-            for step in steps {
-                if let Err(error) = kernel.carry_out(&step).await {
-                    tracing::warn!(prefix = %step.prefix(), %error, "cannot remove a route from the kernel");
-                }
-            }
+            self.carry_out(&kernel, steps, &Stop::default()).await;
         }
     }
 
@@ -133,12 +134,18 @@ impl Installer {
     }
 
     /// The best routes, a slice at a time; none that touches a private prefix unless the operator asked for it.
-    async fn wanted(&self, table: &Table) -> BTreeMap<IpNet, IpAddr> {
-        let mut wanted = BTreeMap::new();
+    async fn wanted(&self, table: &Table) -> BTreeMap<IpNet, NextHops> {
+        let (mut wanted, mut known) = (BTreeMap::new(), HashSet::<NextHops>::new());
         for family in bgp_wire::Family::ALL {
-            let mut from = 0;
-            while table.best(family, (from, SLICE), self.settings.private, |prefix, next_hop| {
-                wanted.insert(prefix, next_hop);
+            let (mut from, how) = (0, (self.settings.private, self.settings.paths));
+            while table.best(family, (from, SLICE), how, |prefix, next_hops: &[IpAddr]| {
+                // A million routes share a few next hops.
+                let next_hops = known.get(next_hops).cloned().unwrap_or_else(|| {
+                    let fresh = NextHops::from(next_hops);
+                    known.insert(fresh.clone());
+                    fresh
+                });
+                wanted.insert(prefix, next_hops);
             }) {
                 from += SLICE;
                 tokio::task::yield_now().await;
@@ -147,13 +154,17 @@ impl Installer {
         wanted
     }
 
-    async fn carry_out(&self, kernel: &Kernel, stop: &Stop) {
-        let steps = self.lock().steps();
-        for step in steps {
-            if stop.is_told() {
-                return;
-            }
-            let outcome = kernel.carry_out(&step).await;
+    /// Carries out `steps`, many requests at a time, which the kernel takes one after the other; each answer is that of
+    /// its request.
+    async fn carry_out(&self, kernel: &Kernel, steps: Vec<Step>, stop: &Stop) {
+        let goes_on = |_: &Step| std::future::ready(!stop.is_told());
+        let requests = futures_util::stream::iter(steps).take_while(goes_on).map(|step| async {
+            // An answer may be lost where the socket overruns: what is there is seen when the table is read again.
+            let answer = tokio::time::timeout(ANSWER, kernel.carry_out(&step)).await;
+            (step, answer.unwrap_or_else(|_| Err("the kernel did not answer".to_owned())))
+        });
+        let mut answers = std::pin::pin!(requests.buffer_unordered(IN_FLIGHT));
+        while let Some((step, outcome)) = answers.next().await {
             if let Err(error) = &outcome {
                 tracing::warn!(prefix = %step.prefix(), %error, "the kernel refuses a route");
                 metrics::counter!("bgp_speaker_kernel_refusals_total").increment(1);

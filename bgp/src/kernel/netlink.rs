@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use bgp_core::kernel::{Foreign, Own, Step, Underlay, Via};
+use bgp_core::kernel::{Foreign, Own, Step, Underlay, Via, Ways};
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, RouteNextHopBuilder};
 use tokio::sync::mpsc;
 
 use super::settings::Settings;
@@ -74,7 +74,7 @@ impl Kernel {
                 foreign.extend(foreign_routes(&message));
             }
         }
-        let routes = own.keys().copied().collect();
+        let routes = own.keys().cloned().collect();
         *self.read.lock().unwrap_or_else(PoisonError::into_inner) = own;
         Ok((routes, Underlay::new(foreign)))
     }
@@ -104,22 +104,22 @@ impl Kernel {
     /// Does `step`.
     pub(super) async fn carry_out(&self, step: &Step) -> Result<(), String> {
         match step {
-            Step::Add(prefix, via) => {
-                let message = self.message(*prefix, *via)?;
+            Step::Add(prefix, ways) => {
+                let message = self.message(*prefix, ways)?;
                 self.handle.route().add(message).execute().await.map_err(|error| match is_errno(&error, &[EEXIST]) {
                     true => format!("a route of the same metric {} is there already", self.settings.metric),
                     false => text(&error),
                 })
             }
-            Step::Replace(prefix, via) => {
-                let message = self.message(*prefix, *via)?;
+            Step::Replace(prefix, ways) => {
+                let message = self.message(*prefix, ways)?;
                 self.handle.route().add(message).replace().execute().await.map_err(|error| text(&error))
             }
             Step::Remove(own) => {
                 let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).get(own).cloned();
-                let message = match (read, own.via) {
+                let message = match (read, &own.ways) {
                     (Some(message), _) => message,
-                    (None, Some(via)) => self.message(own.prefix, via)?,
+                    (None, Some(ways)) => self.message(own.prefix, ways)?,
                     (None, None) => return Ok(()),
                 };
                 match self.handle.route().del(message).execute().await {
@@ -131,16 +131,29 @@ impl Kernel {
         }
     }
 
-    fn message(&self, prefix: IpNet, via: Via) -> Result<RouteMessage, String> {
+    fn message(&self, prefix: IpNet, ways: &Ways) -> Result<RouteMessage, String> {
         let builder = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(prefix.network(), prefix.prefix_len())
-            .map_err(|error| error.to_string())?
+            .map_err(wrong)?
             .table_id(self.settings.table)
             .protocol(RouteProtocol::from(self.settings.protocol))
-            .priority(self.settings.metric)
-            .output_interface(via.interface);
-        builder.gateway(via.gateway).map(RouteMessageBuilder::build).map_err(|error| error.to_string())
+            .priority(self.settings.metric);
+        if let [via] = ways.as_slice() {
+            let builder = builder.output_interface(via.interface).gateway(via.gateway);
+            return builder.map(RouteMessageBuilder::build).map_err(wrong);
+        }
+        let family = if prefix.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let hop = |via: &Via| {
+            let hop = RouteNextHopBuilder::new(family).interface(via.interface).via(via.gateway);
+            hop.map(RouteNextHopBuilder::build).map_err(wrong)
+        };
+        let hops = ways.as_slice().iter().map(hop).collect::<Result<_, _>>()?;
+        Ok(builder.multipath(hops).build())
     }
+}
+
+fn wrong(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 /// Whether a word of the kernel may change what we want or hold. Our own additions do not.
@@ -193,39 +206,50 @@ fn fields(message: &RouteMessage) -> (IpNet, u32, Option<u32>, Option<IpAddr>) {
 }
 
 fn own_route(message: &RouteMessage) -> Own {
-    let (prefix, metric, interface, gateway) = fields(message);
-    let via = match (message.header.kind, interface, gateway) {
-        (RouteType::Unicast, Some(interface), Some(gateway)) => Some(Via { gateway, interface }),
+    let (prefix, metric, ..) = fields(message);
+    let via = |(interface, gateway): (u32, Option<IpAddr>)| gateway.map(|gateway| Via { gateway, interface });
+    let ways = match message.header.kind {
+        RouteType::Unicast => hops(message).into_iter().map(via).collect::<Option<Vec<_>>>().and_then(Ways::new),
         _ => None,
     };
-    Own { prefix, metric, via }
+    Own { prefix, metric, ways }
 }
 
 fn foreign_routes(message: &RouteMessage) -> Option<(IpNet, u32, Foreign)> {
-    let (prefix, metric, interface, gateway) = fields(message);
+    let (prefix, metric, ..) = fields(message);
     let foreign = match message.header.kind {
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Foreign::Nowhere,
-        RouteType::Unicast => match (first_hop(message).or(interface.map(|index| (index, gateway)))?, prefix) {
-            ((interface, Some(gateway)), _) => Foreign::Gateway(Via { gateway, interface }),
-            ((interface, None), _) => Foreign::Link(interface),
+        RouteType::Unicast => match hops(message).as_slice() {
+            [] => return None,
+            [(interface, Some(gateway))] => Foreign::Gateway(Via { gateway: *gateway, interface: *interface }),
+            [(interface, None)] => Foreign::Link(*interface),
+            several => Foreign::Several(several.to_vec()),
         },
         _ => return None,
     };
     Some((prefix, metric, foreign))
 }
 
-/// The first of several ways.
-fn first_hop(message: &RouteMessage) -> Option<(u32, Option<IpAddr>)> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::MultiPath(hops) => hops.first().map(|hop| {
-            let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::Gateway(found) => address(found),
-                _ => None,
-            });
-            (hop.interface_index, gateway)
-        }),
+/// The ways of a route: interfaces, and gateways on them where there is one.
+fn hops(message: &RouteMessage) -> Vec<(u32, Option<IpAddr>)> {
+    let several = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
         _ => None,
-    })
+    });
+    let Some(several) = several else {
+        let (_, _, interface, gateway) = fields(message);
+        return interface.map(|interface| (interface, gateway)).into_iter().collect();
+    };
+    let hop = |hop: &RouteNextHop| {
+        let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(found) => address(found),
+            RouteAttribute::Via(RouteVia::Inet(found)) => Some(IpAddr::V4(*found)),
+            RouteAttribute::Via(RouteVia::Inet6(found)) => Some(IpAddr::V6(*found)),
+            _ => None,
+        });
+        (hop.interface_index, gateway)
+    };
+    several.iter().map(hop).collect()
 }
 
 fn address(address: &RouteAddress) -> Option<IpAddr> {

@@ -16,6 +16,8 @@ pub struct Settings {
     pub keep: bool,
     /// Routes that touch a private prefix are installed too.
     pub private: bool,
+    /// Packets are spread over so many next hops of routes that are equally good.
+    pub paths: usize,
 }
 
 /// The table as written.
@@ -31,6 +33,12 @@ pub(crate) struct RawKernel {
     at_stop: RawAtStop,
     #[serde(default)]
     private: bool,
+    #[serde(default = "one")]
+    paths: usize,
+}
+
+const fn one() -> usize {
+    1
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -54,6 +62,9 @@ const FORWARDER: u8 = 143;
 /// The kernel keeps its own addresses there.
 const TABLE_LOCAL: u32 = 255;
 
+/// More ways than a router has links.
+const MOST_PATHS: usize = 64;
+
 /// Holds the table to what can be.
 pub(crate) fn settings(raw: &RawKernel) -> Result<Settings, Invalid> {
     if raw.table == 0 || raw.table == TABLE_LOCAL {
@@ -68,11 +79,15 @@ pub(crate) fn settings(raw: &RawKernel) -> Result<Settings, Invalid> {
     if raw.metric == 0 {
         return Err(Invalid::at("kernel.metric", "0 is the metric of connected networks: at least 1"));
     }
+    if !(1..=MOST_PATHS).contains(&raw.paths) {
+        return Err(Invalid::at("kernel.paths", format!("{} is not allowed: 1 to {MOST_PATHS}", raw.paths)));
+    }
     Ok(Settings {
         table: raw.table,
         protocol: raw.protocol,
         metric: raw.metric,
         keep: matches!(raw.at_stop, RawAtStop::Keep),
         private: raw.private,
+        paths: raw.paths,
     })
 }

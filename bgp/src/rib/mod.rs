@@ -166,21 +166,28 @@ impl Table {
         self.changes()
     }
 
-    /// Shows the best routes of `family` in `count` places from `from` on, and says whether there are more behind;
-    /// those that touch a private prefix only with `private`.
+    /// Shows the best routes of `family` in `count` places from `from` on, with the next hops of up to `most` that are as
+    /// good, and says whether there are more behind; those that touch a private prefix only with `private`.
     pub(crate) fn best(
         &self,
         family: Family,
         (from, count): (u32, u32),
-        private: bool,
-        mut see: impl FnMut(IpNet, IpAddr),
+        (private, most): (bool, usize),
+        mut see: impl FnMut(IpNet, &[IpAddr]),
     ) -> bool {
         let inner = self.lock();
-        for (prefix, next_hop) in inner.rib.best(family, from, count) {
+        let mut pass = |prefix: IpNet, next_hops: &[IpAddr]| {
             let touches = |ours: &IpNet| ours.contains(&prefix) || prefix.contains(ours);
             if private || !inner.private.iter().any(touches) {
-                see(prefix, next_hop);
+                see(prefix, next_hops);
             }
+        };
+        if most == 1 {
+            inner.rib.best(family, from, count).for_each(|(prefix, next_hop)| pass(prefix, &[next_hop]));
+        } else {
+            let places = from..from.saturating_add(count).min(inner.rib.places(family));
+            let equals = places.filter_map(|at| inner.rib.equals(family, at, most));
+            equals.for_each(|(prefix, next_hops)| pass(prefix, &next_hops));
         }
         from.saturating_add(count) < inner.rib.places(family)
     }
