@@ -108,7 +108,11 @@ pub fn main<R: Role>() -> ExitCode {
             }
         }
         Some(("reload", matches)) if R::RELOADS => ask::<R>(matches, reload::TOPIC, None),
-        Some(("man", _)) => print(|out| clap_mangen::Man::new(command::<R>()).render(out)),
+        Some(("man", _)) => print(|out| {
+            let mut command = command::<R>();
+            command.build();
+            pages(&command, out)
+        }),
         Some(("completions", matches)) => {
             let shell = matches.get_one::<clap_complete::Shell>("shell").copied().unwrap_or(clap_complete::Shell::Bash);
             print(|out| {
@@ -193,6 +197,14 @@ pub fn command<R: Role>() -> Command {
             ),
         )
         .subcommands(R::commands())
+}
+
+/// The manual page of a command, then those of its subcommands.
+fn pages(command: &Command, out: &mut Vec<u8>) -> std::io::Result<()> {
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
+    clap_mangen::Man::new(command.clone().name(name)).render(out)?;
+    let below = command.get_subcommands().filter(|below| below.get_name() != "help");
+    below.filter(|below| !below.is_hide_set()).try_for_each(|below| pages(below, out))
 }
 
 /// The path given for `name`; every such argument is required or has a default.
