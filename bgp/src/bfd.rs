@@ -17,6 +17,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::events::{Event, Events};
+
 /// Where control packets go (RFC 5881 §4).
 const PORT: u16 = 3784;
 /// Where they come from (RFC 5881 §4).
@@ -192,7 +194,15 @@ pub(crate) async fn run(
     mut packets: mpsc::Receiver<Vec<u8>>,
     lost: mpsc::Sender<String>,
     up: Option<watch::Sender<bool>>,
+    events: Events,
 ) {
+    let address = path.peer.to_string();
+    let note = |works: bool| {
+        let to = if works { "up" } else { "down" };
+        metrics::gauge!("bgp_speaker_bfd_up", "address" => address.clone()).set(f64::from(u8::from(works)));
+        metrics::counter!("bgp_speaker_bfd_changes_total", "address" => address.clone(), "to" => to).increment(1);
+    };
+    metrics::gauge!("bgp_speaker_bfd_up", "address" => address.clone()).set(0.0);
     let socket = match sender(&path) {
         Ok(socket) => socket,
         Err(error) => {
@@ -211,11 +221,15 @@ pub(crate) async fn run(
                 Output::Send(bytes) => drop(socket.try_send_to(&bytes, to)),
                 Output::Up => {
                     tracing::info!("the path works");
+                    note(true);
+                    events.tell(Event::BfdUp { address: address.clone() });
                     up.iter().for_each(|up| _ = up.send_replace(true));
                 }
                 Output::Down(why) => {
                     up.iter().for_each(|up| _ = up.send_replace(false));
                     tracing::warn!(%why, "the path is lost");
+                    note(false);
+                    events.tell(Event::BfdDown { address: address.clone(), reason: why.to_string() });
                     // If the session has not yet ended over an earlier word, it will.
                     let _ = lost.try_send(format!("BFD: {why}"));
                 }

@@ -3,6 +3,7 @@
 //! One task owns the list. Peers come from the configuration; those of a `dynamic-peers` table are made when somebody
 //! from its prefix connects, and are gone when their session is over.
 
+pub(crate) mod metrics;
 pub(crate) mod shown;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -226,6 +227,7 @@ impl List {
                 Some(ended) = self.tasks.join_next_with_id() => match ended {
                     Ok((id, late)) => {
                         self.running.remove(&id);
+                        self.count_dynamic();
                         for stream in late {
                             if let Ok(from) = stream.peer_addr() {
                                 self.accepted(stream, from);
@@ -293,8 +295,17 @@ impl List {
             },
         };
         if !taken {
-            metrics::counter!("bgp_speaker_connections_refused_total").increment(1);
+            ::metrics::counter!("bgp_speaker_connections_refused_total").increment(1);
             tracing::debug!(%from, "connection refused");
+        }
+    }
+
+    /// Tells of the dynamic neighbours.
+    fn count_dynamic(&self) {
+        for DynamicPeers { prefix, limit, .. } in &self.wanted.dynamic {
+            let label = || prefix.to_string();
+            ::metrics::gauge!("bgp_speaker_dynamic_peers", "prefix" => label()).set(self.count(*prefix) as f64);
+            ::metrics::gauge!("bgp_speaker_dynamic_peers_limit", "prefix" => label()).set(*limit as f64);
         }
     }
 
@@ -337,6 +348,7 @@ impl List {
             effects.push(Effect { peer: peer.name.clone(), effect: "new".to_owned() });
             self.start(peer, None, None);
         }
+        self.count_dynamic();
         // Who comes later never heard of us before.
         self.common.restarted = false;
         effects.sort_by(|a, b| a.peer.cmp(&b.peer));
@@ -384,6 +396,7 @@ impl List {
         let ways = Ways { incoming, questions, orders: ordered, lost };
         let task = self.tasks.spawn(peer::run(peer.clone(), lifetime, ways, self.common.clone()));
         self.running.insert(task.id(), Running { peer, dynamic, door, ask, orders });
+        self.count_dynamic();
     }
 
     fn watch_path(&mut self, mut path: Path) -> Result<Watched, String> {
@@ -396,7 +409,7 @@ impl List {
         let (lost, words) = mpsc::channel(1);
         let (up, state) = watch::channel(false);
         let packets = self.receivers.expect(&path);
-        self.paths.spawn(bfd::run(path, packets, lost, Some(up)));
+        self.paths.spawn(bfd::run(path, packets, lost, Some(up), self.common.events.clone()));
         Ok((state, words))
     }
 
@@ -406,7 +419,7 @@ impl List {
         self.discriminators += 1;
         if let Some(path) = path(peer, self.discriminators) {
             let packets = self.receivers.expect(&path);
-            self.paths.spawn(bfd::run(path, packets, lost, None));
+            self.paths.spawn(bfd::run(path, packets, lost, None, self.common.events.clone()));
         }
         words
     }

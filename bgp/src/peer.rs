@@ -56,6 +56,20 @@ pub(crate) struct Report {
     /// Routes of each family that the peer told and that are kept.
     pub(crate) held: [(Family, usize); 2],
     pub(crate) restart: Restart,
+    pub(crate) queue: Queue,
+}
+
+/// How far the peer is behind what it is to be told.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    /// Octets that the socket has not taken.
+    pub(crate) unsent: usize,
+    /// Octets that the peer's TCP has not acknowledged, those unsent included.
+    pub(crate) unacknowledged: u64,
+    /// There is more in the table of injected routes.
+    pub(crate) behind: bool,
+    /// Injected prefixes that were announced or withdrawn.
+    pub(crate) sent: u64,
 }
 
 /// What stays of whom, and until when.
@@ -201,11 +215,13 @@ struct Outlet {
     flows: Option<Arc<Flows>>,
     /// Who waits for an acknowledgement, and of how many octets of which connection.
     fences: VecDeque<(LinkId, FenceId, u64)>,
+    /// Prefixes that were announced or withdrawn.
+    sent: u64,
 }
 
 impl Outlet {
     fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, hungry: true, flows: None, fences: VecDeque::new() }
+        Self { engine, hungry: true, flows: None, fences: VecDeque::new(), sent: 0 }
     }
 
     /// Returns when it is time to look whether the peer has acknowledged.
@@ -317,7 +333,10 @@ impl Task {
                         self.connecting.abort_all();
                     }
                 },
-                Output::Heard(heard) => self.intake.hear(heard),
+                Output::Heard(heard) => {
+                    self.events.restart(&self.peer.name, &heard);
+                    self.intake.hear(heard);
+                }
                 Output::Event(event) => {
                     log(&event);
                     self.events.session(&self.peer.name, &event);
@@ -405,6 +424,7 @@ impl Task {
                 return;
             };
             outlet.hungry = batch.more;
+            outlet.sent += batch.prefixes;
             // Who waits for rules waits at a fence behind them.
             self.tell_flows();
             let Some(outlet) = &mut self.outlet else { return };
@@ -445,7 +465,20 @@ impl Task {
                 stale: self.session.stale().collect(),
                 next_timer: self.session.poll_timeout(),
             },
+            queue: self.queue(),
         }
+    }
+
+    fn queue(&self) -> Queue {
+        let link = self.session.established_link().and_then(|id| self.links.get(&id));
+        let unsent = link.map_or(0, |link| link.backlog.len());
+        let unacknowledged = link.map_or(0, |link| {
+            let acknowledged = inject::acknowledged(&link.stream).unwrap_or_default().saturating_sub(link.base);
+            (link.taken + unsent as u64).saturating_sub(acknowledged)
+        });
+        let outlet = self.outlet.as_ref();
+        let behind = link.is_some() && outlet.is_some_and(|outlet| outlet.hungry);
+        Queue { unsent, unacknowledged, behind, sent: outlet.map_or(0, |outlet| outlet.sent) }
     }
 
     /// Before a planned end, where something is to be kept: everything else is withdrawn, and the connection ends

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::bmp::Station;
 use crate::config::Config;
+use crate::events::{Event, Events};
 use crate::health::Gate;
 use crate::inject::Engine;
 use crate::neighbours::{Effect, Neighbours, Wanted};
@@ -31,6 +32,7 @@ pub(crate) struct Reloader {
     pub(crate) gate: Gate,
     pub(crate) engine: Option<Arc<Engine>>,
     pub(crate) station: Option<Arc<Station>>,
+    pub(crate) events: Events,
     pub(crate) rib: Arc<Table>,
 }
 
@@ -47,6 +49,20 @@ impl Reloader {
     /// # Errors
     /// What is wrong with the file, or takes a restart, or which socket can't be had; nothing has changed then.
     pub(crate) async fn reload(&self) -> Result<Value, String> {
+        let done = self.carry_out().await;
+        metrics::counter!("bgp_speaker_reloads_total", "result" => if done.is_ok() { "done" } else { "refused" })
+            .increment(1);
+        self.events.tell(match &done {
+            Ok(Done { changed, peers }) => Event::Reloaded {
+                changed: changed.clone(),
+                peers: peers.iter().map(|Effect { peer, effect }| format!("{peer}: {effect}")).collect(),
+            },
+            Err(reason) => Event::ReloadRefused { reason: reason.clone() },
+        });
+        serde_json::to_value(done?).map_err(|error| error.to_string())
+    }
+
+    async fn carry_out(&self) -> Result<Done, String> {
         let mut running = self.text.lock().await;
         let shown = self.path.display().to_string();
         let text = config::read(&self.path).map_err(|error| error.to_string())?;
@@ -81,7 +97,6 @@ impl Reloader {
             engine.keep(&kept.unwrap_or_default()).await;
         }
         *running = text;
-        let done = Done { changed: changed.into_iter().collect(), peers };
-        serde_json::to_value(done).map_err(|error| error.to_string())
+        Ok(Done { changed: changed.into_iter().collect(), peers })
     }
 }

@@ -14,7 +14,7 @@ use crate::health::{self, Announced, Gate};
 use crate::inject::{self, Engine, api};
 use crate::kernel::Installer;
 use crate::mrt::Recorder;
-use crate::neighbours::{Common, List, Wanted};
+use crate::neighbours::{self, Common, List, Wanted};
 use crate::reload::Reloader;
 use crate::rib::{self, Table};
 use crate::rpki::Rpki;
@@ -60,6 +60,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         gate: gate.clone(),
         engine: engine.clone(),
         station: station.clone(),
+        events: events.clone(),
         rib: rib.clone(),
     });
     let by_signal = reloader.clone();
@@ -83,6 +84,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         let opened = installer.open()?;
         tasks.spawn(installer.clone().run(opened, rib.clone(), stop.clone()));
     }
+    let neighbours_to_look_at = neighbours.clone();
     let shared = Arc::new(Shared {
         neighbours,
         injector,
@@ -97,6 +99,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     });
     admin::serve(&config.admin_socket, stop.clone(), move |request| show::answer(shared.clone(), request))?;
     if let Some(listen) = config.metrics_listen {
+        tokio::spawn(neighbours::metrics::run(neighbours_to_look_at, stop.clone()));
         metrics::serve(listen, stop.clone()).await?;
     }
     if let Some(socket) = config.health_socket {

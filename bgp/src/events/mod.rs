@@ -8,7 +8,8 @@ pub(crate) mod cli;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bgp_core::{Outcome, Ring};
+use bgp_core::{Down, Heard, Outcome, Ring};
+use bgp_wire::ErrorCode;
 use cloakway_runtime::admin::Request;
 use cloakway_runtime::clock;
 use cloakway_types::Timestamp;
@@ -43,6 +44,22 @@ pub(crate) enum Event {
     RouteLeak { peer: String, prefix: String },
     /// A peer has told nearly as many routes as it may, or more.
     ManyPrefixes { peer: String, family: String, held: usize, limit: usize },
+    /// A session ended because its peer told more routes than it may.
+    MaxPrefixEnded { peer: String, reason: String },
+    /// What a peer told stays although it is gone (RFC 4724).
+    RestartBegan { peer: String, family: String },
+    /// It stays on, as the least preferred (RFC 9494).
+    RestartLongLived { peer: String, family: String },
+    /// What of it the peer has not told again is gone.
+    RestartEnded { peer: String, family: String },
+    /// A path works, by BFD.
+    BfdUp { address: String },
+    /// A path is lost.
+    BfdDown { address: String, reason: String },
+    /// A new configuration is carried out.
+    Reloaded { changed: Vec<String>, peers: Vec<String> },
+    /// A new configuration was refused: nothing has changed.
+    ReloadRefused { reason: String },
     /// A peer's UPDATE was damaged and borne with (RFC 7606).
     DamagedUpdate { peer: String, flaw: String },
     /// A private route is announced from now on.
@@ -183,8 +200,30 @@ impl Events {
         }
     }
 
+    /// Takes note of what stays of a peer that is gone.
+    pub(crate) fn restart(&self, peer: &str, heard: &Heard) {
+        let peer = || peer.to_owned();
+        self.tell(match heard {
+            Heard::Stale(family) => Event::RestartBegan { peer: peer(), family: family.to_string() },
+            Heard::LongLived(family) => Event::RestartLongLived { peer: peer(), family: family.to_string() },
+            Heard::Sweep(family) => Event::RestartEnded { peer: peer(), family: family.to_string() },
+            _ => return,
+        });
+    }
+
     /// Takes note of what a session says.
     pub(crate) fn session(&self, peer: &str, said: &bgp_core::Event) {
+        let count = |name: &'static str| metrics::counter!(name, "peer" => peer.to_owned()).increment(1);
+        match said {
+            bgp_core::Event::ManyPrefixes { .. } => count("bgp_speaker_max_prefix_warnings_total"),
+            bgp_core::Event::Down(reason @ Down::Sent { notification, .. })
+                if notification.error == ErrorCode::MAXIMUM_PREFIXES =>
+            {
+                count("bgp_speaker_max_prefix_ended_total");
+                self.tell(Event::MaxPrefixEnded { peer: peer.to_owned(), reason: reason.to_string() });
+            }
+            _ => {}
+        }
         let peer = peer.to_owned();
         self.tell(match said {
             bgp_core::Event::Up(agreed) => Event::SessionUp {

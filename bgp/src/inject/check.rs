@@ -37,6 +37,20 @@ pub(crate) enum Target {
     Forwarder(IpNet),
 }
 
+impl Target {
+    /// As the configuration calls it.
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Command(_) => "command",
+            Self::Tcp(_) => "tcp",
+            Self::Http(..) => "http",
+            Self::Icmp(_) => "icmp",
+            Self::Bfd(_) => "bfd",
+            Self::Forwarder(_) => "forwarder",
+        }
+    }
+}
+
 /// A check of one set.
 #[derive(Debug, Clone)]
 pub struct Check {
@@ -106,6 +120,12 @@ pub(crate) async fn run(
         },
         Target::Command(_) | Target::Tcp(_) | Target::Http(..) | Target::Icmp(_) => None,
     };
+    let kind = check.target.kind();
+    let healthy_gauge = metrics::gauge!("bgp_speaker_inject_set_healthy", "set" => check.set.clone(), "kind" => kind);
+    let [good, bad] = ["good", "bad"].map(|found| {
+        metrics::counter!("bgp_speaker_inject_looks_total", "set" => check.set.clone(), "kind" => kind, "found" => found)
+    });
+    healthy_gauge.set(0.0);
     let mut probe = Probe::new(check.patience);
     let mut ticks = tokio::time::interval(check.every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -129,12 +149,13 @@ pub(crate) async fn run(
                 looked.unwrap_or_else(|_| Err("no answer in time".to_owned()))
             }
         };
+        if looked.is_ok() { &good } else { &bad }.increment(1);
         if probe.look(looked.is_ok(), clock::now()) {
             let healthy = probe.is_healthy();
             let reason = looked.err().unwrap_or_default();
             tracing::info!(healthy, reason, "the health of the set changed");
             let set = check.set.clone();
-            metrics::gauge!("bgp_speaker_inject_set_healthy", "set" => set.clone()).set(f64::from(u8::from(healthy)));
+            healthy_gauge.set(f64::from(u8::from(healthy)));
             engine.events.tell(if healthy { Event::CheckRose { set } } else { Event::CheckFell { set, reason } });
             engine.show(&check.set, Why::Check, healthy, check.draining).await;
         }

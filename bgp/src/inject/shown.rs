@@ -110,6 +110,11 @@ impl Engine {
             table.rib.show(id, shown, drain);
             id
         };
+        let flag = |name: &'static str, on: bool| {
+            metrics::gauge!(name, "set" => set.to_owned()).set(f64::from(u8::from(on)));
+        };
+        flag("bgp_speaker_inject_set_shown", shown);
+        flag("bgp_speaker_inject_set_draining", drain.is_some());
         let mut walk = Walk::default();
         while self.shown.is_at(set, turn) && lock(&self.table).rib.settle_set(id, &mut walk, SLOTS).is_continue() {
             tokio::task::yield_now().await;
