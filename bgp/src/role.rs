@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::cmp::Ordering;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -44,8 +45,10 @@ impl Role for BgpSpeaker {
     }
 
     fn summary(config: &Config) -> Vec<String> {
-        let route =
-            |route: &PrivateRoute| format!("{} via {}, guarded by {}", route.prefix(), route.next_hop(), route.keep());
+        let route = |route: &PrivateRoute| match route.is_by_rules_alone() {
+            false => format!("{} via {}, guarded by {}", route.prefix(), route.next_hop(), route.keep()),
+            true => format!("{} by flow rules alone, guarded by {}", route.prefix(), route.keep()),
+        };
         let mut lines: Vec<String> = config.routes.iter().map(route).collect();
         let restricted: Vec<&PrivateRoute> = config.routes.iter().filter(|route| route.is_restricted()).collect();
         for (rule, route) in restricted.iter().flat_map(|route| route.flow_routes()) {
@@ -81,10 +84,25 @@ impl Role for BgpSpeaker {
                 }
             }
         }
-        let keeping = config.peers.iter().filter_map(|peer| Some((&peer.name, peer.settings.options.keep?)));
-        lines.extend(keeping.clone().map(|(name, seconds)| {
-            format!("{name} keeps the sets of inject.sets for {seconds} s while we are down, if it follows RFC 9494")
-        }));
+        let kept = config.inject.iter().flat_map(|inject| &inject.kept);
+        for (peer, keep_s) in config.peers.iter().filter_map(|peer| Some((peer, peer.settings.options.keep?))) {
+            let (name, told) = (&peer.name, &peer.settings.options.sets);
+            for (set, asked) in kept.clone().filter(|(set, _)| told.as_ref().is_none_or(|told| told.has(set))) {
+                lines.push(match asked.cmp(&keep_s) {
+                    Ordering::Equal => {
+                        format!("{name} keeps set {set} for {keep_s} s while we are down, if it follows RFC 9494")
+                    }
+                    Ordering::Greater => format!(
+                        "warning: {name} keeps set {set} for {keep_s} s, and not for the {asked} s of its keep-s: a session \
+                         has one time for all; give it a session of its own, by sets"
+                    ),
+                    Ordering::Less => format!(
+                        "warning: {name} drops set {set} as soon as we are gone, and does not keep it for {asked} s: the \
+                         session keeps for {keep_s} s; give it a session of its own, by sets"
+                    ),
+                });
+            }
+        }
         for peer in config.peers.iter().filter(|peer| !peer.is_internal() && peer.settings.options.keep.is_some()) {
             let name = &peer.name;
             lines.push(format!("warning: {name} is external and keeps routes that nobody here can withdraw meanwhile"));
@@ -95,7 +113,7 @@ impl Role for BgpSpeaker {
             format!("warning: {name} keeps sets and is told private routes: it has to drop what is marked NO_LLGR, a second after we are gone; a session of its own with export = \"injected\" does not depend on that")
         }));
         let checks = config.inject.iter().flat_map(|inject| inject.checks.iter().map(|check| (check, &inject.kept)));
-        lines.extend(checks.filter(|(check, kept)| kept.contains(&check.set)).map(|(check, _)| {
+        lines.extend(checks.filter(|(check, kept)| kept.contains_key(&check.set)).map(|(check, _)| {
             let set = &check.set;
             format!("warning: set {set} is kept and checked: nobody checks it while we are down, and after a start it goes until its first good looks")
         }));

@@ -100,6 +100,7 @@ struct SessionRow {
 struct RouteRow {
     prefix: String,
     restricted: bool,
+    rules_alone: bool,
     next_hop: String,
     guard: String,
     communities: Vec<String>,
@@ -252,6 +253,7 @@ async fn routes(shared: &Shared) -> Vec<RouteRow> {
         RouteRow {
             prefix: route.prefix().to_string(),
             restricted: route.is_restricted(),
+            rules_alone: route.is_by_rules_alone(),
             next_hop: route.next_hop().to_string(),
             guard: route.keep().to_string(),
             communities: route.communities().iter().map(ToString::to_string).collect(),

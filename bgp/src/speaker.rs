@@ -69,7 +69,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         async move { reloader.reload().await }
     })?;
     if let Some(engine) = &engine {
-        api::serve(engine.clone(), stop.clone())?;
+        api::serve(engine.clone(), neighbours.clone(), stop.clone())?;
         inject::start(engine, &neighbours, &announced, &mut tasks, &stop);
     }
     if let Some(socket) = look_up_socket {

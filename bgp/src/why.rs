@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::health::lock;
+use crate::inject::told::{Candidate, told};
 use crate::neighbours::Asked;
 use crate::peer::Report;
 use crate::show::Shared;
@@ -36,7 +37,7 @@ struct Wanted {
 
 enum Route {
     Private(PrivateRoute),
-    Injected(bgp_core::RouteAttributes),
+    Injected(Vec<Candidate>),
 }
 
 /// Answers `{"topic":"why"}`.
@@ -89,36 +90,32 @@ fn private(shared: &Shared, prefix: IpNet) -> Option<Wanted> {
 }
 
 fn injected(shared: &Shared, prefix: IpNet) -> Option<Wanted> {
-    let standing = shared.engine.as_ref()?.standing(prefix)?;
-    let shadow = match standing.shadowed.as_slice() {
-        [] => String::new(),
-        sets => format!("; in its shadow: {}", sets.join(", ")),
-    };
-    Some(Wanted {
-        source: "injected",
-        stopped: standing.hidden.map(|reason| format!("set {}: {reason}", standing.set)),
-        note: format!("from set {}{shadow}", standing.set),
-        route: Route::Injected(standing.attributes),
-    })
+    let candidates = shared.engine.as_ref()?.candidates(&prefix);
+    let (_, rest) = candidates.split_first()?;
+    let shadow: Vec<&str> = rest.iter().map(|other| other.set.as_str()).collect();
+    let note = if shadow.is_empty() { String::new() } else { format!("; in its shadow: {}", shadow.join(", ")) };
+    Some(Wanted { source: "injected", stopped: None, note, route: Route::Injected(candidates) })
 }
 
 fn row(prefix: IpNet, wanted: &Wanted, asked: &Asked, report: &Report) -> Row {
-    let settings = &asked.peer.settings;
-    let told = match &wanted.route {
-        Route::Private(route) => settings.tells_private(&report.status, route),
-        Route::Injected(route) => settings.tells_injected(&report.status, asked.peer.address.ip(), &prefix, route),
-    };
-    // A private route that is told is what the peer hears of its prefix, where it is told private routes.
-    let (announced, reason) = match (&wanted.stopped, told) {
+    let (announced, reason) = match (&wanted.stopped, &wanted.route) {
         (Some(stopped), _) => (false, stopped.clone()),
-        (None, Err(why)) => (false, why.to_string()),
-        (None, Ok(())) => match &wanted.route {
-            Route::Private(_) => {
+        // A private route that is told is what the peer hears of its prefix, where it is told private routes.
+        (None, Route::Private(route)) => match asked.peer.settings.tells_private(&report.status, route) {
+            Err(why) => (false, why.to_string()),
+            Ok(()) => {
                 let sent = report.status.advertised.contains(&prefix);
-                let how = if sent { "announced" } else { "about to be announced" };
+                let how = match (sent, route.is_by_rules_alone()) {
+                    (true, false) => "announced",
+                    (true, true) => "announced by its flow rules alone",
+                    (false, _) => "about to be announced",
+                };
                 (sent, format!("{how}: {}", wanted.note))
             }
-            Route::Injected(_) => (true, format!("announced: {}", wanted.note)),
+        },
+        (None, Route::Injected(candidates)) => match told(candidates, asked, &report.status, &prefix) {
+            Ok(candidate) => (true, format!("announced: from set {}{}", candidate.set, wanted.note)),
+            Err(why) => (false, why),
         },
     };
     let peer = asked.peer.name.clone();

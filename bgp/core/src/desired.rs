@@ -69,7 +69,7 @@ pub enum ChangeError {
     /// Prefixes before any attributes.
     #[error("a prefix before any attributes: give a line such as {{\"next-hop\":\"192.0.2.1\"}}")]
     NoAttributes,
-    /// IPv4 by way of IPv6, or the reverse.
+    /// IPv6 by way of IPv4; the reverse is RFC 8950.
     #[error("routes[{at}]: next hop {} is not of the family of {prefix}", .attributes.next_hop)]
     Family {
         /// Which group, from 0.

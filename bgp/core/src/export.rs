@@ -24,8 +24,8 @@ pub(crate) struct Exporter {
     pub(crate) families: BTreeSet<Family>,
     /// What we are to the peer.
     pub(crate) role: Option<Role>,
-    /// The peer keeps routes when we are gone, but for those marked NO_LLGR.
-    pub(crate) keeps: bool,
+    /// For how many seconds the peer keeps routes when we are gone, but for those marked NO_LLGR, if it does.
+    pub(crate) keeps: Option<u32>,
 }
 
 impl Exporter {
@@ -46,7 +46,7 @@ impl Exporter {
             as_path: Some(as_path),
             local_pref,
             only_to_customer: self.only_to_customer(),
-            communities: self.keeps.then_some(Community::NO_LLGR).into_iter().collect(),
+            communities: self.keeps.map(|_| Community::NO_LLGR).into_iter().collect(),
             ..Attributes::default()
         }
     }
@@ -60,8 +60,11 @@ impl Exporter {
     /// the routes that they restrict, those that discard before those that permit, and go behind them in the other
     /// order: at no moment does a route stand without its rules.
     pub(crate) fn difference(&self, from: (&Routes, &FlowRoutes), to: (&Routes, &FlowRoutes)) -> Vec<Vec<u8>> {
-        let gone = from.0.keys().filter(|prefix| !to.0.contains_key(*prefix));
-        let new = to.0.iter().filter(|(prefix, route)| from.0.get(*prefix) != Some(*route)).map(|(_, route)| route);
+        // Some are told by their rules alone.
+        let told = |routes: &Routes, prefix| routes.get(prefix).is_some_and(|route| !route.is_by_rules_alone());
+        let gone = from.0.keys().filter(|prefix| told(from.0, prefix) && !told(to.0, prefix));
+        let new = to.0.iter().filter(|(prefix, route)| told(to.0, prefix) && from.0.get(*prefix) != Some(*route));
+        let new = new.map(|(_, route)| route);
         let new_rules = to.1.iter().filter(|(rule, route)| from.1.get(*rule) != Some(*route));
         let gone_rules = from.1.iter().filter(|(rule, _)| !to.1.contains_key(*rule));
         let mut messages = self.withdraw(gone);
@@ -101,7 +104,8 @@ impl Exporter {
     /// The part of `routes` that the peer takes.
     pub(crate) fn taken(&self, routes: &Routes) -> Routes {
         let taken = routes.iter().filter(|(prefix, route)| {
-            let next_hop_fits = self.context.ipv4_by_ipv6 || !matches!(route.reach, Reach::V4ByV6(..));
+            let next_hop_fits =
+                self.context.ipv4_by_ipv6 || route.is_by_rules_alone() || !matches!(route.reach, Reach::V4ByV6(..));
             // Fail closed: who takes no rules would let everything pass.
             let rules_fit = !route.is_restricted() || self.context.flow.has(Family::of(prefix));
             self.families.contains(&Family::of(prefix)) && next_hop_fits && rules_fit
@@ -168,7 +172,7 @@ mod tests {
             context: Context { external, ..Context::default() },
             families: Family::ALL.into(),
             role: None,
-            keeps: false,
+            keeps: None,
         }
     }
 

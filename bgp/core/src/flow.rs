@@ -1,6 +1,8 @@
 //! Flow specifications that are announced: beside private routes, and from sets that are changed by request.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use ipnet::IpNet;
 use crate::desired::{Others, Outcome, check_name};
 use crate::guard::{Guard, MAX_COMMUNITIES};
 use crate::policy::{Policy, Refusal};
+use crate::route::MAX_AUDIENCE;
 
 /// Octets of the longest rule that may be injected: with its attributes it fits the shortest limit of a message.
 pub const MAX_FLOW_RULE: usize = 2048;
@@ -27,9 +30,23 @@ pub struct FlowRoute {
     pub communities: Vec<Community>,
     /// What keeps it in; no rule of a private prefix goes out without it.
     pub guard: Option<Guard>,
+    /// The peers that are told, sorted, each once; all, when there is none.
+    pub audience: Vec<IpAddr>,
 }
 
 impl FlowRoute {
+    /// For all peers, without communities or a guard.
+    #[must_use]
+    pub fn new(actions: Actions) -> Self {
+        Self { actions, communities: Vec::new(), guard: None, audience: Vec::new() }
+    }
+
+    /// Whether the peer at `address` is told.
+    #[must_use]
+    pub fn is_for(&self, address: IpAddr) -> bool {
+        self.audience.is_empty() || self.audience.binary_search(&address).is_ok()
+    }
+
     /// Whether nothing passes.
     #[must_use]
     pub fn discards(&self) -> bool {
@@ -47,20 +64,39 @@ pub type FlowRoutes = BTreeMap<FlowRule, FlowRoute>;
 /// Injected rules as peers are to be told of them, and the policy that is held once more when they are encoded.
 #[derive(Debug, Clone, Default)]
 pub struct Flows {
-    routes: FlowRoutes,
+    /// Sets that are shown, by name.
+    sets: BTreeMap<String, Arc<FlowRoutes>>,
     policy: Arc<Policy>,
 }
 
 impl Flows {
-    /// The rules that the policy allows.
-    pub fn allowed(&self) -> impl Iterator<Item = (&FlowRule, &FlowRoute)> {
-        self.routes.iter().filter(|(rule, route)| self.policy.check_flow(rule, route.guard).is_ok())
+    /// The rules for a peer that the policy allows: one that several sets want from the first of them by name that `of`
+    /// takes and whose rule is for the peer at `address`.
+    pub fn allowed(&self, address: Option<IpAddr>, of: impl Fn(&str) -> bool) -> BTreeMap<&FlowRule, &FlowRoute> {
+        let mut told = BTreeMap::new();
+        let is_for = |route: &FlowRoute| address.map_or(route.audience.is_empty(), |address| route.is_for(address));
+        for (_, rules) in self.sets.iter().filter(|(name, _)| of(name)) {
+            for (rule, route) in rules.iter().filter(|(_, route)| is_for(route)) {
+                if let Entry::Vacant(free) = told.entry(rule)
+                    && self.policy.check_flow(rule, route.guard).is_ok()
+                {
+                    free.insert(route);
+                }
+            }
+        }
+        told
     }
 
-    /// All of them.
+    /// How many rules some peer may be told.
     #[must_use]
-    pub fn routes(&self) -> &FlowRoutes {
-        &self.routes
+    pub fn len(&self) -> usize {
+        self.sets.values().flat_map(|rules| rules.keys()).collect::<BTreeSet<_>>().len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sets.values().all(|rules| rules.is_empty())
     }
 }
 
@@ -108,6 +144,12 @@ pub enum PermitError {
         /// Its actions.
         actions: Actions,
     },
+    /// Neither a route nor rules.
+    #[error("without a route and without rules nothing is told: give flow")]
+    Nothing,
+    /// Without a route, a rule has to say where packets go.
+    #[error("\"{0}\" leads nowhere without the route: give each entry of flow a then with redirect")]
+    Nowhere(Box<FlowRule>),
     /// Too many ports for a rule.
     #[error("flow[{at}]: {error}")]
     Rule {
@@ -157,7 +199,7 @@ pub(crate) fn permit(prefix: IpNet, permits: &[Permit]) -> Result<BTreeMap<FlowR
         if rule.encoded_length() > MAX_FLOW_RULE {
             return Err(PermitError::Rule { at, error: FlowError::TooLong(rule.encoded_length()) });
         }
-        let route = FlowRoute { actions: permit.actions.clone(), communities: Vec::new(), guard: None };
+        let route = FlowRoute::new(permit.actions.clone());
         if route.discards() {
             return Err(PermitError::Discards { at, actions: route.actions });
         }
@@ -229,10 +271,13 @@ impl FlowChange {
         for (at, (rule, route)) in self.add.iter_mut().enumerate() {
             route.communities.sort_unstable();
             route.communities.dedup();
+            route.audience.sort_unstable();
+            route.audience.dedup();
             for (what, count, limit) in [
                 ("octets", rule.encoded_length(), MAX_FLOW_RULE),
                 ("actions", route.actions.as_slice().len(), MAX_ACTIONS),
                 ("communities", route.communities.len(), MAX_COMMUNITIES),
+                ("peers", route.audience.len(), MAX_AUDIENCE),
             ] {
                 if count > limit {
                     return Err(FlowChangeError::TooMuch { at, what, count, limit });
@@ -247,7 +292,7 @@ impl FlowChange {
 /// The sets of rules that operators want.
 #[derive(Debug, Clone, Default)]
 pub struct FlowTable {
-    sets: BTreeMap<String, FlowRoutes>,
+    sets: BTreeMap<String, Arc<FlowRoutes>>,
     hidden: BTreeSet<String>,
     policy: Arc<Policy>,
 }
@@ -268,7 +313,7 @@ impl FlowTable {
     pub fn apply(&mut self, change: &FlowChange) -> Outcome {
         let mut outcome = Outcome::default();
         let set = self.sets.entry(change.set.clone()).or_default();
-        let mut new = if change.others == Others::Go { FlowRoutes::new() } else { set.clone() };
+        let mut new = if change.others == Others::Go { FlowRoutes::new() } else { FlowRoutes::clone(set) };
         for rule in &change.remove {
             new.remove(rule);
         }
@@ -280,7 +325,7 @@ impl FlowTable {
                 Some(old) => outcome.changed += u64::from(old != route),
             }
         }
-        *set = new;
+        *set = Arc::new(new);
         if set.is_empty() {
             self.sets.remove(&change.set);
         }
@@ -290,9 +335,18 @@ impl FlowTable {
     /// How many rules there would be after `change`.
     #[must_use]
     pub fn after(&self, change: &FlowChange) -> usize {
-        let all: usize = self.sets.values().map(BTreeMap::len).sum();
-        let replaced = self.sets.get(&change.set).filter(|_| change.others == Others::Go).map_or(0, BTreeMap::len);
-        all - replaced + change.add.len()
+        let all: usize = self.sets.values().map(|rules| rules.len()).sum();
+        let set = self.sets.get(&change.set);
+        let goes = match (set, change.others) {
+            (None, _) => 0,
+            (Some(set), Others::Go) => set.len(),
+            (Some(set), Others::Stay) => {
+                let named = change.remove.iter().chain(change.add.iter().map(|(rule, _)| rule));
+                named.collect::<BTreeSet<_>>().into_iter().filter(|rule| set.contains_key(*rule)).count()
+            }
+        };
+        let comes = change.add.iter().map(|(rule, _)| rule).collect::<BTreeSet<_>>().len();
+        all - goes + comes
     }
 
     /// Shows or hides what `set` wants, when its health changes.
@@ -306,7 +360,7 @@ impl FlowTable {
 
     /// The sets by name, with their rules.
     pub fn sets(&self) -> impl Iterator<Item = (&str, &FlowRoutes)> {
-        self.sets.iter().map(|(name, rules)| (name.as_str(), rules))
+        self.sets.iter().map(|(name, rules)| (name.as_str(), &**rules))
     }
 
     /// The set that `rule` is announced from: the first by name of those that want it and are shown.
@@ -316,16 +370,11 @@ impl FlowTable {
         shown.filter(|(_, rules)| rules.contains_key(rule)).map(|(name, _)| name).next()
     }
 
-    /// What peers are to be told: a rule that several sets want from the first of them by name.
+    /// What peers are to be told.
     #[must_use]
     pub fn wanted(&self) -> Flows {
-        let mut routes = FlowRoutes::new();
-        for (_, rules) in self.sets().filter(|(name, _)| !self.hidden.contains(*name)) {
-            for (rule, route) in rules {
-                routes.entry(rule.clone()).or_insert_with(|| route.clone());
-            }
-        }
-        Flows { routes, policy: self.policy.clone() }
+        let shown = self.sets.iter().filter(|(name, _)| !self.hidden.contains(*name));
+        Flows { sets: shown.map(|(name, rules)| (name.clone(), rules.clone())).collect(), policy: self.policy.clone() }
     }
 }
 
@@ -380,7 +429,7 @@ mod tests {
     }
 
     fn discard() -> FlowRoute {
-        FlowRoute { actions: Actions::discard(), communities: Vec::new(), guard: None }
+        FlowRoute::new(Actions::discard())
     }
 
     fn change(set: &str, others: Others, add: &[&str], remove: &[&str]) -> FlowChange {
@@ -403,12 +452,17 @@ mod tests {
         other.add[0].1.actions = "rate-bytes 5".parse().unwrap();
         table.apply(&other);
         assert_eq!(table.source(&rule(udp)), Some("a"));
-        assert_eq!(table.wanted().routes()[&rule(udp)].actions.to_string(), "rate-bytes 5");
+        let told = |table: &FlowTable, of: fn(&str) -> bool| {
+            table.wanted().allowed(None, of).get(&rule(udp)).map(|route| route.actions.to_string())
+        };
+        table.set_policy(Arc::new(Policy::new(&[net("10.0.0.0/8")], &[])));
+        assert_eq!(told(&table, |_| true).unwrap(), "rate-bytes 5");
+        assert_eq!(told(&table, |set| set == "b").unwrap(), "discard", "who is told one set alone");
         table.show("a", false);
-        assert_eq!(table.wanted().routes()[&rule(udp)], discard());
+        assert_eq!(told(&table, |_| true).unwrap(), "discard");
         assert_eq!(table.after(&change("b", Others::Go, &[udp, tcp], &[])), 3);
         assert_eq!(table.apply(&change("b", Others::Go, &[], &[])).removed, 1);
-        assert!(table.wanted().routes().is_empty());
+        assert!(table.wanted().is_empty());
         table.show("a", true);
         assert_eq!(table.sets().count(), 1);
     }
@@ -443,6 +497,37 @@ mod tests {
     fn what_is_not_allowed_is_not_told_even_if_it_is_in_the_table() {
         let mut table = FlowTable::new(Arc::new(Policy::new(&[net("10.0.0.0/8")], &[])));
         table.apply(&change("s", Others::Go, &["destination 10.0.0.0/24", "destination 11.0.0.0/24"], &[]));
-        assert_eq!((table.wanted().routes().len(), table.wanted().allowed().count()), (2, 1));
+        let wanted = table.wanted();
+        assert_eq!((wanted.len(), wanted.allowed(None, |_| true).len()), (2, 1));
+    }
+
+    #[test]
+    fn a_rule_may_be_for_some_peers_and_others_are_told_of_the_next_set() {
+        let mut table = FlowTable::new(Arc::new(Policy::new(&[net("10.0.0.0/8")], &[])));
+        let text = "destination 10.0.0.0/24 protocol =17";
+        let mut first = change("a", Others::Go, &[text], &[]);
+        first.add[0].1.audience = vec!["192.0.2.1".parse().unwrap()];
+        first.add[0].1.actions = "rate-bytes 5".parse().unwrap();
+        table.apply(&first);
+        let told = |table: &FlowTable, peer: &str| {
+            let wanted = table.wanted();
+            let told = wanted.allowed(Some(peer.parse().unwrap()), |_| true);
+            told.values().map(|route| route.actions.to_string()).next()
+        };
+        assert_eq!((told(&table, "192.0.2.1").as_deref(), told(&table, "192.0.2.2")), (Some("rate-bytes 5"), None));
+        table.apply(&change("b", Others::Go, &[text], &[]));
+        assert_eq!(told(&table, "192.0.2.1").as_deref(), Some("rate-bytes 5"));
+        assert_eq!(told(&table, "192.0.2.2").as_deref(), Some("discard"));
+        assert_eq!(table.wanted().len(), 1);
+    }
+
+    #[test]
+    fn what_is_there_already_takes_no_more_room() {
+        let mut table = FlowTable::default();
+        let (udp, tcp) = ("destination 10.0.0.0/24 protocol =17", "destination 10.0.0.0/24 protocol =6");
+        table.apply(&change("a", Others::Go, &[udp, tcp], &[]));
+        assert_eq!(table.after(&change("a", Others::Stay, &[udp], &[])), 2);
+        assert_eq!(table.after(&change("a", Others::Stay, &[], &[udp])), 1);
+        assert_eq!(table.after(&change("b", Others::Stay, &[udp, udp], &[])), 3);
     }
 }

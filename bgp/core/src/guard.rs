@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bgp_wire::{Actions, Attributes, Community, FlowRule};
+use bgp_wire::{Action, Actions, Attributes, Community, FlowRule};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::flow::{FlowRoute, Permit, PermitError, permit};
@@ -119,6 +119,8 @@ pub struct PrivateRoute {
     communities: Vec<Community>,
     /// Rules that go with it: what may be sent to the prefix, and that nothing else may. Empty: everything may.
     flow: BTreeMap<FlowRule, Actions>,
+    /// Peers are told the rules and no route.
+    rules_alone: bool,
 }
 
 /// Why a private route can't be one.
@@ -184,7 +186,7 @@ impl PrivateRoute {
                 return Err(RouteError::Family { prefix, next_hop });
             }
         };
-        Ok(Self { reach, keep: keep.into(), communities, flow: BTreeMap::new() })
+        Ok(Self { reach, keep: keep.into(), communities, flow: BTreeMap::new(), rules_alone: false })
     }
 
     /// With rules for the router that let only these packets pass towards the prefix (RFC 8955). A peer that takes no
@@ -194,6 +196,26 @@ impl PrivateRoute {
     /// [`PermitError`] names the permit that can't be.
     pub fn with_permits(self, permits: &[Permit]) -> Result<Self, PermitError> {
         Ok(Self { flow: permit(self.prefix(), permits)?, ..self })
+    }
+
+    /// In place of the route, peers are told the rules alone: each of them says where its packets go.
+    ///
+    /// # Errors
+    /// [`PermitError::Nowhere`] names the rule that does not; [`PermitError::Nothing`], when there is none.
+    pub fn by_rules_alone(self) -> Result<Self, PermitError> {
+        let leads = |actions: &Actions| actions.as_slice().iter().any(Action::redirects);
+        let idle = self.flow.iter().find(|(_, actions)| **actions != Actions::discard() && !leads(actions));
+        match idle {
+            _ if self.flow.is_empty() => Err(PermitError::Nothing),
+            Some((rule, _)) => Err(PermitError::Nowhere(Box::new(rule.clone()))),
+            None => Ok(Self { rules_alone: true, ..self }),
+        }
+    }
+
+    /// Whether peers are told the rules and no route.
+    #[must_use]
+    pub const fn is_by_rules_alone(&self) -> bool {
+        self.rules_alone
     }
 
     /// Whether only some packets may go to the prefix.
@@ -206,7 +228,7 @@ impl PrivateRoute {
     pub fn flow_routes(&self) -> impl Iterator<Item = (FlowRule, FlowRoute)> + '_ {
         self.flow.iter().map(|(rule, actions)| {
             let (actions, communities) = (actions.clone(), self.communities.clone());
-            (rule.clone(), FlowRoute { actions, communities, guard: self.keep.guard() })
+            (rule.clone(), FlowRoute { communities, guard: self.keep.guard(), ..FlowRoute::new(actions) })
         })
     }
 

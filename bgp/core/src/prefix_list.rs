@@ -155,8 +155,8 @@ pub enum Filter {
     Nothing,
     /// What a list permits.
     List(Arc<PrefixList>),
-    /// What passes another filter, of routes that are kept while we are down.
-    Kept(Arc<Filter>),
+    /// What passes another filter, of routes that are to be kept for so many seconds or longer while we are down.
+    Kept(u32, Arc<Filter>),
     /// What passes another filter, of routes that are not private.
     Public(Arc<Filter>),
 }
@@ -164,8 +164,8 @@ pub enum Filter {
 /// What counts of a wanted route beside its prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// It is kept while we are down.
-    pub(crate) kept: bool,
+    /// For how many seconds it is to be kept while we are down, if at all.
+    pub(crate) keep_s: Option<u32>,
     /// It is of a private prefix.
     pub(crate) private: bool,
 }
@@ -178,20 +178,22 @@ impl Filter {
             Self::All => true,
             Self::Nothing => false,
             Self::List(list) => list.permits(prefix),
-            Self::Kept(filter) | Self::Public(filter) => filter.takes(prefix),
+            Self::Kept(_, filter) | Self::Public(filter) => filter.takes(prefix),
         }
     }
 
     /// Whether more counts than the prefix.
     pub(crate) const fn looks_at_standing(&self) -> bool {
-        matches!(self, Self::Kept(_) | Self::Public(_))
+        matches!(self, Self::Kept(..) | Self::Public(_))
     }
 
     /// Whether a route of `prefix` passes.
     pub(crate) fn passes(&self, prefix: &IpNet, standing: Standing) -> bool {
         match self {
             Self::All | Self::Nothing | Self::List(_) => self.takes(prefix),
-            Self::Kept(filter) => standing.kept && filter.passes(prefix, standing),
+            Self::Kept(least, filter) => {
+                standing.keep_s.is_some_and(|keep_s| keep_s >= *least) && filter.passes(prefix, standing)
+            }
             Self::Public(filter) => !standing.private && filter.passes(prefix, standing),
         }
     }

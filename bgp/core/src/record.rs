@@ -64,6 +64,8 @@ const KNOWN: u8 = 2;
 const CHANGE_2: u8 = 16;
 const HELD: u8 = 17;
 const FLOW: u8 = 32;
+/// The same with peers that it is for.
+const FLOW_2: u8 = 33;
 
 /// Writes an accepted change.
 #[must_use]
@@ -258,7 +260,9 @@ impl Reader<'_> {
             version @ (CHANGE | CHANGE_2) => {
                 Some(Record::Change { id: self.option(Self::text)?, change: self.change(version)? })
             }
-            FLOW => Some(Record::Flow { id: self.option(Self::text)?, change: flow::read(self)? }),
+            version @ (FLOW | FLOW_2) => {
+                Some(Record::Flow { id: self.option(Self::text)?, change: flow::read(self, version)? })
+            }
             KNOWN => {
                 let (id, digest) = (self.text()?, self.array()?);
                 let [added, changed, removed] = [self.array()?, self.array()?, self.array()?].map(u64::from_be_bytes);

@@ -24,11 +24,11 @@ pub enum NextHop {
 }
 
 impl NextHop {
-    /// Whether prefixes of `family` can be sent there.
+    /// Whether prefixes of `family` can be sent there: IPv4 by way of IPv6 is for peers that take it (RFC 8950).
     #[must_use]
     pub fn fits(self, family: Family) -> bool {
         match self {
-            Self::Address(address) => family == if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 },
+            Self::Address(address) => family == Family::Ipv4 || address.is_ipv6(),
             Self::Own => true,
         }
     }
@@ -171,10 +171,11 @@ impl RouteAttributes {
         Ok(self)
     }
 
-    /// Whether there may be peers that are not told.
+    /// Whether there may be peers that are not told, of a prefix of `family`.
     #[must_use]
-    pub fn is_selective(&self) -> bool {
-        !self.audience.is_empty() || self.next_hop == NextHop::Own
+    pub fn is_selective(&self, family: Family) -> bool {
+        let by_ipv6 = matches!(self.next_hop, NextHop::Address(IpAddr::V6(_))) && family == Family::Ipv4;
+        !self.audience.is_empty() || self.next_hop == NextHop::Own || by_ipv6
     }
 
     /// Whether the peer at `address` is told.

@@ -41,7 +41,7 @@ pub use restart::{Helper, PeerRestart};
 use routes::Reported;
 pub use values::{
     Counters, Down, Event, Export, Heard, Input, LinkId, MessageCounts, Negotiated, Options, Output, RoleSetting,
-    Settings, State, Status,
+    SetNames, Settings, State, Status,
 };
 pub use why::NotTold;
 

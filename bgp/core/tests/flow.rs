@@ -109,14 +109,72 @@ fn who_takes_no_rules_is_not_told_of_a_restricted_prefix() {
     assert!(come.iter().all(|word| word.contains("2001:db8")), "{come:?}");
 }
 
+#[test]
+fn a_rule_may_be_for_other_peers_and_a_session_for_other_sets() {
+    let rule = || "destination 10.0.0.0/24 protocol =17".parse::<FlowRule>().unwrap();
+    let of = |audience: &[&str]| {
+        let audience = audience.iter().map(|text| text.parse().unwrap()).collect();
+        let communities = vec![Community::NO_EXPORT];
+        let route = FlowRoute { communities, audience, ..FlowRoute::new(Actions::discard()) };
+        let mut table = FlowTable::new(Arc::new(everything()));
+        let (remove, add) = (Vec::new(), vec![(rule(), route)]);
+        table.apply(&FlowChange { set: "s".to_owned(), others: Others::Go, remove, add });
+        Arc::new(table.wanted())
+    };
+    let peer = |sets: Option<&str>| {
+        let sets = sets.map(|set| [set.to_owned()].into_iter().collect());
+        let address = Some("192.0.2.1".parse().unwrap());
+        established(Settings { options: Options { address, sets, ..flowing().options }, ..flowing() }, both())
+    };
+    for (audience, sets, is_told) in [
+        (&[][..], None, true),
+        (&["192.0.2.1"], None, true),
+        (&["192.0.2.2"], None, false),
+        (&[], Some("s"), true),
+        (&[], Some("other"), false),
+    ] {
+        let come = told(&mut peer(sets), Input::Flows(of(audience)));
+        assert_eq!(come.len(), usize::from(is_told), "{audience:?} {sets:?}: {come:?}");
+    }
+    // For another from now on.
+    let mut bench = peer(None);
+    told(&mut bench, Input::Flows(of(&["192.0.2.1"])));
+    assert_eq!(told(&mut bench, Input::Flows(of(&["192.0.2.2"]))), [format!("-{}", rule())]);
+}
+
+#[test]
+fn rules_alone_lead_packets_in_place_of_the_route() {
+    let plain =
+        || PrivateRoute::new(PRIVATE.parse().unwrap(), "192.0.2.1".parse().unwrap(), Guard::NoExport, vec![]).unwrap();
+    let permit = |actions: &str| Permit { protocol: 6, ports: vec![443..=443], actions: actions.parse().unwrap() };
+    let none = plain().by_rules_alone().unwrap_err().to_string();
+    assert!(none.contains("give flow"), "{none}");
+    let stays = plain().with_permits(&[permit("accept")]).unwrap().by_rules_alone().unwrap_err().to_string();
+    assert!(stays.contains("protocol =6 destination-port =443") && stays.contains("redirect"), "{stays}");
+    let with = plain().with_permits(&[permit("redirect 64500:7")]).unwrap();
+    let alone = with.clone().by_rules_alone().unwrap();
+    let mut bench = established(flowing(), both());
+    let come = told(&mut bench, Input::Routes(all([alone.clone()])));
+    assert_eq!(
+        come,
+        [
+            format!("+destination {PRIVATE}: discard"),
+            format!("+destination {PRIVATE} protocol =6 destination-port =443: redirect 64500:7"),
+        ]
+    );
+    // The route comes beside them, and goes again.
+    assert_eq!(told(&mut bench, Input::Routes(all([with]))), [format!("+{PRIVATE}")]);
+    assert_eq!(told(&mut bench, Input::Routes(all([alone]))), [format!("-{PRIVATE}")]);
+    let gone = told(&mut bench, Input::Routes(all([])));
+    assert!(gone.len() == 2 && gone.iter().all(|word| word.starts_with("-destination")), "{gone:?}");
+}
+
 fn injected(policy: Policy, rules: &[(&str, &str)]) -> Arc<Flows> {
     let mut table = FlowTable::new(Arc::new(policy));
     let add = rules.iter().map(|(rule, actions)| {
-        let route = FlowRoute {
-            actions: actions.parse().unwrap(),
-            communities: vec![Community::NO_EXPORT],
-            guard: Some(Guard::NoExport),
-        };
+        let actions = actions.parse().unwrap();
+        let communities = vec![Community::NO_EXPORT];
+        let route = FlowRoute { communities, guard: Some(Guard::NoExport), ..FlowRoute::new(actions) };
         (rule.parse().unwrap(), route)
     });
     let add = add.collect();

@@ -42,7 +42,7 @@ fn keeping() -> Settings {
 fn table() -> Rib {
     let mut rib = Rib::new(Arc::new(Policy::new(&["10.0.0.0/8".parse().unwrap()], &[])));
     let (kept, unkept) = (rib.set("kept"), rib.set("unkept"));
-    rib.keep(kept, true);
+    rib.keep(kept, Some(3600));
     let plain = RouteAttributes::new("192.0.2.1".parse::<IpAddr>().unwrap());
     let guarded = RouteAttributes { guard: Some(Guard::NoExport), ..plain.clone() };
     for (set, prefix, attributes) in [(kept, KEPT, &plain), (unkept, UNKEPT, &plain), (kept, GUARDED, &guarded)] {
@@ -93,7 +93,8 @@ impl Held {
         let mut framer = Framer::default();
         framer.push(bytes);
         while let Some(frame) = framer.next_frame().unwrap() {
-            if let Message::Update(update) = Message::decode(frame, Context::default()).unwrap() {
+            let context = Context { ipv4_by_ipv6: true, ..Context::default() };
+            if let Message::Update(update) = Message::decode(frame, context).unwrap() {
                 update.unreachable().for_each(|prefix| drop(self.0.remove(&prefix)));
                 for prefix in update.reachable() {
                     self.0.insert(prefix, update.attributes.communities.clone());
@@ -156,6 +157,109 @@ fn what_is_not_to_be_kept_says_so_and_only_to_who_keeps_the_rest() {
         assert_eq!(marks, [keeps, false, keeps, keeps]);
         assert!(held.0[&PRIVATE.parse::<IpNet>().unwrap()].contains(&Community::NO_EXPORT));
     }
+}
+
+#[test]
+fn what_is_to_be_kept_for_less_time_than_the_session_keeps_goes_at_once() {
+    let plain = RouteAttributes::new("192.0.2.1".parse::<IpAddr>().unwrap());
+    let table = || {
+        let mut rib = table();
+        for (name, prefix, keep_s) in [("long", "10.1.0.0/24", 7200), ("short", "10.2.0.0/24", 3599)] {
+            let set = rib.set(name);
+            rib.keep(set, Some(keep_s));
+            let attributes = rib.intern(set, &plain);
+            rib.add(prefix.parse().unwrap(), attributes, false);
+        }
+        rib
+    };
+    let mut bench = established(keeping(), aware(true), true);
+    let (mut held, mut rib) = (Held::default(), table());
+    held.pull(&mut bench, &mut rib);
+    let marks = [KEPT, "10.1.0.0/24", "10.2.0.0/24"].map(|prefix| held.marked(prefix));
+    assert_eq!(marks, [false, false, true], "never longer than asked");
+    bench.handle(Input::Leave);
+    held.pull(&mut bench, &mut rib);
+    let kept: Vec<String> = held.0.keys().map(IpNet::to_string).collect();
+    assert_eq!(kept, [KEPT, "10.1.0.0/24"], "a planned end does the same");
+}
+
+#[test]
+fn prefixes_of_one_set_that_are_kept_and_that_are_not_go_in_messages_of_their_own() {
+    let private = "10.3.0.0/24".parse().unwrap();
+    let policy = Policy::new(&["10.0.0.0/8".parse().unwrap()], &[private]);
+    let policy = policy.lift(private, bgp_core::Unguarded::lift(true, true).unwrap());
+    let mut rib = Rib::new(Arc::new(policy));
+    let set = rib.set("kept");
+    rib.keep(set, Some(3600));
+    let plain = rib.intern(set, &RouteAttributes::new("192.0.2.1".parse::<IpAddr>().unwrap()));
+    // The one that is not private comes first, and its message has room.
+    for prefix in [KEPT, "10.3.0.0/25"] {
+        rib.add(prefix.parse().unwrap(), plain, false);
+    }
+    let mut bench = established(keeping(), aware(true), true);
+    let mut held = Held::default();
+    held.pull(&mut bench, &mut rib);
+    assert_eq!([KEPT, "10.3.0.0/25"].map(|prefix| held.marked(prefix)), [false, true]);
+}
+
+#[test]
+fn sessions_that_are_told_some_sets_alone_split_them() {
+    let mut rib = table();
+    let only = |name: &str| {
+        let sets = Some([name.to_owned()].into_iter().collect());
+        let options = Options { sets, ..keeping().options };
+        established(Settings { options, ..keeping() }, aware(true), true)
+    };
+    let (mut kept, mut unkept) = (only("kept"), only("unkept"));
+    let (mut of_kept, mut of_unkept) = (Held::default(), Held::default());
+    of_kept.pull(&mut kept, &mut rib);
+    of_unkept.pull(&mut unkept, &mut rib);
+    let held = |held: &Held| held.0.keys().map(IpNet::to_string).collect::<Vec<_>>();
+    assert_eq!(held(&of_kept), [KEPT, GUARDED]);
+    assert_eq!(held(&of_unkept), [UNKEPT]);
+    // Both want it: each session is told of its own.
+    let set = rib.set("unkept");
+    let med = RouteAttributes { med: Some(9), ..RouteAttributes::new("192.0.2.1".parse::<IpAddr>().unwrap()) };
+    let attributes = rib.intern(set, &med);
+    rib.add(KEPT.parse().unwrap(), attributes, false);
+    of_unkept.pull(&mut unkept, &mut rib);
+    assert_eq!(held(&of_unkept), [KEPT, UNKEPT]);
+    assert!(rib.remove(KEPT.parse().unwrap(), set));
+    of_kept.pull(&mut kept, &mut rib);
+    of_unkept.pull(&mut unkept, &mut rib);
+    assert_eq!(
+        (held(&of_kept), held(&of_unkept)),
+        (vec![KEPT.to_owned(), GUARDED.to_owned()], vec![UNKEPT.to_owned()])
+    );
+    let names: bgp_core::SetNames = ["process s".to_owned()].into_iter().collect();
+    assert!(names.has("process s") && names.has("process s/2") && !names.has("process so"));
+}
+
+#[test]
+fn ipv4_by_way_of_ipv6_goes_to_who_takes_it() {
+    for takes in [true, false] {
+        let capabilities = takes.then_some(Capability::ExtendedNextHop);
+        let mut bench = established(settings_for_all(), capabilities, true);
+        let mut rib = Rib::new(Arc::new(Policy::new(&["10.0.0.0/8".parse().unwrap()], &[])));
+        let set = rib.set("s");
+        let attributes = rib.intern(set, &RouteAttributes::new("2001:db8::1".parse::<IpAddr>().unwrap()));
+        rib.add(KEPT.parse().unwrap(), attributes, false);
+        let mut held = Held::default();
+        held.pull(&mut bench, &mut rib);
+        assert_eq!(held.0.len(), usize::from(takes));
+        let status = bench.session.status();
+        let route = RouteAttributes::new("2001:db8::1".parse::<IpAddr>().unwrap());
+        let told = settings_for_all().tells_injected(&status, ENDS.remote, &KEPT.parse().unwrap(), ("s", &route));
+        assert_eq!(told.err(), (!takes).then_some(bgp_core::NotTold::NextHop));
+        assert!(rib.remove(KEPT.parse().unwrap(), set));
+        held.pull(&mut bench, &mut rib);
+        assert!(held.0.is_empty());
+        assert_eq!(rib.refused(), 0);
+    }
+}
+
+fn settings_for_all() -> Settings {
+    Settings { export: Export::All, ..settings() }
 }
 
 #[test]

@@ -13,8 +13,18 @@ use bgp_wire::{Attributes, Bulk, Community, Context, EncodeError, Family, Framer
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-/// Writes the MED, which tells attributes apart here, for the peer of this number.
-struct Plain(usize);
+/// Writes the MED, which tells attributes apart here, for the peer of this number; whether peers are told some sets
+/// alone.
+struct Plain(usize, bool);
+
+/// Whether the peer is told of `set`, where peers are told some sets alone.
+fn is_told(peer: usize, set: &str) -> bool {
+    match peer {
+        0 => true,
+        1 => set != "b",
+        _ => set == "b",
+    }
+}
 
 /// Routes with this and more are for some peers only: for those whose bits are set above it.
 const SELECTIVE: u32 = 8;
@@ -28,11 +38,11 @@ fn is_for(peer: usize, med: u32) -> bool {
 }
 
 impl Encode for Plain {
-    fn tells(&self, route: &RouteAttributes, _: Family) -> bool {
-        route.is_for(address(self.0))
+    fn tells(&self, set: &str, route: &RouteAttributes, _: Family) -> bool {
+        route.is_for(address(self.0)) && (!self.1 || is_told(self.0, set))
     }
 
-    fn announcement(&self, route: &RouteAttributes, _: Family, _: bool) -> Result<Bulk, EncodeError> {
+    fn announcement(&self, route: &RouteAttributes, _: Family, _: Option<u32>) -> Result<Bulk, EncodeError> {
         let attributes = Attributes { multi_exit_disc: route.med, ..Attributes::default() };
         match route.next_hop {
             NextHop::Address(IpAddr::V4(next_hop)) => Bulk::announce_v4(&attributes, next_hop, Context::default()),
@@ -50,6 +60,7 @@ impl Encode for Plain {
 #[derive(Default)]
 struct Peer {
     number: usize,
+    split: bool,
     reader: Option<ReaderId>,
     families: BTreeSet<Family>,
     filter: Filter,
@@ -61,14 +72,14 @@ struct Peer {
 impl Peer {
     fn attach(&mut self, rib: &mut Rib, families: BTreeSet<Family>) {
         self.reader = rib.attach(families.clone(), self.filter.clone());
-        *self =
-            Self { number: self.number, reader: self.reader, families, filter: self.filter.clone(), ..Self::default() };
+        let Self { number, split, reader, .. } = *self;
+        *self = Self { number, split, reader, families, filter: self.filter.clone(), ..Self::default() };
     }
 
     /// Reads once; says whether there is more.
     fn read(&mut self, rib: &mut Rib, octets: usize) -> bool {
         let Some(reader) = self.reader else { return false };
-        let batch = rib.read(reader, octets, &Plain(self.number));
+        let batch = rib.read(reader, octets, &Plain(self.number, self.split));
         let (mut framer, mut updates) = (Framer::default(), 0);
         framer.push(&batch.bytes);
         while let Some(frame) = framer.next_frame().unwrap() {
@@ -180,7 +191,8 @@ fn expected(model: &Model, peer: &Peer, half: bool) -> BTreeMap<IpNet, u32> {
             && policy.check(*prefix, None).is_ok()
     };
     let mut table = BTreeMap::new();
-    for (routes, _) in model.iter().filter(|(_, shown)| *shown) {
+    let sets = SETS.iter().zip(model).filter(|(set, _)| !peer.split || is_told(peer.number, set));
+    for (_, (routes, _)) in sets.filter(|(_, (_, shown))| *shown) {
         for (prefix, med) in routes.iter().filter(|(prefix, med)| passes(prefix, **med)) {
             table.entry(*prefix).or_insert(*med);
         }
@@ -191,10 +203,15 @@ fn expected(model: &Model, peer: &Peer, half: bool) -> BTreeMap<IpNet, u32> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
     #[test]
-    fn every_peer_ends_up_with_what_is_wanted(steps in proptest::collection::vec(step(), 1..120)) {
+    fn every_peer_ends_up_with_what_is_wanted(
+        steps in proptest::collection::vec(step(), 1..120), split: bool,
+    ) {
         let mut rib = rib();
+        if split {
+            rib.split();
+        }
         let mut model: Model = [(); 3].map(|()| (BTreeMap::new(), true));
-        let mut peers = [0, 1, 2].map(|number| Peer { number, ..Peer::default() });
+        let mut peers = [0, 1, 2].map(|number| Peer { number, split, ..Peer::default() });
         let (mut half, mut narrowed) = (false, false);
         let mut fences: Vec<(FenceId, Vec<(usize, ReaderId)>)> = Vec::new();
         for step in steps {
@@ -313,7 +330,7 @@ fn one_change_to_a_large_table_is_one_message() {
     let reader = peer.reader.unwrap();
     let (mut updates, mut prefixes) = (0, 0);
     loop {
-        let batch = rib.read(reader, 1 << 16, &Plain(0));
+        let batch = rib.read(reader, 1 << 16, &Plain(0, false));
         updates += batch.updates;
         prefixes += batch.prefixes;
         if !batch.more {
@@ -323,10 +340,10 @@ fn one_change_to_a_large_table_is_one_message() {
     assert_eq!(prefixes, 50_000);
     assert!(prefixes / updates >= 800, "{updates} messages");
     rib.remove(host(7), set);
-    let batch = rib.read(reader, 1 << 16, &Plain(0));
+    let batch = rib.read(reader, 1 << 16, &Plain(0, false));
     assert_eq!((batch.updates, batch.prefixes, batch.more), (1, 1, false));
     assert_eq!(rib.add(host(8), common, false), bgp_core::Change::None);
-    assert_eq!(rib.read(reader, 1 << 16, &Plain(0)).updates, 0, "nothing changed, nothing is said");
+    assert_eq!(rib.read(reader, 1 << 16, &Plain(0, false)).updates, 0, "nothing changed, nothing is said");
 }
 
 #[test]
@@ -356,7 +373,8 @@ fn a_peer_that_a_route_is_not_for_hears_nothing_of_it() {
     let (first, second) = (rib.set("a"), rib.set("b"));
     let mut peers = [0, 1].map(|number| Peer { number, ..Peer::default() });
     peers.iter_mut().for_each(|peer| peer.attach(&mut rib, Family::ALL.into()));
-    let updates = |rib: &mut Rib, peer: &Peer| rib.read(peer.reader.unwrap(), 1 << 14, &Plain(peer.number)).updates;
+    let updates =
+        |rib: &mut Rib, peer: &Peer| rib.read(peer.reader.unwrap(), 1 << 14, &Plain(peer.number, peer.split)).updates;
     peers.iter_mut().for_each(|peer| peer.read_all(&mut rib));
     let add = |rib: &mut Rib, set, med| {
         let attributes = rib.intern(set, &attributes(&prefix(0), med));

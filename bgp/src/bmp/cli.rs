@@ -23,6 +23,7 @@ pub(crate) fn command() -> Command {
         .subcommand(
             Command::new("clear")
                 .about("Be done with leaks that are over: their private prefixes are announced again at once")
+                .after_help("Example:\n  bgp-speaker leak clear 203.0.113.200/32\n")
                 .arg(socket())
                 .arg(Arg::new("prefix").value_name("PREFIX").help("The private prefix; all unless given")),
         )

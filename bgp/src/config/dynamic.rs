@@ -27,7 +27,9 @@ impl DynamicPeers {
     #[must_use]
     pub fn at(&self, address: SocketAddr) -> Peer {
         let group = self.template.group.as_deref().unwrap_or_default();
-        Peer { name: format!("{group}/{}", address.ip()), address, ..self.template.clone() }
+        let mut peer = Peer { name: format!("{group}/{}", address.ip()), address, ..self.template.clone() };
+        peer.settings.options.address = Some(address.ip());
+        peer
     }
 }
 

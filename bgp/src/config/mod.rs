@@ -136,10 +136,10 @@ impl config::Config for Config {
         let taken = [Some(&admin_socket), health_socket.as_ref()];
         let own_prefixes = raw.inject.as_ref().map(|raw| raw.allow().to_vec()).unwrap_or_default();
         let inject = raw.inject.map(|raw| inject::settings::settings(raw, &routes, &taken)).transpose()?;
-        let keep_s = inject.as_ref().and_then(|inject| inject.keep_s);
+        let kept = inject.as_ref().map(|inject| inject.kept.clone()).unwrap_or_default();
         let lists = prefix_list::lists(raw.prefix_lists)?;
         let listens = !raw.speaker.listen.is_empty();
-        let own = Own { local_as, router_id, private, listens, shutdown_communication, lists, keep_s };
+        let own = Own { local_as, router_id, private, listens, shutdown_communication, lists, kept };
         let groups = peer::groups(raw.peer_groups)?;
         if raw.peers.is_empty() && raw.dynamic_peers.is_empty() {
             return Err(Invalid::at("peers", "there is none: give at least the edge router"));

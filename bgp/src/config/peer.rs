@@ -6,7 +6,7 @@ use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bgp_core::{Export, Filter, Helper, MaxPrefix, Options, RoleSetting, Settings};
+use bgp_core::{Export, Filter, Helper, MaxPrefix, Options, RoleSetting, SetNames, Settings, check_name};
 use bgp_wire::{Asn, HoldTime, Role, RouterId};
 use cloakway_crypto::Secret;
 use cloakway_runtime::config::{self, Invalid};
@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::asn;
 use super::dynamic::DynamicPeers;
 use super::prefix_list::Lists;
+use crate::inject;
 use crate::rib::settings::{self, Exchange, RawImport, RawOrigins};
 use crate::tcp::{LONGEST_PASSWORD, Protection, ao};
 
@@ -147,6 +148,8 @@ peer_settings! {
     delay_open_s: u16,
     add_path: bool,
     keep: bool,
+    keep_s: u32,
+    sets: Vec<String>,
     graceful_restart: RawHelper,
     max_prefix: RawMaxPrefix,
     flowspec: bool,
@@ -281,8 +284,8 @@ pub(super) struct Own {
     pub(super) listens: bool,
     pub(super) shutdown_communication: String,
     pub(super) lists: Lists,
-    /// For how many seconds peers keep what is to be kept while we are down.
-    pub(super) keep_s: Option<u32>,
+    /// Sets that peers are to keep while we are down, and for how many seconds.
+    pub(super) kept: BTreeMap<String, u32>,
 }
 
 /// The groups by name, and where each stands in the file.
@@ -431,6 +434,8 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
     }
     // A session that carries private routes keeps nothing by itself: whether they go with it is up to the router.
     let keeps = raw.keep.unwrap_or(internal && export == Export::Injected);
+    let sets = sets(raw.sets, told_of_sets).map_err(|reason| invalid("sets", reason))?;
+    let keep = keep(raw.keep_s, keeps, own, sets.as_ref()).map_err(|reason| invalid("keep-s", reason))?;
     let filter = own.lists.filter(raw.export_prefixes.as_deref());
     let filter = filter.map_err(|reason| invalid("export-prefixes", reason))?;
     let import = settings::import(raw.import, raw.import_prefixes.as_deref(), |name| own.lists.filter(name));
@@ -480,13 +485,46 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
                 filter,
                 import: exchange.import != Filter::Nothing,
                 pass_on: exchange.pass_on,
-                keep: own.keep_s.filter(|_| keeps),
+                keep,
+                sets,
+                address: Some(address),
                 max_prefix,
                 helper: raw.graceful_restart.map(RawHelper::helper),
                 ..Options::default()
             },
         },
     })
+}
+
+/// The sets that the peer is told, if not all.
+fn sets(raw: Option<Vec<String>>, told_of_sets: bool) -> Result<Option<SetNames>, String> {
+    let Some(names) = raw else { return Ok(None) };
+    if !told_of_sets {
+        return Err("the peer is told of no set: give export = \"injected\" or \"all\" beside it".to_owned());
+    }
+    if names.is_empty() {
+        return Err("none is named: name the sets that the peer is told, or leave it out".to_owned());
+    }
+    names.iter().try_for_each(|name| check_name("set", name)).map_err(|error| error.to_string())?;
+    Ok(Some(names.into_iter().collect()))
+}
+
+/// For how many seconds the peer keeps what is to be kept. A session has one time for all of a family (RFC 9494 §3.1):
+/// unless given, the shortest that one of its sets is to be kept, so that all of them are and none for longer.
+fn keep(given: Option<u32>, keeps: bool, own: &Own, sets: Option<&SetNames>) -> Result<Option<u32>, String> {
+    let told = own.kept.iter().filter(|(name, _)| sets.is_none_or(|sets| sets.has(name))).map(|(_, keep_s)| *keep_s);
+    let Some(given) = given else { return Ok(told.min().filter(|_| keeps)) };
+    if !keeps {
+        return Err("the peer keeps nothing: give keep = true beside it".to_owned());
+    }
+    inject::settings::keep_time(given)?;
+    match told.max() {
+        Some(longest) if longest >= given => Ok(Some(given)),
+        Some(longest) => {
+            Err(format!("{given} s, and no set that the peer is told is to be kept for longer than {longest} s"))
+        }
+        None => Err("no set that the peer is told is to be kept: give keep-s to one of inject.sets".to_owned()),
+    }
 }
 
 fn bfd(raw: RawBfd) -> Result<Bfd, String> {

@@ -21,6 +21,7 @@ pub(super) struct RawRoute {
     #[serde(default)]
     communities: Vec<String>,
     flow: Option<Vec<RawPermit>>,
+    unicast: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -70,6 +71,10 @@ pub(super) fn routes(raw: Vec<RawRoute>, unguarded: bool) -> Result<Vec<PrivateR
                 }
                 route.with_permits(&permits).map_err(|error| Invalid::at(at("flow"), error))?
             }
+        };
+        let route = match raw.unicast {
+            Some(false) => route.by_rules_alone().map_err(|error| Invalid::at(at("unicast"), error))?,
+            Some(true) | None => route,
         };
         if !seen.insert(route.prefix()) {
             return Err(Invalid::at(at("prefix"), format!("{} is given twice: once is enough", route.prefix())));

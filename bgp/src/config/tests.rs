@@ -90,6 +90,7 @@ fn the_kernel_table_in_the_example_is_valid_and_strict() {
         ("table = 100", "table = 100\nprotocol = 4", "kernel.protocol: 4 is the mark of others"),
         ("table = 100", "table = 100\nprotocol = 143", "kernel.protocol: 143 is the mark of others"),
         ("table = 100", "table = 100\nmetric = 0", "kernel.metric: 0 is the metric of connected networks"),
+        ("table = 100", "table = 100\npaths = 0", "kernel.paths: 0 is not allowed: 1 to 64"),
         ("table = 100", "table = 100\nat-stop = \"leave\"", "unknown variant `leave`"),
         ("table = 100", "table = 100\nstray = 1", "unknown field `stray`"),
         (imports, "hold-time-s = 9\n", "kernel.table: no peer's routes are imported"),
@@ -252,6 +253,7 @@ fn a_value_that_cannot_be_names_line_field_and_what_would_be_right() {
         ("next-hop = \"2001:db8:5100:1::2\"", "next-hop = \"192.0.2.1\"", "private-routes[1].next-hop: next hop"),
         ("guard = \"no-export\"", "communities = [\"x\"]", "private-routes[0].communities: community \"x\""),
         ("guard = \"no-export\"", "flow = []", "private-routes[0].flow: nothing could be sent"),
+        ("guard = \"no-export\"", "unicast = false", "private-routes[0].unicast: without a route and without rules"),
         (
             "guard = \"no-export\"",
             "flow = [{ protocol = \"smtp\" }]",
@@ -283,6 +285,17 @@ fn a_value_that_cannot_be_names_line_field_and_what_would_be_right() {
     let twice = EXAMPLE.replace("2001:db8:c10a::200/128", "203.0.113.200/32");
     let twice = twice.replace("next-hop = \"2001:db8:5100:1::2\"", "next-hop = \"198.51.100.2\"");
     assert!(error(&twice).contains("private-routes[1].prefix: 203.0.113.200/32 is given twice"));
+    let alone = |then: &str| {
+        let flow = format!("flow = [{{ protocol = 6, ports = [443]{then} }}]\nunicast = false");
+        EXAMPLE.replacen("guard = \"no-export\"", &flow, 1)
+    };
+    assert!(
+        error(&alone("")).contains("private-routes[0].unicast: \"destination 203.0.113.200/32 protocol =6"),
+        "{}",
+        error(&alone(""))
+    );
+    let config: Config = config::parse("f.toml", &alone(", then = \"redirect 64500:7\"")).unwrap();
+    assert!(config.routes[0].is_by_rules_alone() && !config.routes[1].is_by_rules_alone());
     let same = EXAMPLE.replace("forwarder-health.sock", "bgp-speaker.sock");
     assert!(error(&same).contains("health.socket: the same path as admin-socket"));
 }
@@ -487,10 +500,6 @@ fn sets_are_kept_by_who_is_told_of_them_and_may_keep() {
     assert_eq!(keep(&peer(&external, "export = \"injected\"\n")), None);
     assert_eq!(keep(&external.replace("hold-time-s = 9\n", "export = \"all\"\nkeep = true\n")), Some(3600));
     for (sets, expected) in [
-        (
-            set("a", "keep-s = 60") + &set("b", "keep-s = 61"),
-            "inject.sets[1].keep-s: 61 s here and 60 s for another set",
-        ),
         (set("a", "keep-s = 0"), "inject.sets[0].keep-s: 0 s is not allowed: 1 to 16777215"),
         (set("a", "keep-s = 16777216"), "inject.sets[0].keep-s: 16777216 s is not"),
         (set("a", "") + &set("a", ""), "inject.sets[1].name: \"a\" is given twice"),
@@ -500,6 +509,36 @@ fn sets_are_kept_by_who_is_told_of_them_and_may_keep() {
         let message = error(&with(&sets));
         assert!(message.contains(expected), "{message}");
     }
+    // Each set has its own time; a session has one: the shortest of its sets, unless it says otherwise.
+    let mixed = with(&(set("a", "keep-s = 60") + &set("b", "keep-s = 3600") + &set("c", "")));
+    let injected = |more: &str| peer(&mixed, &format!("export = \"injected\"\n{more}"));
+    assert_eq!(keep(&injected("")), Some(60));
+    assert_eq!(keep(&injected("keep-s = 3600\n")), Some(3600));
+    assert_eq!(keep(&injected("sets = [\"b\", \"c\"]\n")), Some(3600));
+    assert_eq!(keep(&injected("sets = [\"c\"]\n")), None);
+    for (more, expected) in [
+        (
+            "keep-s = 3601\n",
+            "peers[0].keep-s: 3601 s, and no set that the peer is told is to be kept for longer than 3600",
+        ),
+        ("keep-s = 0\n", "peers[0].keep-s: 0 s is not allowed"),
+        ("sets = [\"c\"]\nkeep-s = 1\n", "peers[0].keep-s: no set that the peer is told is to be kept"),
+        ("keep = false\nkeep-s = 60\n", "peers[0].keep-s: the peer keeps nothing"),
+        ("sets = []\n", "peers[0].sets: none is named"),
+        ("sets = [\"\"]\n", "peers[0].sets: the set has a name of 0 octets"),
+    ] {
+        let message = error(&injected(more));
+        assert!(message.contains(expected), "{message}");
+    }
+    assert!(
+        error(&peer(&mixed, "export = \"private\"\nsets = [\"a\"]\n"))
+            .contains("peers[0].sets: the peer is told of no")
+    );
+    let lines = BgpSpeaker::summary(&config::parse("f.toml", &injected("")).unwrap()).join("\n");
+    assert!(lines.contains("edge keeps set a for 60 s while we are down"), "{lines}");
+    assert!(lines.contains("warning: edge keeps set b for 60 s, and not for the 3600 s of its keep-s"), "{lines}");
+    let lines = BgpSpeaker::summary(&config::parse("f.toml", &injected("keep-s = 3600\n")).unwrap()).join("\n");
+    assert!(lines.contains("warning: edge drops set a as soon as we are gone"), "{lines}");
     for (max, expected) in [
         ("{ limit = 10 }", "peers[0].max-prefix: nothing is taken from the peer"),
         ("{ limit = 0 }\nimport = \"all\"", "peers[0].max-prefix.limit: 0 is not allowed"),

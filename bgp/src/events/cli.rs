@@ -14,6 +14,7 @@ use serde_json::Value;
 pub(crate) fn command() -> Command {
     Command::new("events")
         .about("Tell what has happened: sessions, private routes, leaks, requests, checks, caches")
+        .after_help("Example:\n  bgp-speaker events --follow --json --from 100\n")
         .arg(socket())
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON object a line"))
         .arg(Arg::new("follow").long("follow").short('f').action(ArgAction::SetTrue).help("Go on as it happens"))

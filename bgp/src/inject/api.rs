@@ -24,6 +24,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use super::lines::Lines;
 use super::request::{RawGroup, Request, Wait};
 use super::{Engine, LISTING, lock, process};
+use crate::neighbours::Neighbours;
 
 /// Clients at a time.
 const CLIENTS: usize = 64;
@@ -37,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the socket can't be opened.
-pub(crate) fn serve(engine: Arc<Engine>, stop: Stop) -> std::io::Result<()> {
+pub(crate) fn serve(engine: Arc<Engine>, neighbours: Neighbours, stop: Stop) -> std::io::Result<()> {
     let listener = admin::bind(&engine.settings.api_socket)?;
     let places = Arc::new(tokio::sync::Semaphore::new(CLIENTS));
     tokio::spawn(async move {
@@ -46,12 +47,18 @@ pub(crate) fn serve(engine: Arc<Engine>, stop: Stop) -> std::io::Result<()> {
                 () = stop.told() => return,
                 accepted = listener.accept() => accepted,
             };
-            let (Ok((stream, _)), Ok(place)) = (accepted, places.clone().try_acquire_owned()) else { continue };
-            let (engine, stop) = (engine.clone(), stop.clone());
+            let Ok((stream, _)) = accepted else { continue };
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                let busy = json!({ "error": format!("{CLIENTS} clients are connected: come again when one has left") });
+                // What does not fit an empty socket is not told.
+                let _ = stream.try_write(format!("{busy}\n").as_bytes());
+                continue;
+            };
+            let (engine, neighbours, stop) = (engine.clone(), neighbours.clone(), stop.clone());
             tokio::spawn(async move {
                 tokio::select! {
                     () = stop.told() => {}
-                    _ = Client::new(stream, engine).run() => {}
+                    _ = Client::new(stream, engine, neighbours).run() => {}
                 }
                 drop(place);
             });
@@ -64,15 +71,16 @@ struct Client {
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
     engine: Arc<Engine>,
+    neighbours: Neighbours,
     buffer: Vec<u8>,
     /// Octets of the buffer that were looked at.
     taken: usize,
 }
 
 impl Client {
-    fn new(stream: UnixStream, engine: Arc<Engine>) -> Self {
+    fn new(stream: UnixStream, engine: Arc<Engine>, neighbours: Neighbours) -> Self {
         let (read, write) = stream.into_split();
-        Self { read, write, engine, buffer: Vec::new(), taken: 0 }
+        Self { read, write, engine, neighbours, buffer: Vec::new(), taken: 0 }
     }
 
     async fn run(mut self) -> Result<(), String> {
@@ -173,7 +181,7 @@ impl Client {
         match (request.wait, request.get, request.look_up, request.sets) {
             (Some(wait), None, None, None) => self.wait(wait).await,
             (None, Some(get), None, None) => self.get(&get.set).await,
-            (None, None, Some(look_up), None) => Ok(self.look_up(look_up.prefix)),
+            (None, None, Some(look_up), None) => Ok(self.look_up(look_up.prefix).await),
             (None, None, None, Some(_)) => {
                 let table = lock(&self.engine.table);
                 let shown = &self.engine.shown;
@@ -229,13 +237,20 @@ impl Client {
         {
             return Err(format!("no request {id} was accepted"));
         }
-        if let Some(prefix) = wait.prefix
-            && lock(&self.engine.table).rib.look_up(&prefix).is_none_or(|route| !route.shown)
-        {
-            return Err(format!("{prefix} is not announced: see look-up"));
+        let patience = Duration::from_millis(wait.timeout_ms);
+        let Some(prefix) = wait.prefix else {
+            let away = self.engine.away(&self.neighbours).await;
+            let peers = self.engine.wait(None, patience).await?;
+            return Ok(json!({ "acknowledged-by": peers, "not-told": away }));
+        };
+        // Of this prefix: whoever is not told of it acknowledges nothing of it.
+        let audience = self.engine.audience(&self.neighbours, &prefix).await;
+        let told = audience.told().cloned().collect();
+        if audience.told().next().is_none() {
+            return Err(format!("{prefix} is not announced: {}", audience.reasons()));
         }
-        let peers = self.engine.wait(Duration::from_millis(wait.timeout_ms)).await?;
-        Ok(json!({ "acknowledged-by": peers }))
+        let peers = self.engine.wait(Some(told), patience).await?;
+        Ok(json!({ "acknowledged-by": peers, "not-told": audience.not_told() }))
     }
 
     async fn get(&mut self, set: &str) -> Result<Value, String> {
@@ -243,19 +258,27 @@ impl Client {
         loop {
             let mut groups: Vec<RawGroup> = Vec::new();
             let mut last = None;
-            let flow = lock(&self.engine.table).rib.visit(&mut walk, LISTING, |route| {
-                if route.set != set {
-                    return;
-                }
-                count += 1;
-                match groups.last_mut() {
-                    Some(group) if last.as_ref() == Some(route.attributes) => group.prefixes.push(route.prefix),
-                    _ => {
-                        last = Some(route.attributes.clone());
-                        groups.push(RawGroup::new(route.attributes, vec![route.prefix]));
+            let flow = {
+                let rib = &lock(&self.engine.table).rib;
+                let id = rib.find_set(set).filter(|_| rib.is_contested());
+                rib.visit(&mut walk, LISTING, |route| {
+                    let attributes = match id {
+                        _ if route.set == set => Some(route.attributes),
+                        // It may be announced from another set.
+                        Some(id) => rib.wanted_by(id, &route.prefix),
+                        None => None,
+                    };
+                    let Some(attributes) = attributes else { return };
+                    count += 1;
+                    match groups.last_mut() {
+                        Some(group) if last.as_ref() == Some(attributes) => group.prefixes.push(route.prefix),
+                        _ => {
+                            last = Some(attributes.clone());
+                            groups.push(RawGroup::new(attributes, vec![route.prefix]));
+                        }
                     }
-                }
-            });
+                })
+            };
             if !groups.is_empty() {
                 self.say(&json!({ "routes": groups })).await?;
             }
@@ -265,20 +288,22 @@ impl Client {
         }
     }
 
-    fn look_up(&self, prefix: IpNet) -> Value {
-        let table = lock(&self.engine.table);
-        let shadowed: Vec<&str> = table.rib.shadowed(prefix).map(|(set, _)| set).collect();
-        match table.rib.look_up(&prefix) {
-            Some(route) => json!({
-                "prefix": prefix,
-                "set": route.set,
-                "route": RawGroup::new(route.attributes, Vec::new()),
-                "announced": route.shown,
-                "held-by": self.engine.shown.why(route.set),
-                "told-to": table.reading,
-                "in-its-shadow": shadowed,
-            }),
-            None => json!({ "prefix": prefix, "set": null, "announced": false, "reason": "no set wants it" }),
-        }
+    async fn look_up(&self, prefix: IpNet) -> Value {
+        let candidates = self.engine.candidates(&prefix);
+        let Some((first, shadowed)) = candidates.split_first() else {
+            return json!({ "prefix": prefix, "set": null, "announced": false, "reason": "no set wants it" });
+        };
+        let audience = self.engine.audience(&self.neighbours, &prefix).await;
+        json!({
+            "prefix": prefix,
+            "set": first.set,
+            "route": RawGroup::new(&first.attributes, Vec::new()),
+            "announced": audience.told().next().is_some(),
+            "held-by": self.engine.shown.why(&first.set),
+            "told-to": audience.told().collect::<Vec<_>>(),
+            "told-from": audience.sets(),
+            "not-told": audience.not_told(),
+            "in-its-shadow": shadowed.iter().map(|other| &other.set).collect::<Vec<_>>(),
+        })
     }
 }

@@ -45,9 +45,14 @@ pub fn command() -> Command {
         .subcommand(
             Command::new("add")
                 .about("Announce rules")
+                .after_help(
+                    "Example:\n  bgp-speaker route flow add \"destination 198.51.100.0/24 protocol =17\" --then discard \
+                     --set ddos\n",
+                )
                 .arg(option("then", "ACTIONS", "Such as discard, or \"rate-bytes 1000, mark 46\"").required(true))
                 .arg(option("community", "COMMUNITY", "Such as 64500:1 or no-export").action(ArgAction::Append))
                 .arg(option("guard", "GUARD", "no-export or no-advertise: for private prefixes"))
+                .arg(option("peer", "ADDRESS", "A peer that is told; all, unless given").action(ArgAction::Append))
                 .args([socket(), set(), id(), rules()]),
         )
         .subcommand(Command::new("del").about("Withdraw rules").args([socket(), set(), id(), rules()]))
@@ -56,10 +61,24 @@ pub fn command() -> Command {
     let prefixes = || Arg::new("prefix").num_args(1..).required(true).value_name("PREFIX").help("Prefixes");
     Command::new("route")
         .about("Change the injected routes, and wait until peers have them")
+        .after_help(
+            "Examples:\n  \
+             bgp-speaker route add 10.0.0.0/24 --next-hop 192.0.2.1 --community 64500:1 --set anycast\n  \
+             bgp-speaker route set --set customers --next-hop 192.0.2.1 < prefixes.txt\n  \
+             bgp-speaker route wait --prefix 10.0.0.0/24\n  \
+             bgp-speaker route drain --set anycast --for 30\n  \
+             bgp-speaker route list --set anycast\n",
+        )
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(attributes(
-            Command::new("add").about("Announce prefixes").arg(socket()).arg(set()).arg(id()).arg(prefixes()),
+            Command::new("add")
+                .about("Announce prefixes")
+                .after_help(
+                    "Example:\n  bgp-speaker route add 10.0.0.0/24 10.0.1.0/24 --next-hop self --med 50 --peer 192.0.2.9 \
+                     --id change-17\n",
+                )
+                .arg(socket()).arg(set()).arg(id()).arg(prefixes()),
         ))
         .subcommand(Command::new("del").about("Withdraw prefixes").arg(socket()).arg(set()).arg(id()).arg(prefixes()))
         .subcommand(attributes(
@@ -176,6 +195,8 @@ fn ask(socket: &Path, verb: &str, matches: &ArgMatches) -> Result<(), String> {
                 }
                 let communities: Vec<&String> = matches.get_many("community").unwrap_or_default().collect();
                 map.insert("communities".to_owned(), json!(communities));
+                let peers: Vec<&String> = matches.get_many("peer").unwrap_or_default().collect();
+                map.insert("peers".to_owned(), json!(peers));
                 Value::Object(map)
             };
             json!({ "flow": { "set": set, "rules": rules().iter().map(rule).collect::<Vec<_>>() } })

@@ -123,7 +123,6 @@ mod tests {
             max_routes: 1_000_000,
             max_flow_rules: 100,
             kept: Default::default(),
-            keep_s: None,
             processes: Vec::new(),
             checks: Vec::new(),
         };

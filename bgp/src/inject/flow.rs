@@ -1,5 +1,6 @@
 //! Sets of flow rules: asked for in words, journaled like routes, told before them.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use bgp_core::record;
@@ -35,6 +36,9 @@ pub(crate) struct RawRule {
     communities: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     guard: Option<RawGuard>,
+    /// Who is told; all, when there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    peers: Vec<IpAddr>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -71,7 +75,8 @@ impl RawRule {
             RawGuard::NoExport => Guard::NoExport,
             RawGuard::NoAdvertise => Guard::NoAdvertise,
         });
-        Ok((rule, FlowRoute { actions, communities: communities.collect::<Result<_, _>>()?, guard }))
+        let communities = communities.collect::<Result<_, _>>()?;
+        Ok((rule, FlowRoute { actions, communities, guard, audience: self.peers }))
     }
 
     fn new(rule: &FlowRule, route: &FlowRoute) -> Self {
@@ -83,6 +88,7 @@ impl RawRule {
                 Guard::NoExport => RawGuard::NoExport,
                 Guard::NoAdvertise => RawGuard::NoAdvertise,
             }),
+            peers: route.audience.clone(),
         }
     }
 }
@@ -107,9 +113,30 @@ impl FlowSets {
         outcome
     }
 
+    /// Empties sets whose owner is gone.
+    pub(super) fn forget(&self, gone: impl Fn(&str) -> bool) {
+        let mut table = lock(&self.table);
+        let sets: Vec<String> = table.sets().map(|(name, _)| name.to_owned()).filter(|name| gone(name)).collect();
+        for set in sets {
+            table.apply(&FlowChange { set, others: Others::Go, remove: Vec::new(), add: Vec::new() });
+        }
+        self.tell(&table);
+    }
+
+    /// What `set` wants of `rule`.
+    pub(super) fn wanted_by(&self, set: &str, rule: &FlowRule) -> Option<FlowRoute> {
+        let table = lock(&self.table);
+        table.sets().find(|(name, _)| *name == set).and_then(|(_, rules)| rules.get(rule)).cloned()
+    }
+
+    /// The sets that there are.
+    pub(super) fn names(&self) -> Vec<String> {
+        lock(&self.table).sets().map(|(name, _)| name.to_owned()).collect()
+    }
+
     fn tell(&self, table: &FlowTable) {
         let wanted = table.wanted();
-        metrics::gauge!("bgp_speaker_inject_flow_rules").set(wanted.routes().len() as f64);
+        metrics::gauge!("bgp_speaker_inject_flow_rules").set(wanted.len() as f64);
         *lock(&self.told) = Arc::new(wanted);
     }
 
@@ -161,6 +188,11 @@ impl Engine {
         if change.set.starts_with(super::process::SETS) {
             return Err(format!("the set {:?} belongs to a program: give another name", change.set));
         }
+        self.accept_flow(id, change).await
+    }
+
+    /// The same, of a change that was checked.
+    pub(super) async fn accept_flow(self: &Arc<Self>, id: Option<String>, change: FlowChange) -> Result<Value, String> {
         let engine = self.clone();
         let work = tokio::spawn(async move { engine.carry_flow_through(id, change).await });
         work.await.unwrap_or_else(|error| Err(error.to_string()))

@@ -15,8 +15,9 @@ mod script;
 pub(crate) mod settings;
 mod shown;
 mod text;
+pub(crate) mod told;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -25,7 +26,7 @@ use std::time::Duration;
 use bgp_core::record::{self, Record};
 use bgp_core::{
     Applying, Batch, ChangeError, Checked, Ends, FenceId, LinkId, Others, Outcome, Policy, Prefixes, Requests, Rib,
-    RouteAttributes, Session, SetChange, SetId, Walk, apply, check_name,
+    Session, SetChange, SetId, Walk, apply, check_name,
 };
 use cloakway_crypto::hash::sha256;
 use cloakway_runtime::Stop;
@@ -67,20 +68,8 @@ pub struct Settings {
     pub processes: Vec<process::Process>,
     /// What hides sets while it fails.
     pub checks: Vec<check::Check>,
-    /// Sets that peers are to keep while we are down.
-    pub kept: BTreeSet<String>,
-    /// For how many seconds, if there is any.
-    pub keep_s: Option<u32>,
-}
-
-/// What becomes of an injected route.
-pub(crate) struct Standing {
-    pub(crate) set: String,
-    pub(crate) attributes: RouteAttributes,
-    /// Why no peer is told, if so.
-    pub(crate) hidden: Option<String>,
-    /// Other sets that want the prefix, and wait behind this one.
-    pub(crate) shadowed: Vec<String>,
+    /// Sets that peers are to keep while we are down, and for how many seconds.
+    pub kept: BTreeMap<String, u32>,
 }
 
 /// The table, and who waits for what in it.
@@ -154,12 +143,13 @@ impl Engine {
             let sets = rib.sets().filter(|(set, routes)| set.starts_with(process::SETS) && *routes > 0);
             sets.map(|(set, _)| set.to_owned()).collect::<Vec<_>>()
         };
+        flows.forget(|set| set.starts_with(process::SETS));
         for set in of_programs(&rib) {
             apply(&SetChange { set, others: Others::Go, remove: Prefixes::default(), add: Vec::new() }, &mut rib);
         }
-        for name in &settings.kept {
+        for (name, keep_s) in &settings.kept {
             let set = rib.set(name);
-            rib.keep(set, true);
+            rib.keep(set, Some(*keep_s));
         }
         // Whatever was accepted: a set that is checked waits for its first good looks.
         for check in &settings.checks {
@@ -204,6 +194,15 @@ impl Engine {
         let work = tokio::spawn(async move {
             let (set, request) = (change.change().set.clone(), id.clone());
             let outcome = engine.carry_through(id, change).await;
+            match &outcome {
+                Ok(Outcome { added, changed, removed }) => {
+                    for (kind, count) in [("added", added), ("changed", changed), ("removed", removed)] {
+                        metrics::counter!("bgp_speaker_inject_accepted_prefixes_total", "change" => kind)
+                            .increment(*count);
+                    }
+                }
+                Err(_) => metrics::counter!("bgp_speaker_inject_refused_total").increment(1),
+            }
             engine.events.injected(set, request, &outcome);
             outcome
         });
@@ -239,7 +238,7 @@ impl Engine {
         {
             return Ok(outcome);
         }
-        self.check_room(change).map_err(|error| error.to_string())?;
+        self.check_room(change).await.map_err(|error| error.to_string())?;
         self.journal.append(body).await?;
         let mut applying = Applying::new(change, &mut lock(&self.table).rib);
         let mut slices = 0;
@@ -262,14 +261,43 @@ impl Engine {
         Ok(outcome)
     }
 
-    fn check_room(&self, change: &SetChange) -> Result<(), ChangeError> {
-        let table = lock(&self.table);
-        let replaced = match change.others {
-            Others::Go => table.rib.find_set(&change.set).map_or(0, |set| table.rib.routes_of(set)),
-            Others::Stay => 0,
+    async fn check_room(&self, change: &SetChange) -> Result<(), ChangeError> {
+        let limit = self.settings.max_routes;
+        let would = {
+            let table = lock(&self.table);
+            let replaced = match change.others {
+                Others::Go => table.rib.find_set(&change.set).map_or(0, |set| table.rib.routes_of(set)),
+                Others::Stay => 0,
+            };
+            table.rib.routes() - replaced + change.adds()
         };
-        let (would, limit) = (table.rib.routes() - replaced + change.adds(), self.settings.max_routes);
+        if would <= limit {
+            return Ok(());
+        }
+        // Close to the limit it is counted what is new, and what goes.
+        let would = self.count_after(change).await;
         if would > limit { Err(ChangeError::TooMany { would, limit }) } else { Ok(()) }
+    }
+
+    /// How many routes there would be in all sets after `change`.
+    async fn count_after(&self, change: &SetChange) -> usize {
+        let stays = change.others == Others::Stay;
+        let named: HashSet<IpNet> = change.add.iter().flat_map(|group| group.prefixes.iter()).collect();
+        let gone: HashSet<IpNet> = change.remove.iter().filter(|prefix| !named.contains(prefix)).collect();
+        let (mut known, mut seen) = (0, 0_u32);
+        for prefix in named.iter().chain(&gone) {
+            {
+                let rib = &lock(&self.table).rib;
+                known += usize::from(rib.find_set(&change.set).is_some_and(|set| rib.wanted_by(set, prefix).is_some()));
+            }
+            seen += 1;
+            if seen % LISTING == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let rib = &lock(&self.table).rib;
+        let before = rib.find_set(&change.set).map_or(0, |set| rib.routes_of(set));
+        rib.routes() - if stays { known } else { before } + named.len()
     }
 
     fn lock_for(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -283,21 +311,45 @@ impl Engine {
         fresh
     }
 
-    /// Returns when everything accepted so far is on the wire to every peer that reads, and acknowledged by its TCP.
-    pub(crate) async fn wait(&self, patience: Duration) -> Result<Vec<String>, String> {
-        let (peers, done) = {
+    /// Returns when everything accepted so far is on the wire to every peer that reads, or those `among` them, and
+    /// acknowledged by its TCP.
+    ///
+    /// # Errors
+    /// Which of them have not acknowledged in time.
+    pub(crate) async fn wait(
+        &self,
+        among: Option<BTreeSet<String>>,
+        patience: Duration,
+    ) -> Result<Vec<String>, String> {
+        let (fence, peers, done) = {
             let mut table = lock(&self.table);
+            let mut peers = table.reading.clone();
+            peers.retain(|peer| among.as_ref().is_none_or(|among| among.contains(peer)));
+            if peers.is_empty() {
+                return Err("no peer that takes injected routes is established".to_owned());
+            }
             let fence = table.rib.fence().ok_or("no peer that takes injected routes is established")?;
             let (done, wait) = oneshot::channel();
-            let peers = table.reading.clone();
             table.waiting.push(Waiting { fence, peers: peers.clone(), done });
-            (peers, wait)
+            (fence, peers, wait)
         };
         self.wake();
         match tokio::time::timeout(patience, done).await {
             Ok(Ok(result)) => result.map(|()| peers.into_iter().collect()),
             Ok(Err(_)) => Err("the speaker is stopping".to_owned()),
-            Err(_) => Err(format!("not on the wire and acknowledged within {} ms", patience.as_millis())),
+            Err(_) => {
+                let waiting = &mut lock(&self.table).waiting;
+                let left = waiting.extract_if(.., |waiting| waiting.fence == fence).next();
+                let left = left.map(|waiting| waiting.peers).unwrap_or_default();
+                let names =
+                    |peers: &mut dyn Iterator<Item = &String>| peers.map(String::as_str).collect::<Vec<_>>().join(", ");
+                let acknowledged = match names(&mut peers.difference(&left)) {
+                    none if none.is_empty() => String::new(),
+                    some => format!("; acknowledged by {some}"),
+                };
+                let (ms, left) = (patience.as_millis(), names(&mut left.iter()));
+                Err(format!("not on the wire and acknowledged within {ms} ms by {left}{acknowledged}"))
+            }
         }
     }
 
@@ -306,17 +358,17 @@ impl Engine {
         lock(&self.table).rib.keeps_anything()
     }
 
-    /// Has peers keep the sets in `kept` while we are down, and no others.
-    pub(crate) async fn keep(&self, kept: &BTreeSet<String>) {
+    /// Has peers keep the sets in `kept` while we are down, for so many seconds each, and no others.
+    pub(crate) async fn keep(&self, kept: &BTreeMap<String, u32>) {
         let changed: Vec<SetId> = {
             let rib = &mut lock(&self.table).rib;
             let names: BTreeSet<String> =
-                rib.sets().map(|(name, _)| name.to_owned()).chain(kept.iter().cloned()).collect();
+                rib.sets().map(|(name, _)| name.to_owned()).chain(kept.keys().cloned()).collect();
             names
                 .iter()
                 .filter_map(|name| {
                     let set = rib.set(name);
-                    rib.keep(set, kept.contains(name)).then_some(set)
+                    rib.keep(set, kept.get(name).copied()).then_some(set)
                 })
                 .collect()
         };
@@ -348,24 +400,6 @@ impl Engine {
             tokio::task::yield_now().await;
         }
         self.wake();
-    }
-
-    /// What becomes of an injected route to `prefix`, if a set wants one.
-    pub(crate) fn standing(&self, prefix: IpNet) -> Option<Standing> {
-        let table = lock(&self.table);
-        let route = table.rib.look_up(&prefix)?;
-        let policy = table.rib.policy();
-        let hidden = match policy.check(prefix, route.attributes.guard) {
-            Err(refusal) => Some(refusal.to_string()),
-            Ok(()) if !route.shown => Some("its check fails, or it is drained".to_owned()),
-            Ok(()) => None,
-        };
-        Some(Standing {
-            set: route.set.to_owned(),
-            attributes: route.attributes.clone(),
-            hidden,
-            shadowed: table.rib.shadowed(prefix).map(|(set, _)| set.to_owned()).collect(),
-        })
     }
 
     /// What the session of `peer` may send next; see [`Session::pull`].

@@ -8,8 +8,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_core::{Group, Others, Prefixes, RouteAttributes, SetChange, State, Walk};
-use bgp_wire::Family;
+use bgp_core::{FlowChange, FlowRoute, Group, Others, Prefixes, RouteAttributes, SetChange, State, Walk};
+use bgp_wire::{Family, FlowRule};
 use cloakway_runtime::{Stop, clock};
 use ipnet::IpNet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,7 +17,7 @@ use tokio::process::{ChildStdin, ChildStdout};
 
 use super::script::Script;
 use super::shown::Why;
-use super::text::{self, Announcement, Command, Neighbour};
+use super::text::{self, Announcement, Command, Neighbour, Selector};
 use super::{Engine, LISTING, lock};
 use crate::config::Peer;
 use crate::neighbours::Neighbours;
@@ -43,6 +43,8 @@ pub struct Process {
     pub acknowledge: bool,
 }
 
+/// Behind the name of a program's set, what the names of its sets of flow rules go on with.
+const FLOW: &str = "/flow ";
 /// What the names of all sets of programs begin with.
 pub(super) const SETS: &str = "process ";
 
@@ -213,6 +215,46 @@ impl Ear {
         (0..std::mem::take(waiting)).for_each(|_| self.acknowledge(done, said));
     }
 
+    /// A rule is to be told, or, without `route`, to be taken back. What some peers are told is in a set for each, before
+    /// that of all by name.
+    async fn flow(&self, to: &Selector, rule: FlowRule, route: Option<FlowRoute>) -> Result<(), String> {
+        let (common, flows) = (format!("{}{FLOW}to all", self.set), &self.engine.flows);
+        let own = |peer: IpAddr| format!("{}{FLOW}{peer}", self.set);
+        let of_one = |peer| route.clone().map(|route| FlowRoute { audience: vec![peer], ..route });
+        let mut changes: Vec<(String, Option<FlowRoute>)> = Vec::new();
+        match self.script.fitting(to)? {
+            None => {
+                let others = flows.names().into_iter().filter(|set| set.starts_with(&format!("{}{FLOW}", self.set)));
+                changes.push((common.clone(), route));
+                changes.extend(others.filter(|set| *set != common).map(|set| (set, None)));
+            }
+            Some(peers) => {
+                if let Some(common_route) = flows.wanted_by(&common, &rule).filter(|_| route.is_none()) {
+                    for peer in self.script.peers().filter(|peer| !peers.contains(peer)) {
+                        let known = flows.wanted_by(&own(peer), &rule);
+                        let of_peer = FlowRoute { audience: vec![peer], ..common_route.clone() };
+                        changes.push((own(peer), Some(known.unwrap_or(of_peer))));
+                    }
+                    changes.push((common, None));
+                }
+                changes.extend(peers.into_iter().map(|peer| (own(peer), of_one(peer))));
+            }
+        }
+        for (set, route) in changes {
+            let known = flows.wanted_by(&set, &rule);
+            if known == route {
+                continue;
+            }
+            let (add, remove) = match route {
+                Some(route) => (vec![(rule.clone(), route)], Vec::new()),
+                None => (Vec::new(), vec![rule.clone()]),
+            };
+            let change = FlowChange { set, others: Others::Stay, remove, add }.check(&self.engine.policy());
+            self.engine.accept_flow(None, change.map_err(|error| error.to_string())?).await?;
+        }
+        Ok(())
+    }
+
     async fn accept(&self, change: SetChange) -> Result<(), String> {
         let checked = change.check(self.engine.policy()).map_err(|error| error.to_string())?;
         self.engine.submit(None, checked).await.map(drop)
@@ -232,6 +274,8 @@ impl Ear {
                 self.script.announce(&announcement, told)?;
             }
             Command::Withdraw(to, prefixes) => self.script.withdraw(&to, &prefixes, told)?,
+            Command::AnnounceFlow(to, rule, route) => self.flow(&to, rule, Some(route)).await?,
+            Command::WithdrawFlow(to, rule) => self.flow(&to, rule, None).await?,
             Command::Watchdog(name, shown) => {
                 let own = self.set.strip_prefix(SETS).unwrap_or_default();
                 let set = self.script.watchdog(name.as_deref().unwrap_or(own));
@@ -285,6 +329,12 @@ impl Ear {
             }
             if set != self.set {
                 self.engine.show(&set, Why::Watchdog, true, None).await;
+            }
+        }
+        for set in self.engine.flows.names().into_iter().filter(|set| set.starts_with(&format!("{}{FLOW}", self.set))) {
+            let change = FlowChange { set, others: Others::Go, remove: Vec::new(), add: Vec::new() };
+            if let Err(error) = self.engine.accept_flow(None, change).await {
+                tracing::error!(%error, "cannot empty the program's set of flow rules");
             }
         }
     }

@@ -100,7 +100,7 @@ impl Script {
     }
 
     /// The peers that a line is for; `None`, when it is for all.
-    fn fitting(&self, to: &Selector) -> Result<Option<Vec<IpAddr>>, String> {
+    pub(super) fn fitting(&self, to: &Selector) -> Result<Option<Vec<IpAddr>>, String> {
         if to.is_all() {
             return Ok(None);
         }

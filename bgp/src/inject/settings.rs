@@ -1,6 +1,6 @@
 //! The table `inject` of the configuration file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::PathBuf;
@@ -175,7 +175,7 @@ pub(crate) fn settings(
         processes.push(Process { name, run, acknowledge });
     }
     let checks = checks(raw.checks, &private)?;
-    let (kept, keep_s) = kept(raw.sets)?;
+    let kept = kept(raw.sets)?;
     Ok(Settings {
         api_socket,
         journal: raw.journal,
@@ -185,31 +185,31 @@ pub(crate) fn settings(
         processes,
         checks,
         kept,
-        keep_s,
     })
 }
 
-/// The sets to be kept, and for how long. A session has one time for all routes of a family (RFC 9494 §3.1).
-fn kept(raw: Vec<RawSet>) -> Result<(BTreeSet<String>, Option<u32>), Invalid> {
-    let (mut names, mut kept, mut keep_s) = (BTreeSet::new(), BTreeSet::new(), None);
-    for (index, RawSet { name, keep_s: wanted }) in raw.into_iter().enumerate() {
+/// The sets to be kept, and for how many seconds each.
+fn kept(raw: Vec<RawSet>) -> Result<BTreeMap<String, u32>, Invalid> {
+    let (mut names, mut kept) = (BTreeSet::new(), BTreeMap::new());
+    for (index, RawSet { name, keep_s }) in raw.into_iter().enumerate() {
         let at = |field: &str| format!("inject.sets[{index}].{field}");
         check_name("set", &name).map_err(|error| Invalid::at(at("name"), error))?;
         if !names.insert(name.clone()) {
             return Err(Invalid::at(at("name"), format!("{name:?} is given twice: once is enough")));
         }
-        let Some(wanted) = wanted else { continue };
-        if wanted == 0 || wanted > LongLived::LONGEST_S {
-            let reason = format!("{wanted} s is not allowed: 1 to {}, or leave it out", LongLived::LONGEST_S);
-            return Err(Invalid::at(at("keep-s"), reason));
-        }
-        if let Some(other) = keep_s.replace(wanted).filter(|other| *other != wanted) {
-            let reason = format!("{wanted} s here and {other} s for another set: a peer is told one time for all");
-            return Err(Invalid::at(at("keep-s"), reason));
-        }
-        kept.insert(name);
+        let Some(wanted) = keep_s else { continue };
+        keep_time(wanted).map_err(|reason| Invalid::at(at("keep-s"), reason))?;
+        kept.insert(name, wanted);
     }
-    Ok((kept, keep_s))
+    Ok(kept)
+}
+
+/// A time for which routes are kept, as RFC 9494 §3.1 has room for.
+pub(crate) fn keep_time(seconds: u32) -> Result<u32, String> {
+    match seconds {
+        1..=LongLived::LONGEST_S => Ok(seconds),
+        _ => Err(format!("{seconds} s is not allowed: 1 to {}, or leave it out", LongLived::LONGEST_S)),
+    }
 }
 
 /// Holds the checks to what can be.

@@ -7,12 +7,14 @@
 //! ```
 //! What is not understood is an error: a route that goes out without what the script asked for would be worse.
 
+mod flow;
+
 use std::iter::Peekable;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
-use bgp_core::{NextHop, RouteAttributes};
-use bgp_wire::{Asn, Community, Origin};
+use bgp_core::{FlowRoute, NextHop, RouteAttributes};
+use bgp_wire::{Asn, Community, FlowRule, Origin};
 use ipnet::IpNet;
 
 /// The most routes that `split` may make of one.
@@ -23,6 +25,8 @@ const MAX_SPLIT: usize = 1 << 20;
 pub(super) enum Command {
     Announce(Announcement),
     Withdraw(Selector, Vec<IpNet>),
+    AnnounceFlow(Selector, FlowRule, FlowRoute),
+    WithdrawFlow(Selector, FlowRule),
     /// The routes with this watchdog, or with the one of the program's own name, are told, or taken back.
     Watchdog(Option<String>, bool),
     /// Everything is told once more.
@@ -111,6 +115,7 @@ pub(super) const HELP: &[&str] = &[
     "filter can be: [local-ip <ip>][local-as <asn>][peer-as <asn>][router-id <router-id>]",
     "",
     "[neighbor <ip> [filters]] announce attributes",
+    "[neighbor <ip> [filters]] announce flow",
     "[neighbor <ip> [filters]] announce ipv4 unicast",
     "[neighbor <ip> [filters]] announce ipv6 unicast",
     "[neighbor <ip> [filters]] announce route",
@@ -123,6 +128,7 @@ pub(super) const HELP: &[&str] = &[
     "shutdown",
     "version",
     "[neighbor <ip> [filters]] withdraw attributes",
+    "[neighbor <ip> [filters]] withdraw flow",
     "[neighbor <ip> [filters]] withdraw ipv4 unicast",
     "[neighbor <ip> [filters]] withdraw ipv6 unicast",
     "[neighbor <ip> [filters]] withdraw route",
@@ -135,7 +141,11 @@ pub(super) const HELP: &[&str] = &[
 /// # Errors
 /// Names the word that is not understood.
 pub(super) fn parse(line: &str) -> Result<Command, String> {
-    let words = words(line)?;
+    // An end of a line inside of a command.
+    let line = line.replace("\\n", " ").replace("\\t", " ");
+    let mut words = words(&line)?;
+    // ExaBGP puts it there itself.
+    words.pop_if(|last| last == ";");
     let mut words = words.iter().map(String::as_str).peekable();
     let to = selector(&mut words)?;
     match words.next() {
@@ -174,7 +184,7 @@ fn words(line: &str) -> Result<Vec<String>, String> {
                 quote = Some(c);
                 word.get_or_insert_default();
             }
-            (None, '[' | ']' | '(' | ')' | ',') => {
+            (None, '[' | ']' | '(' | ')' | ',' | '{' | '}' | ';') => {
                 words.extend(word.take());
                 words.push(c.to_string());
             }
@@ -243,6 +253,9 @@ fn announce<'a>(to: Selector, words: &mut Peekable<impl Iterator<Item = &'a str>
     if words.next_if_eq(&"watchdog").is_some() {
         return Ok(Command::Watchdog(words.next().map(str::to_owned), true));
     }
+    if words.next_if_eq(&"flow").is_some() {
+        return flow::parse(words).map(|(rule, route)| Command::AnnounceFlow(to, rule, route));
+    }
     let Body { route, next_hop, prefixes, watchdog, held } = body(words)?;
     let next_hop = next_hop.ok_or("next-hop is missing")?;
     let route = RouteAttributes { next_hop, ..route };
@@ -252,6 +265,9 @@ fn announce<'a>(to: Selector, words: &mut Peekable<impl Iterator<Item = &'a str>
 fn withdraw<'a>(to: Selector, words: &mut Peekable<impl Iterator<Item = &'a str>>) -> Result<Command, String> {
     if words.next_if_eq(&"watchdog").is_some() {
         return Ok(Command::Watchdog(words.next().map(str::to_owned), false));
+    }
+    if words.next_if_eq(&"flow").is_some() {
+        return flow::parse(words).map(|(rule, _)| Command::WithdrawFlow(to, rule));
     }
     body(words).map(|body| Command::Withdraw(to, body.prefixes))
 }

@@ -23,16 +23,20 @@ pub(crate) struct Row {
     agreed_hold_time_s: Option<u16>,
     passive: bool,
     export: String,
+    /// The sets that it is told alone, if not all.
+    sets: Option<Vec<String>>,
     signed: bool,
     ttl_security_hops: Option<u8>,
     established: u64,
     flaps: u64,
     /// What it keeps of ours when we are gone.
-    keeps: &'static str,
+    keeps: String,
     /// What of its own stays although it is gone, and for how long.
     outdated: Vec<String>,
     held: Vec<String>,
     max_prefix: Option<u32>,
+    unsent: usize,
+    unacknowledged: u64,
     last_down: Option<String>,
 }
 
@@ -70,14 +74,20 @@ pub(crate) async fn rows(neighbours: &Neighbours) -> Vec<Row> {
             agreed_hold_time_s: agreed.map(|agreed| agreed.hold_time.as_secs()),
             passive: settings.passive,
             export: format!("{:?}", settings.export).to_lowercase(),
+            sets: settings.options.sets.as_ref().map(|sets| sets.iter().cloned().collect()),
             signed: asked.peer.protection.is_signed(),
             ttl_security_hops: asked.peer.protection.ttl_security_hops.map(std::num::NonZeroU8::get),
             established: status.counters.established,
             flaps: status.counters.flaps,
-            keeps,
+            keeps: match (settings.options.keep, agreed) {
+                (Some(keep_s), Some(agreed)) if agreed.keeps => format!("{keeps}, for {keep_s} s"),
+                _ => keeps.to_owned(),
+            },
             outdated: outdated.collect(),
             held: held.map(|(family, held): &(Family, usize)| format!("{held} of {family}")).collect(),
             max_prefix: settings.options.max_prefix.map(|max| max.limit),
+            unsent: report.queue.unsent,
+            unacknowledged: report.queue.unacknowledged,
             last_down: status.last_down.as_ref().map(ToString::to_string),
         });
     }

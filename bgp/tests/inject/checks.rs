@@ -225,11 +225,22 @@ fn a_set_follows_the_path_that_bfd_watches() {
         }
         (came >= 8).then_some(())
     });
+    let up = format!("bgp_speaker_bfd_up{{address=\"{theirs}\"}}");
+    until("the metric", || {
+        far_end.turn(ours);
+        (speaker.metric(&up) == Some(1.0)).then_some(())
+    });
     // Frozen: it says nothing any more.
     let frozen = Instant::now();
     router.holds(0);
     let took = frozen.elapsed();
     assert!(took < Duration::from_millis(900), "{took:?}: three packets of 30 ms, and time for a busy machine");
+    speaker.counts(&up, |value| value == 0.0);
+    let changes = |to: &str| format!("bgp_speaker_bfd_changes_total{{address=\"{theirs}\",to={to:?}}}");
+    speaker.counts(&changes("up"), |value| value >= 1.0);
+    speaker.counts(&changes("down"), |value| value >= 1.0);
+    let events = speaker.events();
+    assert!(events.contains("\"event\":\"bfd-up\"") && events.contains("\"event\":\"bfd-down\""), "{events}");
     until("the path and the route once more", || {
         far_end.turn(ours);
         router.read();

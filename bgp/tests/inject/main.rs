@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 mod checks;
+mod counted;
 mod crash;
 mod requests;
 mod scripts;
 mod support;
+mod truth;

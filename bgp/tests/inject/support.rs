@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use bgp_wire::{Asn, Attributes, Context, Family, Framer, HoldTime, Message, MpReach, Open, RouterId};
+use bgp_wire::{
+    Actions, AsPath, Asn, Attributes, Capability, Context, Family, FlowRule, Framer, HoldTime, Message, MpReach, Open,
+    Origin, RouterId, Update, announce_v4,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -30,14 +34,21 @@ pub(crate) fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
 pub(crate) struct Speaker {
     pub(crate) folder: TempDir,
     child: Option<Child>,
+    /// Where its metrics are: an address that nobody else has.
+    metrics: SocketAddr,
 }
+
+/// Speakers of this process so far.
+static SPEAKERS: AtomicU8 = AtomicU8::new(0);
 
 impl Speaker {
     pub(crate) fn new(port: u16, allow: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
+        let (id, number) = (std::process::id().to_be_bytes(), SPEAKERS.fetch_add(1, Ordering::Relaxed));
+        let metrics = SocketAddr::from(([127, 100 + number % 100, id[2], id[3]], 9644));
         let text = format!(
-            "admin-socket = {:?}\n[speaker]\nlocal-as = 64500\nrouter-id = \"198.51.100.2\"\n\
+            "metrics-listen = \"{metrics}\"\nadmin-socket = {:?}\n[speaker]\nlocal-as = 64500\nrouter-id = \"198.51.100.2\"\n\
              [[peers]]\nname = \"edge\"\nremote-as = 64500\naddress = \"127.0.0.1\"\nport = {port}\nhold-time-s = 90\n\
              [inject]\napi-socket = {:?}\njournal = {:?}\nallow = [{allow}]\n",
             path("admin"),
@@ -45,7 +56,7 @@ impl Speaker {
             path("journal"),
         );
         std::fs::write(path("speaker.toml"), text).unwrap();
-        let mut speaker = Self { folder, child: None };
+        let mut speaker = Self { folder, child: None, metrics };
         speaker.start();
         speaker
     }
@@ -58,6 +69,63 @@ impl Speaker {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bgp-speaker"));
         command.arg("run").arg("--config").arg(self.path("speaker.toml")).stderr(Stdio::null());
         self.child = Some(command.spawn().unwrap());
+    }
+
+    /// Starts it where no file may grow beyond so many blocks of 512 octets.
+    pub(crate) fn start_within(&mut self, blocks: u32) {
+        let line = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" run --config \"$1\"");
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &line, env!("CARGO_BIN_EXE_bgp-speaker")]).arg(self.path("speaker.toml"));
+        self.child = Some(command.stderr(Stdio::null()).spawn().unwrap());
+    }
+
+    /// What it says when it does not start.
+    pub(crate) fn starts_in_vain(&self) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bgp-speaker"));
+        let ended = command.arg("run").arg("--config").arg(self.path("speaker.toml")).output().unwrap();
+        assert!(!ended.status.success());
+        String::from_utf8_lossy(&ended.stderr).into_owned()
+    }
+
+    /// The value of a metric, by its name and labels.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let mut stream = TcpStream::connect(self.metrics).ok()?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+    }
+
+    /// Waits until a metric has such a value.
+    pub(crate) fn counts(&self, name: &str, fits: impl Fn(f64) -> bool) {
+        let mut last = None;
+        let deadline = Instant::now() + PATIENCE;
+        while !last.is_some_and(&fits) {
+            assert!(Instant::now() < deadline, "{name} is {last:?}");
+            last = self.metric(name);
+        }
+    }
+
+    /// What has happened, an event a line.
+    pub(crate) fn events(&self) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bgp-speaker"));
+        let told =
+            command.args(["events", "--json", "--from", "1", "--socket"]).arg(self.path("admin")).output().unwrap();
+        String::from_utf8(told.stdout).unwrap()
+    }
+
+    /// Has it read its configuration again, and gives the exit code.
+    pub(crate) fn reload(&self) -> Option<i32> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bgp-speaker"));
+        command.args(["reload", "--socket"]).arg(self.path("admin")).output().unwrap().status.code()
+    }
+
+    /// Starts it anew with another configuration.
+    pub(crate) fn edit(&mut self, edit: impl FnOnce(String) -> String) {
+        self.kill();
+        let text = std::fs::read_to_string(self.path("speaker.toml")).unwrap();
+        std::fs::write(self.path("speaker.toml"), edit(text)).unwrap();
+        self.start();
     }
 
     pub(crate) fn kill(&mut self) {
@@ -127,10 +195,19 @@ pub(crate) struct Router {
     pub(crate) held: BTreeSet<String>,
     pub(crate) ends: usize,
     pub(crate) updates: usize,
+    /// Flow rules, with what becomes of their packets, and communities.
+    pub(crate) flows: BTreeMap<String, String>,
+    /// What the speaker's OPEN says.
+    pub(crate) open: Open,
+    context: Context,
 }
 
 impl Router {
     pub(crate) fn accept(listener: &TcpListener) -> Self {
+        Self::accept_with(listener, [])
+    }
+
+    pub(crate) fn accept_with(listener: &TcpListener, capabilities: impl IntoIterator<Item = Capability>) -> Self {
         let (stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let mut router = Self {
@@ -140,9 +217,22 @@ impl Router {
             held: BTreeSet::new(),
             ends: 0,
             updates: 0,
+            flows: BTreeMap::new(),
+            open: Open::new(
+                Asn(64500),
+                HoldTime::from_secs(90).unwrap(),
+                RouterId::new([198, 51, 100, 1].into()).unwrap(),
+                Family::ALL,
+            ),
+            context: Context::default(),
         };
-        let id = RouterId::new([198, 51, 100, 1].into()).unwrap();
-        let open = Open::new(Asn(64500), HoldTime::from_secs(90).unwrap(), id, Family::ALL);
+        let mut open = router.open.clone();
+        open.capabilities.extend(capabilities);
+        router.context = Context {
+            ipv4_by_ipv6: open.capabilities.contains(&Capability::ExtendedNextHop),
+            flow: open.flow_families().collect(),
+            ..Context::default()
+        };
         for message in [Message::Open(open), Message::KeepAlive] {
             router.stream.write_all(&message.encode(Context::default()).unwrap()).unwrap();
         }
@@ -155,8 +245,22 @@ impl Router {
         let Ok(count) = self.stream.read(&mut bytes) else { return };
         self.framer.push(&bytes[..count]);
         while let Some(frame) = self.framer.next_frame().unwrap() {
-            let Message::Update(update) = Message::decode(frame, Context::default()).unwrap() else { continue };
+            let update = match Message::decode(frame, self.context).unwrap() {
+                Message::Update(update) => update,
+                Message::Open(open) => {
+                    self.open = open;
+                    continue;
+                }
+                _ => continue,
+            };
             assert_eq!(update.flaws, []);
+            for rule in update.flow_unreachable() {
+                self.flows.remove(&plain(rule));
+            }
+            for rule in update.flow_reachable() {
+                let (actions, communities) = (Actions::of(&update.attributes), &update.attributes.communities);
+                self.flows.insert(plain(rule), format!("{actions} {communities:?}"));
+            }
             if update.ends_rib_of().is_some() {
                 self.ends += 1;
                 continue;
@@ -168,13 +272,42 @@ impl Router {
             }
             for prefix in update.reachable() {
                 let next_hop = match &update.mp_reach {
-                    Some(MpReach::Ipv6 { next_hop, .. }) => Some((*next_hop).into()),
+                    Some(MpReach::Ipv6 { next_hop, .. } | MpReach::Ipv4ByIpv6 { next_hop, .. }) => {
+                        Some((*next_hop).into())
+                    }
                     _ => update.attributes.next_hop.map(IpAddr::from),
                 };
                 self.held.insert(prefix.to_string());
                 self.routes.insert(prefix.to_string(), Held { attributes: update.attributes.clone(), next_hop });
             }
         }
+    }
+
+    /// Where the speaker connected from.
+    pub(crate) fn from(&self) -> String {
+        self.stream.peer_addr().unwrap().ip().to_string()
+    }
+
+    /// Announces prefixes of its own.
+    pub(crate) fn announce(&mut self, prefixes: &[&str]) {
+        let attributes = Attributes {
+            origin: Some(Origin::Igp),
+            as_path: Some(AsPath::default()),
+            local_pref: Some(100),
+            ..Attributes::default()
+        };
+        let prefixes = prefixes.iter().map(|prefix| prefix.parse().unwrap());
+        let updates = announce_v4(&attributes, [192, 0, 2, 1].into(), prefixes, self.context).unwrap();
+        updates.into_iter().for_each(|update| self.say(update));
+    }
+
+    /// It has announced all that it has.
+    pub(crate) fn end(&mut self) {
+        Family::ALL.into_iter().for_each(|family| self.say(Update::end_of_rib(family)));
+    }
+
+    fn say(&mut self, update: Update) {
+        self.stream.write_all(&Message::Update(update).encode(self.context).unwrap()).unwrap();
     }
 
     pub(crate) fn synchronised(&mut self) {
@@ -190,6 +323,13 @@ impl Router {
             (self.held.len() == count).then_some(())
         });
     }
+}
+
+/// A rule without how many octets its numbers take.
+fn plain(rule: &FlowRule) -> String {
+    let text = rule.to_string();
+    let widths = ["#1", "#2", "#4", "#8"];
+    widths.iter().fold(text, |text, width| text.replace(width, ""))
 }
 
 pub(crate) fn listener() -> (TcpListener, u16) {

@@ -35,7 +35,8 @@ pub struct Bulk {
 enum Kind {
     AnnounceV4,
     WithdrawV4,
-    AnnounceV6(Ipv6Addr),
+    /// Of the family, by way of IPv6.
+    AnnounceByV6(Family, Ipv6Addr),
     WithdrawV6,
 }
 
@@ -55,7 +56,20 @@ impl Bulk {
     /// [`EncodeError`] when the attributes leave no room for a prefix.
     pub fn announce_v6(attributes: &Attributes, next_hop: Ipv6Addr, context: Context) -> Result<Self, EncodeError> {
         let attributes = Attributes { next_hop: None, ..attributes.clone() };
-        Self::new(Kind::AnnounceV6(next_hop), attributes, context)
+        Self::new(Kind::AnnounceByV6(Family::Ipv6, next_hop), attributes, context)
+    }
+
+    /// Announces IPv4 prefixes by way of an IPv6 `next_hop` (RFC 8950 §3), to a peer that takes them.
+    ///
+    /// # Errors
+    /// [`EncodeError`] when the attributes leave no room for a prefix.
+    pub fn announce_v4_by_v6(
+        attributes: &Attributes,
+        next_hop: Ipv6Addr,
+        context: Context,
+    ) -> Result<Self, EncodeError> {
+        let attributes = Attributes { next_hop: None, ..attributes.clone() };
+        Self::new(Kind::AnnounceByV6(Family::Ipv4, next_hop), attributes, context)
     }
 
     /// Withdraws prefixes of `family`.
@@ -87,7 +101,11 @@ impl Bulk {
         let message = Message::Update(Update { attributes, ..Update::default() }).encode(context)?;
         // Behind the header: no withdrawn routes, the length of the attributes, the attributes.
         let attributes = message.get(HEADER_LENGTH + 4..).unwrap_or_default().to_vec();
-        let family = if kind == Kind::AnnounceV4 { Family::Ipv4 } else { Family::Ipv6 };
+        let family = match kind {
+            Kind::AnnounceV4 | Kind::WithdrawV4 => Family::Ipv4,
+            Kind::AnnounceByV6(family, _) => family,
+            Kind::WithdrawV6 => Family::Ipv6,
+        };
         let bulk = Self { kind, attributes, path_ids: context.path_ids.has(family) };
         if bulk.room() < LARGEST_PREFIX {
             let what = "path attributes with room for one prefix";
@@ -104,7 +122,7 @@ impl Bulk {
             + match self.kind {
                 Kind::AnnounceV4 | Kind::WithdrawV4 => 0,
                 // AFI, SAFI, next hop with its length, a reserved octet.
-                Kind::AnnounceV6(_) => EXTENDED_HEADER + 3 + 17 + 1,
+                Kind::AnnounceByV6(..) => EXTENDED_HEADER + 3 + 17 + 1,
                 Kind::WithdrawV6 => EXTENDED_HEADER + 3,
             }
     }
@@ -158,9 +176,9 @@ impl Bulk {
                 out.extend_from_slice(prefixes);
                 out.extend_from_slice(&[0, 0]);
             }
-            Kind::AnnounceV6(next_hop) => {
+            Kind::AnnounceByV6(family, next_hop) => {
                 let value = 3 + 17 + 1 + prefixes.len();
-                multiprotocol(code::MP_REACH, value, self.attributes.len(), out);
+                multiprotocol(code::MP_REACH, family, value, self.attributes.len(), out);
                 out.push(16);
                 out.extend_from_slice(&next_hop.octets());
                 out.push(0);
@@ -168,7 +186,7 @@ impl Bulk {
                 out.extend_from_slice(&self.attributes);
             }
             Kind::WithdrawV6 => {
-                multiprotocol(code::MP_UNREACH, 3 + prefixes.len(), 0, out);
+                multiprotocol(code::MP_UNREACH, Family::Ipv6, 3 + prefixes.len(), 0, out);
                 out.extend_from_slice(prefixes);
             }
         }
@@ -176,14 +194,14 @@ impl Bulk {
 }
 
 /// Everything from the withdrawn routes (none) to the family of a multiprotocol attribute of `value` octets.
-fn multiprotocol(code: u8, value: usize, others: usize, out: &mut Vec<u8>) {
+fn multiprotocol(code: u8, family: Family, value: usize, others: usize, out: &mut Vec<u8>) {
     let length = |octets: usize| u16::try_from(octets).unwrap_or(u16::MAX).to_be_bytes();
     out.extend_from_slice(&[0, 0]);
     out.extend_from_slice(&length(EXTENDED_HEADER + value + others));
     out.extend_from_slice(&[flag::OPTIONAL | flag::EXTENDED, code]);
     out.extend_from_slice(&length(value));
-    out.extend_from_slice(&Family::Ipv6.afi().to_be_bytes());
-    out.push(Family::Ipv6.safi());
+    out.extend_from_slice(&family.afi().to_be_bytes());
+    out.push(family.safi());
 }
 
 #[cfg(test)]
@@ -251,6 +269,21 @@ mod tests {
             assert!(first >= least as usize, "{first}");
             assert!(updates.iter().flat_map(Update::reachable).eq(all));
             assert_eq!(updates[0].attributes.communities, [Community::NO_EXPORT]);
+        }
+    }
+
+    #[test]
+    fn ipv4_by_way_of_ipv6_is_whole_and_full() {
+        for ids in [false, true] {
+            let path_ids = if ids { Families::from_iter([Family::Ipv4]) } else { Families::NONE };
+            let context = Context { path_ids, ipv4_by_ipv6: true, ..Context::default() };
+            let bulk = Bulk::announce_v4_by_v6(&attributes(1), Ipv6Addr::LOCALHOST, context).unwrap();
+            let all = prefixes(2000, true);
+            let mut out = Vec::new();
+            assert!(bulk.write(&wire(&bulk, &all), &mut out) <= 5);
+            let updates = read(&out, context);
+            assert!(updates.iter().flat_map(Update::reachable).eq(all));
+            assert!(matches!(updates[0].mp_reach, Some(crate::MpReach::Ipv4ByIpv6 { .. })));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use bgp_wire::{Community, Family, FlowRule};
 
-use super::{FLOW, Reader, Writer};
+use super::{FLOW, FLOW_2, Reader, Writer};
 use crate::desired::Others;
 use crate::flow::{FlowChange, FlowRoute};
 use crate::guard::Guard;
@@ -10,7 +10,8 @@ use crate::guard::Guard;
 /// Writes an accepted change.
 #[must_use]
 pub fn encode_flow(id: Option<&str>, change: &FlowChange) -> Vec<u8> {
-    let mut out = Writer(vec![FLOW]);
+    let version = if change.add.iter().any(|(_, route)| !route.audience.is_empty()) { FLOW_2 } else { FLOW };
+    let mut out = Writer(vec![version]);
     out.option(id, |out, id| out.text(id));
     out.text(&change.set);
     out.0.push(u8::from(change.others == Others::Go));
@@ -27,6 +28,10 @@ pub fn encode_flow(id: Option<&str>, change: &FlowChange) -> Vec<u8> {
             Some(Guard::NoExport) => 1,
             Some(Guard::NoAdvertise) => 2,
         });
+        if version == FLOW_2 {
+            out.length(route.audience.len());
+            route.audience.iter().for_each(|address| out.address(*address));
+        }
     }
     out.0
 }
@@ -41,7 +46,7 @@ fn write_rule(rule: &FlowRule, out: &mut Writer) {
     out.0.extend_from_slice(&value);
 }
 
-pub(super) fn read(reader: &mut Reader<'_>) -> Option<FlowChange> {
+pub(super) fn read(reader: &mut Reader<'_>, version: u8) -> Option<FlowChange> {
     let set = reader.text()?;
     let others = match reader.octet()? {
         0 => Others::Stay,
@@ -59,7 +64,14 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<FlowChange> {
             2 => Some(Guard::NoAdvertise),
             _ => return None,
         };
-        Some((rule, FlowRoute { actions, communities, guard }))
+        let mut route = FlowRoute { communities, guard, ..FlowRoute::new(actions) };
+        if version == FLOW_2 {
+            route.audience = reader.list(5, |reader| {
+                let kind = reader.octet()?;
+                reader.address(kind)
+            })?;
+        }
+        Some((rule, route))
     })?;
     Some(FlowChange { set, others, remove, add })
 }
@@ -88,11 +100,16 @@ mod tests {
             format!("destination {net} protocol =6 port >={port}").parse::<FlowRule>().unwrap()
         });
         let actions = prop_oneof![Just("discard"), Just("accept"), Just("rate-bytes 7:1.5, mark 46, redirect 1:2")];
-        let route = (actions, any::<Vec<u32>>(), 0..3_usize).prop_map(|(actions, communities, guard)| FlowRoute {
-            actions: actions.parse().unwrap(),
-            communities: communities.into_iter().map(Community).collect(),
-            guard: [None, Some(Guard::NoExport), Some(Guard::NoAdvertise)][guard],
-        });
+        let audience = proptest::collection::vec(any::<std::net::IpAddr>(), 0..3);
+        let route =
+            (actions, any::<Vec<u32>>(), 0..3_usize, audience).prop_map(|(actions, communities, guard, audience)| {
+                FlowRoute {
+                    actions: actions.parse().unwrap(),
+                    communities: communities.into_iter().map(Community).collect(),
+                    guard: [None, Some(Guard::NoExport), Some(Guard::NoAdvertise)][guard],
+                    audience,
+                }
+            });
         let rules = proptest::collection::vec(rule.clone(), 0..4);
         (".{0,8}", any::<bool>(), rules, proptest::collection::vec((rule, route), 0..4)).prop_map(
             |(set, go, remove, add)| FlowChange {

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use bgp_wire::Family;
+
 use crate::route::{Drain, RouteAttributes};
 
 /// A named set of routes, for as long as the process lives.
@@ -18,8 +20,8 @@ pub(super) struct Set {
     pub(super) drain: Option<Drain>,
     /// They are told in another way than before.
     pub(super) retell: bool,
-    /// Whether its routes are to be kept by peers while we are down.
-    pub(super) kept: bool,
+    /// For how many seconds its routes are to be kept by peers while we are down.
+    pub(super) keep_s: Option<u32>,
     /// Prefixes that it wants, those included that another set announces.
     pub(super) routes: usize,
 }
@@ -38,7 +40,7 @@ impl Sets {
         }
         let id = SetId(u32::try_from(self.sets.len()).unwrap_or(u32::MAX));
         let name: Arc<str> = name.into();
-        self.sets.push(Set { name: name.clone(), shown: true, drain: None, retell: false, kept: false, routes: 0 });
+        self.sets.push(Set { name: name.clone(), shown: true, drain: None, retell: false, keep_s: None, routes: 0 });
         self.by_name.insert(name, id);
         id
     }
@@ -108,9 +110,9 @@ impl Interned {
         &self.slot(id).1
     }
 
-    /// Whether there are peers that routes with these attributes are not for.
-    pub(super) fn is_selective(&self, id: u32) -> bool {
-        self.attributes(id).is_selective()
+    /// Whether there are peers that routes of `family` with these attributes are not for.
+    pub(super) fn is_selective(&self, id: u32, family: Family) -> bool {
+        self.attributes(id).is_selective(family)
     }
 
     pub(super) fn hold(&mut self, id: u32) {

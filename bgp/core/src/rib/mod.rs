@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use bgp_wire::Family;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use intern::SetId;
@@ -49,6 +50,8 @@ pub struct Rib {
     next_fence: u64,
     policy: Arc<Policy>,
     refused: u64,
+    /// There are, or were, peers that are told some sets alone.
+    split: bool,
 }
 
 /// A prefix's own row, whichever its family.
@@ -198,25 +201,25 @@ impl Rib {
         })
     }
 
-    /// Whether peers are to keep what `set` wants while we are down. Says whether that is new; [`Rib::tell_set`] tells
-    /// those who are there.
-    pub fn keep(&mut self, set: SetId, kept: bool) -> bool {
-        std::mem::replace(&mut self.sets.get_mut(set).kept, kept) != kept
+    /// For how many seconds peers are to keep what `set` wants while we are down, if at all. Says whether that is new;
+    /// [`Rib::tell_set`] tells those who are there.
+    pub fn keep(&mut self, set: SetId, keep_s: Option<u32>) -> bool {
+        std::mem::replace(&mut self.sets.get_mut(set).keep_s, keep_s) != keep_s
     }
 
     /// How a route stands towards a filter that looks at more than its prefix, or one that does not. A private route is
     /// never kept: its health may have gone with us.
     fn standing(&self, prefix: &IpNet, attributes: u32, looks: bool) -> Standing {
-        let kept = self.sets.get(self.interned.set(attributes)).kept;
+        let keep_s = self.sets.get(self.interned.set(attributes)).keep_s;
         let guarded = self.interned.attributes(attributes).guard.is_some();
-        let private = guarded || (kept || looks) && self.policy.touches_private(prefix);
-        Standing { private, kept: kept && !private }
+        let private = guarded || (keep_s.is_some() || looks) && self.policy.touches_private(prefix);
+        Standing { private, keep_s: keep_s.filter(|_| !private) }
     }
 
     /// Whether something is wanted that peers are to keep while we are down.
     #[must_use]
     pub fn keeps_anything(&self) -> bool {
-        self.sets.iter().any(|set| set.kept && set.routes > 0)
+        self.sets.iter().any(|set| set.keep_s.is_some() && set.routes > 0)
     }
 
     /// Has readers told again what `set` wants, in the next `slots` places; `Break` when all are done.
@@ -321,6 +324,29 @@ impl Rib {
         range.map(|((_, set), shadow)| (&*self.sets.get(*set).name, self.interned.attributes(shadow.attributes)))
     }
 
+    /// Whether there is a prefix that several sets want.
+    #[must_use]
+    pub fn is_contested(&self) -> bool {
+        !self.shadows.is_empty()
+    }
+
+    /// Every set's route for `prefix`: first the one that is announced, then those in its shadow by name.
+    pub fn all_of(&self, prefix: &IpNet) -> impl Iterator<Item = Wanted<'_>> {
+        let first = self.look_up(prefix);
+        let range = first.is_some().then(|| self.shadows.range((*prefix, SetId(0))..=(*prefix, SetId(u32::MAX))));
+        let mut shadowed: Vec<Wanted<'_>> = range
+            .into_iter()
+            .flatten()
+            .map(|((prefix, set), shadow)| {
+                let set = self.sets.get(*set);
+                let attributes = self.interned.attributes(shadow.attributes);
+                Wanted { prefix: *prefix, set: &set.name, attributes, shown: set.shown }
+            })
+            .collect();
+        shadowed.sort_by(|a, b| a.set.cmp(b.set));
+        first.into_iter().chain(shadowed)
+    }
+
     fn wanted(&self, row: Row) -> Wanted<'_> {
         let set = self.sets.get(self.interned.set(row.attributes));
         let attributes = self.interned.attributes(row.attributes);
@@ -414,7 +440,7 @@ impl Rib {
         }
         let shown = self.sets.get(self.interned.set(row.attributes)).shown;
         // Peers that it is not for look at what is in its shadow, which may have changed.
-        let selective = self.interned.is_selective(row.attributes);
+        let selective = self.is_selective(row.attributes, Family::of(&row.prefix));
         match (row.state, shown) {
             (State::Live, true) if told && !selective => {}
             (_, true) => {
@@ -431,6 +457,16 @@ impl Rib {
             // On its way to be withdrawn already, or never told.
             (State::Held | State::Gone, false) => self.edit(id, |edit| edit.state = Some(State::Held)),
         }
+    }
+
+    /// Whether there are peers that this is not for.
+    fn is_selective(&self, attributes: u32, family: Family) -> bool {
+        self.split || self.interned.is_selective(attributes, family)
+    }
+
+    /// There are peers that are told some sets alone.
+    pub fn split(&mut self) {
+        self.split = true;
     }
 
     /// The set in the shadow of `row` that should announce in its place.

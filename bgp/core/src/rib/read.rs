@@ -89,15 +89,20 @@ pub struct Batch {
 
 /// How a reader's peer wants announcements written.
 pub trait Encode {
-    /// Whether prefixes of `family` with `attributes` are for the peer at all.
-    fn tells(&self, attributes: &RouteAttributes, family: Family) -> bool;
+    /// Whether prefixes of `family` with `attributes` of `set` are for the peer at all.
+    fn tells(&self, set: &str, attributes: &RouteAttributes, family: Family) -> bool;
 
-    /// An UPDATE that announces prefixes of `family` with `attributes`, short of the prefixes; `kept`: peers are to keep
-    /// them while we are down.
+    /// An UPDATE that announces prefixes of `family` with `attributes`, short of the prefixes; `keep_s`: for so many
+    /// seconds peers are to keep them while we are down, if at all.
     ///
     /// # Errors
     /// When the attributes leave no room.
-    fn announcement(&self, attributes: &RouteAttributes, family: Family, kept: bool) -> Result<Bulk, EncodeError>;
+    fn announcement(
+        &self,
+        attributes: &RouteAttributes,
+        family: Family,
+        keep_s: Option<u32>,
+    ) -> Result<Bulk, EncodeError>;
 
     /// An UPDATE that withdraws prefixes of `family`, short of the prefixes.
     fn withdrawal(&self, family: Family) -> Bulk;
@@ -128,7 +133,8 @@ impl Bucket {
 /// Everything that goes into messages of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
-    Announce(u32, Family),
+    /// With these attributes; whether it is to be kept while we are down.
+    Announce(u32, Family, bool),
     Withdraw(Family),
 }
 
@@ -341,11 +347,11 @@ impl Rib {
             let attributes = self.interned.attributes(chosen);
             // Held once more where bytes are made: whatever went wrong before, it does not leave this process.
             let fits = attributes.next_hop.fits(family) && self.policy.check(row.prefix, attributes.guard).is_ok();
-            let kind = Kind::Announce(chosen, family);
+            let kind = Kind::Announce(chosen, family, standing.keep_s.is_some());
             let drain = self.sets.get(self.interned.set(chosen)).drain;
             let announcement = || match drain {
-                Some(drain) => encode.announcement(&drain.of(attributes), family, standing.kept),
-                None => encode.announcement(attributes, family, standing.kept),
+                Some(drain) => encode.announcement(&drain.of(attributes), family, standing.keep_s),
+                None => encode.announcement(attributes, family, standing.keep_s),
             };
             if fits && found.turn_to(kind, announcement).is_ok() {
                 found.push(row.prefix);
@@ -368,7 +374,9 @@ impl Rib {
     /// With what the reader is told of a route: what is announced, or, when that is not for it, the first by name
     /// among what waits in its shadow and is.
     fn chosen(&self, row: &Row, family: Family, encode: &impl Encode) -> Option<u32> {
-        let tells = |id: u32| !self.interned.is_selective(id) || encode.tells(self.interned.attributes(id), family);
+        let name = |id: u32| &*self.sets.get(self.interned.set(id)).name;
+        let tells =
+            |id: u32| !self.is_selective(id, family) || encode.tells(name(id), self.interned.attributes(id), family);
         if tells(row.attributes) {
             return Some(row.attributes);
         }
@@ -439,11 +447,13 @@ impl Found {
 
     /// Whether `row` belongs into the message that was filled last, and that has room.
     fn still_fits(&self, row: &Row) -> bool {
-        let kind = match row.state {
-            State::Live => Kind::Announce(row.attributes, Family::of(&row.prefix)),
-            State::Held | State::Gone => Kind::Withdraw(Family::of(&row.prefix)),
-        };
         let Some((current, at)) = self.current else { return false };
-        current == kind && self.buckets.get(at).is_some_and(|bucket| bucket.fits(row.prefix.prefix_len()))
+        let family = Family::of(&row.prefix);
+        let same = match (current, row.state) {
+            (Kind::Announce(attributes, of, _), State::Live) => attributes == row.attributes && of == family,
+            (Kind::Withdraw(of), State::Held | State::Gone) => of == family,
+            _ => false,
+        };
+        same && self.buckets.get(at).is_some_and(|bucket| bucket.fits(row.prefix.prefix_len()))
     }
 }

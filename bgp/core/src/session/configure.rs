@@ -22,6 +22,7 @@ impl Settings {
             ("add-path", ours.add_path != theirs.add_path),
             ("flowspec", ours.flow != theirs.flow),
             ("keep", ours.keep != theirs.keep),
+            ("sets", ours.sets != theirs.sets),
             ("graceful-restart", ours.helper != theirs.helper),
             ("role", ours.role != theirs.role),
             ("import", ours.import != theirs.import),

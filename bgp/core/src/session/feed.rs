@@ -9,7 +9,7 @@ use bgp_wire::{
 };
 
 use super::Session;
-use super::values::{Export, LinkId};
+use super::values::{Export, LinkId, SetNames};
 use crate::export::{Exporter, LOCAL_PREF};
 use crate::prefix_list::Filter;
 use crate::rib::{Batch, Encode, ReaderId, Rib};
@@ -129,10 +129,15 @@ impl Session {
             rib.detach(reader);
         }
         let (link, exporter) = self.exporter().filter(|_| self.feed.on)?;
-        let mouth = Mouth { exporter: &exporter, ends: ends(link)? };
+        let mouth = Mouth { exporter: &exporter, ends: ends(link)?, sets: self.settings.options.sets.as_ref() };
         let reader = match self.feed.reader {
             Some(reader) => reader,
-            None => rib.attach(exporter.families.clone(), self.filter())?,
+            None => {
+                if self.settings.options.sets.is_some() {
+                    rib.split();
+                }
+                rib.attach(exporter.families.clone(), self.filter())?
+            }
         };
         self.feed.reader = Some(reader);
         if std::mem::take(&mut self.feed.refiltered) {
@@ -196,7 +201,10 @@ impl Session {
             Export::Injected => Filter::Public(Arc::new(self.settings.options.filter.clone())),
             Export::Private | Export::Nothing => Filter::Nothing,
         };
-        if self.feed.leaving.is_some() { Filter::Kept(Arc::new(filter)) } else { filter }
+        match self.settings.options.keep.filter(|_| self.feed.leaving.is_some()) {
+            Some(keep_s) => Filter::Kept(keep_s, Arc::new(filter)),
+            None => filter,
+        }
     }
 }
 
@@ -213,6 +221,8 @@ pub struct Ends {
 struct Mouth<'a> {
     exporter: &'a Exporter,
     ends: Ends,
+    /// The sets that the peer is told, unless it is told all.
+    sets: Option<&'a SetNames>,
 }
 
 impl Mouth<'_> {
@@ -231,14 +241,19 @@ impl Mouth<'_> {
 }
 
 impl Encode for Mouth<'_> {
-    fn tells(&self, route: &RouteAttributes, family: Family) -> bool {
-        route.is_for(self.ends.remote) && NextHop::Address(self.next_hop(route)).fits(family)
+    fn tells(&self, set: &str, route: &RouteAttributes, family: Family) -> bool {
+        let next_hop = self.next_hop(route);
+        let leads = NextHop::Address(next_hop).fits(family)
+            && (family == Family::Ipv6 || next_hop.is_ipv4() || self.exporter.context.ipv4_by_ipv6);
+        leads && route.is_for(self.ends.remote) && self.sets.is_none_or(|sets| sets.has(set))
     }
 
     /// RFC 4271 §5.1: to an external peer with our AS on the path; to an internal one with LOCAL_PREF.
     /// What is not to be kept when we are gone says so to a peer that keeps the rest (RFC 9494 §4.1).
-    fn announcement(&self, route: &RouteAttributes, _: Family, kept: bool) -> Result<Bulk, EncodeError> {
+    fn announcement(&self, route: &RouteAttributes, family: Family, keep_s: Option<u32>) -> Result<Bulk, EncodeError> {
         let Exporter { local_as, context, keeps, .. } = *self.exporter;
+        // What is to be kept for less time than the session keeps goes at once: longer than asked is never right.
+        let goes = keeps.is_some_and(|least| keep_s.is_none_or(|keep_s| keep_s < least));
         let mut path: Vec<Asn> = Vec::new();
         if context.external {
             path.extend(std::iter::repeat_n(local_as, 1 + usize::from(route.prepend)));
@@ -249,7 +264,7 @@ impl Encode for Mouth<'_> {
             as_path: Some(AsPath::sequence(path)),
             multi_exit_disc: route.med,
             local_pref: (!context.external).then(|| route.local_pref.unwrap_or(LOCAL_PREF)),
-            communities: match keeps && !kept && !route.communities.contains(&Community::NO_LLGR) {
+            communities: match goes && !route.communities.contains(&Community::NO_LLGR) {
                 true => route.communities.iter().copied().chain([Community::NO_LLGR]).collect(),
                 false => route.communities.clone(),
             },
@@ -262,9 +277,10 @@ impl Encode for Mouth<'_> {
             Some(guard) => guard.attach(attributes),
             None => attributes,
         };
-        match self.next_hop(route) {
-            IpAddr::V4(next_hop) => Bulk::announce_v4(&attributes, next_hop, context),
-            IpAddr::V6(next_hop) => Bulk::announce_v6(&attributes, next_hop, context),
+        match (family, self.next_hop(route)) {
+            (_, IpAddr::V4(next_hop)) => Bulk::announce_v4(&attributes, next_hop, context),
+            (Family::Ipv4, IpAddr::V6(next_hop)) => Bulk::announce_v4_by_v6(&attributes, next_hop, context),
+            (Family::Ipv6, IpAddr::V6(next_hop)) => Bulk::announce_v6(&attributes, next_hop, context),
         }
     }
 

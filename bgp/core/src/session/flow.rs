@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bgp_wire::{Actions, Family, FlowRule, RouteRefresh, Update};
 
 use super::Session;
-use super::values::{Event, Export, LinkId, Negotiated, Output};
+use super::values::{Event, Export, LinkId, Negotiated, Options, Output};
 use crate::export::Exporter;
 use crate::flow::FlowRoutes;
 use crate::injector::Routes;
@@ -65,8 +65,10 @@ impl Session {
                 Some(prefix) => filter.takes(&prefix),
                 None => *filter == Filter::All,
             };
+            let Options { address, sets, .. } = &self.settings.options;
+            let allowed = self.flows.allowed(*address, |set| sets.as_ref().is_none_or(|sets| sets.has(set)));
             let injected =
-                self.flows.allowed().filter(|(rule, _)| exporter.context.flow.has(rule.family()) && passes(rule));
+                allowed.into_iter().filter(|(rule, _)| exporter.context.flow.has(rule.family()) && passes(rule));
             wanted.extend(injected.map(|(rule, route)| (rule.clone(), route.clone())));
         }
         // What keeps a private prefix is no set's to change.

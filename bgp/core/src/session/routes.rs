@@ -31,7 +31,7 @@ impl Session {
             context: negotiated.context,
             families: negotiated.families.clone(),
             role: self.settings.options.role.map(|setting| setting.role),
-            keeps: negotiated.keeps,
+            keeps: self.settings.options.keep.filter(|_| negotiated.keeps),
         };
         Some((id, exporter))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,14 +76,45 @@ pub struct Options {
     pub pass_on: bool,
     /// Take a peer of any of these, instead of the one; all are internal or all are external.
     pub remote_as_among: Vec<RangeInclusive<Asn>>,
-    /// Have the peer keep what is to be kept for so many seconds when we are gone, if it follows RFC 9494.
+    /// Have the peer keep what is to be kept for so many seconds or longer, and that for so many, when we are gone, if it
+    /// follows RFC 9494.
     pub keep: Option<u32>,
+    /// Of the sets, the peer is told these alone.
+    pub sets: Option<SetNames>,
+    /// The peer's address, by which a flow rule says whom it is for; without it, the peer is told what is for all.
+    pub address: Option<IpAddr>,
     /// How many routes the peer may tell: [`Input::Held`] says how many there are.
     pub max_prefix: Option<MaxPrefix>,
     /// Keep the peer's routes for a while when it is gone.
     pub helper: Option<Helper>,
     /// What of [`Settings::export`] the peer is told.
     pub filter: Filter,
+}
+
+/// Names of sets. A name stands for those, too, that begin with it and a slash.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SetNames(Arc<BTreeSet<String>>);
+
+impl SetNames {
+    /// Whether `set` is among them.
+    #[must_use]
+    pub fn has(&self, set: &str) -> bool {
+        let mut heads = set.match_indices('/').filter_map(|(at, _)| set.get(..at));
+        self.0.contains(set) || heads.any(|head| self.0.contains(head))
+    }
+}
+
+impl SetNames {
+    /// The names.
+    pub fn iter(&self) -> impl Iterator<Item = &String> {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<String> for SetNames {
+    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> Self {
+        Self(Arc::new(names.into_iter().collect()))
+    }
 }
 
 /// Our role towards an external peer.

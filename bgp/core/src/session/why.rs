@@ -38,12 +38,18 @@ pub enum NotTold {
     /// RFC 8950.
     #[error("the next hop is IPv6, and the peer does not take IPv4 by way of IPv6 (RFC 8950)")]
     NextHop,
+    /// IPv6 by way of our end of an IPv4 session.
+    #[error("the next hop is our end of the session, which is IPv4: an IPv6 prefix takes an IPv6 address")]
+    OwnIpv4,
     /// RFC 8955, and nothing less.
     #[error("the route goes with flow rules, and the session does not carry them: it would let everything pass")]
     FlowRules,
     /// The route names who is told.
     #[error("the route names other peers")]
     Audience,
+    /// The operator names which sets the peer is told.
+    #[error("the peer is told other sets")]
+    Sets,
 }
 
 impl Settings {
@@ -60,7 +66,7 @@ impl Settings {
         let prefix = route.prefix();
         self.tells(status, &prefix)?;
         let context = status.negotiated.as_ref().map(|negotiated| negotiated.context).unwrap_or_default();
-        if matches!(route.reach, Reach::V4ByV6(..)) && !context.ipv4_by_ipv6 {
+        if matches!(route.reach, Reach::V4ByV6(..)) && !route.is_by_rules_alone() && !context.ipv4_by_ipv6 {
             return Err(NotTold::NextHop);
         }
         if route.is_restricted() && !context.flow.has(Family::of(&prefix)) {
@@ -78,7 +84,7 @@ impl Settings {
         status: &Status,
         address: IpAddr,
         prefix: &IpNet,
-        route: &RouteAttributes,
+        (set, route): (&str, &RouteAttributes),
     ) -> Result<(), NotTold> {
         match self.export {
             Export::All | Export::Injected => {}
@@ -89,9 +95,22 @@ impl Settings {
         if !route.is_for(address) {
             return Err(NotTold::Audience);
         }
-        let own = NextHop::Address(address);
-        let next_hop = if route.next_hop == NextHop::Own { own } else { route.next_hop };
-        if next_hop.fits(Family::of(prefix)) { Ok(()) } else { Err(NotTold::NextHop) }
+        if self.options.sets.as_ref().is_some_and(|sets| !sets.has(set)) {
+            return Err(NotTold::Sets);
+        }
+        let family = Family::of(prefix);
+        let next_hop = match route.next_hop {
+            // Our own end of the session is of its family.
+            NextHop::Own => address,
+            NextHop::Address(next_hop) => next_hop,
+        };
+        let by_ipv6 = family == Family::Ipv4 && next_hop.is_ipv6();
+        let context = status.negotiated.as_ref().map(|negotiated| negotiated.context).unwrap_or_default();
+        match NextHop::Address(next_hop).fits(family) {
+            true if !by_ipv6 || context.ipv4_by_ipv6 => Ok(()),
+            true => Err(NotTold::NextHop),
+            false => Err(NotTold::OwnIpv4),
+        }
     }
 
     fn tells(&self, status: &Status, prefix: &IpNet) -> Result<(), NotTold> {

@@ -145,6 +145,17 @@ impl Action {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Actions(Vec<Action>);
 
+impl Action {
+    /// Whether it says where packets go.
+    #[must_use]
+    pub const fn redirects(&self) -> bool {
+        match self {
+            Self::RedirectAs2(..) | Self::RedirectIpv4(..) | Self::RedirectAs4(..) | Self::RedirectIpv6(..) => true,
+            Self::RateBytes { .. } | Self::RatePackets { .. } | Self::Traffic { .. } | Self::Mark(_) => false,
+        }
+    }
+}
+
 impl Actions {
     /// Nothing passes.
     #[must_use]
