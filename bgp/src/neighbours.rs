@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use bgp_core::Configured;
 use bgp_wire::Family;
 use cloakway_runtime::Stop;
 use ipnet::IpNet;
@@ -76,12 +77,39 @@ pub(crate) struct Effect {
     pub(crate) effect: String,
 }
 
+/// [`Effect`], with what the peer's task has yet to say of it.
+pub(crate) struct Change {
+    effect: Effect,
+    done: Option<oneshot::Receiver<Configured>>,
+}
+
+impl Change {
+    const fn known(peer: String, effect: String) -> Self {
+        Self { effect: Effect { peer, effect }, done: None }
+    }
+
+    async fn settled(self) -> Effect {
+        let mut effect = self.effect;
+        let Some(done) = self.done else { return effect };
+        match done.await {
+            Ok(Configured::Asked) => effect.effect.push_str(": it is asked for its routes (RFC 2918)"),
+            Ok(Configured::Restarted) => {
+                effect.effect =
+                    "reset: import changed, and the peer can't be asked for its routes (RFC 2918)".to_owned();
+            }
+            // Whose task has just ended is as it will be.
+            Ok(Configured::Kept) | Err(_) => {}
+        }
+        effect
+    }
+}
+
 /// What the list is asked.
 enum Command {
     Accepted(TcpStream, SocketAddr),
     List(oneshot::Sender<Vec<Asked>>),
     Watch(Path, oneshot::Sender<Result<Watched, String>>),
-    Want(Box<Wanted>, Box<dyn FnOnce() + Send>, oneshot::Sender<Result<Vec<Effect>, String>>),
+    Want(Box<Wanted>, Box<dyn FnOnce() + Send>, oneshot::Sender<Result<Vec<Change>, String>>),
 }
 
 /// Whether a path works, and what keeps it watched for as long as it is held.
@@ -160,7 +188,10 @@ impl Neighbours {
         let (answer, answered) = oneshot::channel();
         let first = Box::new(move || drop(brought.send(first())));
         let _ = self.0.send(Command::Want(Box::new(wanted), first, answer)).await;
-        let effects = answered.await.map_err(|_| stopping.to_owned())??;
+        let mut effects = Vec::new();
+        for change in answered.await.map_err(|_| stopping.to_owned())?? {
+            effects.push(change.settled().await);
+        }
         Ok((bring.await.map_err(|_| stopping.to_owned())?, effects))
     }
 }
@@ -314,7 +345,7 @@ impl List {
     }
 
     /// See [`Neighbours::want`].
-    pub(crate) fn want(&mut self, wanted: Wanted, first: impl FnOnce()) -> Result<Vec<Effect>, String> {
+    pub(crate) fn want(&mut self, wanted: Wanted, first: impl FnOnce()) -> Result<Vec<Change>, String> {
         let (from, to) = (self.wanted.expected(), wanted.expected());
         let bound = self.listeners.bind(&wanted.listen, &to)?;
         for path in wanted.peers.iter().filter_map(|peer| path(peer, 0)) {
@@ -345,42 +376,44 @@ impl List {
             });
         }
         for peer in named.into_values() {
-            effects.push(Effect { peer: peer.name.clone(), effect: "new".to_owned() });
+            effects.push(Change::known(peer.name.clone(), "new".to_owned()));
             self.start(peer, None, None);
         }
         self.count_dynamic();
         // Who comes later never heard of us before.
         self.common.restarted = false;
-        effects.sort_by(|a, b| a.peer.cmp(&b.peer));
+        effects.sort_by(|a, b| a.effect.peer.cmp(&b.effect.peer));
         Ok(effects)
     }
 
-    fn remove(&mut self, id: Id) -> Option<Effect> {
+    fn remove(&mut self, id: Id) -> Option<Change> {
         let running = self.running.remove(&id)?;
         // Whose task has just ended is gone anyway.
         let _ = running.orders.send(Order::Remove);
-        Some(Effect { peer: running.peer.name, effect: "removed".to_owned() })
+        Some(Change::known(running.peer.name, "removed".to_owned()))
     }
 
     /// Tells the task of what `peer` has otherwise, if anything.
-    fn change(&mut self, id: Id, peer: Peer) -> Option<Effect> {
+    fn change(&mut self, id: Id, peer: Peer) -> Option<Change> {
         let running = self.running.get_mut(&id)?;
         if running.peer == peer {
             return None;
         }
-        let effect = match running.peer.reset_by(&peer) {
+        let reset = running.peer.reset_by(&peer);
+        let effect = match reset {
             Some(field) => format!("reset: {field} changed"),
             None => "changed, without a reset".to_owned(),
         };
         let watched_anew = running.peer.bfd != peer.bfd
             || running.peer.address.ip() != peer.address.ip()
             || running.peer.local_address != peer.local_address;
-        let before = std::mem::replace(&mut running.peer, peer.clone());
+        running.peer = peer.clone();
         let orders = running.orders.clone();
         let lost = watched_anew.then(|| self.watch(&peer));
         let effect = Effect { peer: peer.name.clone(), effect };
-        let _ = orders.send(Order::Change { reset: before.reset_by(&peer).is_some(), peer: Box::new(peer), lost });
-        Some(effect)
+        let (done, configured) = oneshot::channel();
+        let _ = orders.send(Order::Change { reset: reset.is_some(), peer: Box::new(peer), done, lost });
+        Some(Change { effect, done: reset.is_none().then_some(configured) })
     }
 
     fn start(&mut self, peer: Peer, dynamic: Option<IpNet>, first: Option<TcpStream>) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bgp_core::{Ends, Event, FenceId, FlowRoutes, Flows, Input, LinkId, Output, Session, Status};
+use bgp_core::{Configured, Ends, Event, FenceId, FlowRoutes, Flows, Input, LinkId, Output, Session, Status};
 use bgp_wire::{Actions, Families, Family, FlowRule};
 use cloakway_runtime::clock;
 use cloakway_types::Instant;
@@ -101,6 +101,8 @@ pub(crate) enum Order {
         peer: Box<Peer>,
         /// Something changed for which the session starts again.
         reset: bool,
+        /// Who is told what became of the session.
+        done: oneshot::Sender<Configured>,
         /// Who says that the path is lost, if that has changed.
         lost: Option<mpsc::Receiver<String>>,
     },
@@ -165,8 +167,9 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
                 task.announce(announced);
             }
             Some(order) = ways.orders.recv() => match order {
-                Order::Change { peer, reset, lost } => {
-                    task.change(*peer, reset);
+                Order::Change { peer, reset, done, lost } => {
+                    // Whoever asked may have gone away.
+                    let _ = done.send(task.change(*peer, reset));
                     if let Some(lost) = lost {
                         ways.lost = lost;
                     }
@@ -279,16 +282,24 @@ impl Task {
     }
 
     /// Takes over what the configuration says now.
-    fn change(&mut self, peer: Peer, reset: bool) {
+    fn change(&mut self, peer: Peer, reset: bool) -> Configured {
         let settings = peer.settings.clone();
+        let judges_otherwise = self.peer.exchange.judges_otherwise(&peer.exchange);
         self.peer = peer;
-        if reset {
-            tracing::info!("configured anew: the session starts again");
+        if judges_otherwise {
+            self.intake.configure(&self.peer);
+        }
+        let configured = if reset {
             self.session.restart(settings, clock::now());
+            Configured::Restarted
         } else {
-            self.session.configure(settings, clock::now());
+            self.session.configure(settings, clock::now())
+        };
+        if configured == Configured::Restarted {
+            tracing::info!("configured anew: the session starts again");
         }
         self.carry_out();
+        configured
     }
 
     /// Does what the session says.

@@ -227,6 +227,7 @@ fn capabilities(agreed: &Negotiated) -> Vec<&'static str> {
         ("add-path-receive", read.path_ids != Families::NONE),
         ("ipv4-flow", sent.flow.ipv4),
         ("ipv6-flow", sent.flow.ipv6),
+        ("long-lived-restart", agreed.long_lived),
     ];
     all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
 }

@@ -461,3 +461,93 @@ async fn routes_of_a_peer_that_restarts_stay_until_it_has_told_them_again() {
     neighbour_until(&speaker, |row| row["held"] == json!([]) && row["state"] == "Established").await;
     speaker.end().await;
 }
+
+/// What became of the route to `prefix`, by `show look-up`; empty where there is none.
+async fn standing_until(speaker: &Speaker, prefix: &str, expected: &str) {
+    let address = prefix.split_once('/').unwrap().0.to_owned();
+    let arguments = [("address".to_owned(), address)].into();
+    let request = admin::Request { topic: "look-up".to_owned(), arguments };
+    let mut last = Value::Null;
+    let shown = tokio::time::timeout(PATIENCE, async {
+        while last != expected {
+            let shown = admin::ask_for(&speaker.path("admin"), &request).await.unwrap();
+            let routes = shown["routes"].as_array().unwrap();
+            last = routes.first().map_or(json!(""), |route| route["reason"].clone());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    shown.await.unwrap_or_else(|_| panic!("{prefix}: {last}, not {expected:?}"));
+}
+
+const LISTS: &str = "[[prefix-lists]]\nname = \"some\"\nrules = [{ prefix = \"192.0.2.0/24\", action = \"permit\" }]\n";
+
+#[tokio::test]
+async fn what_is_taken_of_a_peer_changes_and_its_session_stays() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tables = |more: &str| peer("a", &listener, more) + LISTS;
+    let speaker = Speaker::start("", &tables("import = \"all\""));
+    let mut router = Router::accept(&listener).await.opened(64500).await;
+    assert_eq!([router.routes().await, router.routes().await], ["end", "end"]);
+    router.send(update(&["192.0.2.0/24", "198.51.100.0/24"])).await;
+    standing_until(&speaker, "198.51.100.0/24", "best").await;
+    let effect = async |more: &str| speaker.reload("", &tables(more)).await.unwrap()["peers"][0]["effect"].clone();
+
+    // What is kept is judged again.
+    assert_eq!(effect("import = \"all\"\nimport-prefixes = \"some\"").await, "changed, without a reset");
+    let refused = "rejected: the peer's prefix list does not allow it";
+    standing_until(&speaker, "198.51.100.0/24", refused).await;
+    standing_until(&speaker, "192.0.2.0/24", "best").await;
+    assert_eq!(effect("import = \"all\"\naccept-blackhole = true").await, "changed, without a reset");
+    standing_until(&speaker, "198.51.100.0/24", "best").await;
+
+    // Nothing is kept any more: nothing of it stays.
+    assert_eq!(effect("import = \"nothing\"").await, "changed, without a reset");
+    standing_until(&speaker, "192.0.2.0/24", "").await;
+    router.send(update(&["203.0.113.0/24"])).await;
+
+    // And again: the peer is asked for what was not listened to.
+    let asked = effect("import = \"all\"").await;
+    assert_eq!(asked, "changed, without a reset: it is asked for its routes (RFC 2918)");
+    let mut families = Vec::new();
+    while families.len() < 2 {
+        match router.next().await {
+            Some(Message::RouteRefresh(refresh)) => families.push((refresh.afi, refresh.safi, refresh.subtype)),
+            Some(Message::KeepAlive) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(families, [(1, 1, 0), (2, 1, 0)]);
+    router.send(update(&["192.0.2.0/24"])).await;
+    standing_until(&speaker, "192.0.2.0/24", "best").await;
+    standing_until(&speaker, "203.0.113.0/24", "").await;
+    let row = neighbour_until(&speaker, |row| row["state"] == "Established").await;
+    assert_eq!(row["held"], json!(["1 of ipv4-unicast"]));
+    let sessions = speaker.sessions_until(|sessions| sessions.len() == 1).await;
+    assert_eq!(sessions[0]["flaps"], 0, "one connection all the while");
+    speaker.end().await;
+    assert_eq!(router.ended().await, Some(ErrorCode::ADMINISTRATIVE_SHUTDOWN));
+}
+
+#[tokio::test]
+async fn a_peer_that_can_not_be_asked_starts_again_when_its_routes_are_wanted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let speaker = Speaker::start("", &peer("a", &listener, ""));
+    let mut router = Router::accept(&listener).await;
+    let router_id = RouterId::new([198, 51, 100, 1].into()).unwrap();
+    let mut open = Open::new(Asn(64500), HoldTime::from_secs(90).unwrap(), router_id, Family::ALL);
+    open.capabilities.retain(|capability| *capability != bgp_wire::Capability::RouteRefresh);
+    router.send(Message::Open(open)).await;
+    assert!(matches!(router.next().await, Some(Message::Open(_))));
+    router.send(Message::KeepAlive).await;
+    assert_eq!([router.routes().await, router.routes().await], ["end", "end"]);
+    let done = speaker.reload("", &peer("a", &listener, "import = \"all\"")).await.unwrap();
+    assert_eq!(
+        done["peers"][0]["effect"],
+        "reset: import changed, and the peer can't be asked for its routes (RFC 2918)"
+    );
+    assert_eq!(router.ended().await, Some(ErrorCode::CONFIGURATION_CHANGE));
+    let mut router = Router::accept(&listener).await.opened(64500).await;
+    router.send(update(&["192.0.2.0/24"])).await;
+    standing_until(&speaker, "192.0.2.0/24", "best").await;
+    speaker.end().await;
+}

@@ -32,6 +32,7 @@ mod timers;
 mod values;
 mod why;
 
+pub use configure::Configured;
 pub use feed::Ends;
 use feed::Feed;
 pub use feed::Teller;

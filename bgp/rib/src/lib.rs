@@ -21,5 +21,5 @@ pub use decision::Step;
 pub use export::{Batch, Export, NotTold, ReaderId};
 pub use import::{Import, Judge, Rejected};
 pub use peer::{Counts, PeerId, PeerSettings};
-pub use rib::{Rib, Settings, Walk};
+pub use rib::{Again, Rib, Settings, Walk};
 pub use view::{Match, Origin, PathView, Standing};

@@ -2,6 +2,8 @@
 
 mod rejudge;
 
+pub use rejudge::Again;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -86,7 +88,7 @@ impl Rib {
         PeerId(u16::try_from(self.core.peers.len() - 1).unwrap_or(u16::MAX))
     }
 
-    /// Other settings for a peer. What it told stays as it was judged: ask it for its routes again.
+    /// Other settings for a peer. What it told stays as it was judged until [`Rib::rejudge`].
     pub fn set_peer(&mut self, peer: PeerId, settings: PeerSettings) {
         if let Some(peer) = self.core.peer_mut(peer) {
             peer.settings = settings;
@@ -123,7 +125,7 @@ impl Rib {
     }
 
     /// Other private prefixes and others of our own: what readers were told and should not have been is taken back.
-    /// What peers have told stays as it was judged.
+    /// What peers have told stays as it was judged until [`Rib::rejudge`].
     pub fn set_own(&mut self, private: Vec<IpNet>, own: Vec<IpNet>) {
         let settings = &mut self.core.settings;
         if (&settings.private, &settings.own) == (&private, &own) {

@@ -96,7 +96,7 @@ impl Peer {
             ("ttl-security-hops", self.protection.ttl_security_hops != new.protection.ttl_security_hops),
         ];
         let beside = differs.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name);
-        beside.or_else(|| self.exchange.differs(&new.exchange)).or_else(|| self.settings.reset_by(&new.settings))
+        beside.or_else(|| self.settings.reset_by(&new.settings))
     }
 }
 

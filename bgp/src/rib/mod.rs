@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bgp_core::{Heard, Session, Teller};
-use bgp_rib::{Batch, Export, Import, Judge, PeerId, PeerSettings, ReaderId, Rejected, Rib, Walk};
+use bgp_rib::{Again, Batch, Export, Import, Judge, PeerId, PeerSettings, ReaderId, Rejected, Rib, Walk};
 use bgp_rpki::{Validity, Vrps};
 use bgp_wire::{Asn, Families, Family, Role, RouterId};
 use cloakway_runtime::{Stop, clock};
@@ -130,11 +130,26 @@ impl Table {
     }
 
     /// What is ours alone now, and what is injected here.
-    pub(crate) fn configure(&self, private: Vec<IpNet>, own: Vec<IpNet>) {
+    pub(crate) fn configure(self: &Arc<Self>, private: Vec<IpNet>, own: Vec<IpNet>) {
         let mut inner = self.lock();
+        let others = inner.private != private;
         inner.private.clone_from(&private);
         inner.rib.set_own(private, own);
         drop(inner);
+        self.changed.send_modify(|count| *count += 1);
+        if others {
+            tokio::spawn(self.clone().rejudge(Again::Conditions));
+        }
+    }
+
+    /// Judges what was told again, a slice at a time.
+    async fn rejudge(self: Arc<Self>, again: Again) {
+        for family in Family::ALL {
+            let mut walk = Walk::default();
+            while self.lock().rib.rejudge(again, family, &mut walk, SLICE).is_continue() {
+                tokio::task::yield_now().await;
+            }
+        }
         self.changed.send_modify(|count| *count += 1);
     }
 
@@ -157,7 +172,8 @@ impl Table {
         if let Some(reader) = before.and_then(|before| before.reader) {
             inner.rib.detach(reader);
         }
-        Intake { table: self.clone(), name: peer.name.clone(), id, heard: Vec::new(), stale: BTreeSet::new() }
+        let asn = peer.settings.remote_as;
+        Intake { table: self.clone(), name: peer.name.clone(), id, asn, heard: Vec::new(), stale: BTreeSet::new() }
     }
 
     /// Somebody wants to hear of every change, as [`Table::changes`] tells it.
@@ -217,13 +233,7 @@ impl Table {
                 () = stop.told() => return,
                 changed = payloads.changed() => if changed.is_err() { return stop.told().await },
             }
-            for family in Family::ALL {
-                let mut walk = Walk::default();
-                while self.lock().rib.rejudge(family, &mut walk, SLICE).is_continue() {
-                    tokio::task::yield_now().await;
-                }
-            }
-            self.changed.send_modify(|count| *count += 1);
+            self.clone().rejudge(Again::Conditions).await;
         }
     }
 
@@ -263,6 +273,8 @@ pub(crate) struct Intake {
     table: Arc<Table>,
     name: String,
     id: PeerId,
+    /// The peer's, by its last OPEN.
+    asn: Asn,
     /// Taken from the session, and not in the table yet.
     heard: Vec<Heard>,
     /// Families whose routes stay while the peer is gone, or until it has told them again.
@@ -279,6 +291,7 @@ impl Intake {
 
     /// The session is Established.
     pub(crate) fn up(&mut self, peer: &Peer, up: Up) {
+        self.asn = up.asn;
         let settings = peer_settings(peer, up.asn, &self.table.payloads);
         let now = clock::now();
         self.known(|rib, known| {
@@ -287,6 +300,31 @@ impl Intake {
             rib.set_peer(known.id, settings);
             rib.peer_up(known.id, up.router_id, up.local);
         });
+    }
+
+    /// The operator says otherwise of the peer now, and its session goes on: what it told is judged again, or goes.
+    pub(crate) fn configure(&mut self, peer: &Peer) {
+        self.settle();
+        let settings = peer_settings(peer, self.asn, &self.table.payloads);
+        let imports = !matches!(settings.import, Import::Nothing);
+        let now = clock::now();
+        self.known(|rib, known| {
+            rib.set_peer(known.id, settings);
+            if imports && !known.imports && known.up.is_some() {
+                // All of its routes are to come.
+                (known.up, known.ended) = (Some(now), Families::NONE);
+            }
+            known.imports = imports;
+            if !imports {
+                Family::ALL.into_iter().for_each(|family| rib.outdate(known.id, family));
+            }
+        });
+        if imports {
+            tokio::spawn(self.table.clone().rejudge(Again::Peer(self.id)));
+        } else {
+            self.stale.clear();
+            tokio::spawn(sweep(self.table.clone(), self.id, BTreeSet::new(), None));
+        }
     }
 
     /// What the session heard goes into the table with [`Intake::settle`].
@@ -322,7 +360,10 @@ impl Intake {
                         rib.sweep_all(known.id, family);
                     }
                     Heard::RefreshBegins(family) => rib.refresh_begins(known.id, family),
-                    Heard::RefreshEnds(family) => rib.sweep_all(known.id, family),
+                    Heard::RefreshEnds(family) => {
+                        known.ended.insert(family);
+                        rib.sweep_all(known.id, family);
+                    }
                     Heard::Wants(family) => {
                         if let Some(reader) = known.reader {
                             rib.tell_again(reader, family);
@@ -454,6 +495,6 @@ fn export(peer: PeerId, teller: &Teller, locals: &[IpAddr]) -> Export {
         families: teller.families.clone(),
         next_hop_v4,
         next_hop_v6,
-        llgr: false,
+        llgr: teller.long_lived,
     }
 }

@@ -23,16 +23,9 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// The first setting that `new` has otherwise.
-    pub(crate) fn differs(&self, new: &Self) -> Option<&'static str> {
-        let differs = [
-            ("import", self.import != new.import),
-            ("accept-blackhole", self.accept_blackhole != new.accept_blackhole),
-            ("enforce-first-as", self.enforce_first_as != new.enforce_first_as),
-            ("rpki", self.reject_invalid != new.reject_invalid),
-            ("pass-on", self.pass_on != new.pass_on),
-        ];
-        differs.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name)
+    /// Whether what the peer told has to be judged again under `new`.
+    pub(crate) fn judges_otherwise(&self, new: &Self) -> bool {
+        Self { pass_on: new.pass_on, ..self.clone() } != *new
     }
 }
 

@@ -25,7 +25,6 @@ impl Settings {
             ("sets", ours.sets != theirs.sets),
             ("graceful-restart", ours.helper != theirs.helper),
             ("role", ours.role != theirs.role),
-            ("import", ours.import != theirs.import),
             ("pass-on", ours.pass_on != theirs.pass_on),
         ];
         differs.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name)
@@ -38,22 +37,40 @@ impl Settings {
     }
 }
 
+/// What became of a session that was configured anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Configured {
+    /// It goes on.
+    Kept,
+    /// It goes on, and the peer is asked for all of its routes (RFC 2918), which were not listened to before.
+    Asked,
+    /// It starts again.
+    Restarted,
+}
+
 impl Session {
     /// Takes `settings` over. What [`Settings::reset_by`] names ends the session with Cease, Other Configuration
-    /// Change (RFC 4486), and starts it again; everything else leaves it up, and the peer is told what differs.
-    pub fn configure(&mut self, settings: Settings, now: Instant) {
+    /// Change (RFC 4486), and starts it again; so does the wish for routes that were not listened to, of a peer that
+    /// can't be asked for them. Everything else leaves it up, and the peer is told what differs.
+    pub fn configure(&mut self, settings: Settings, now: Instant) -> Configured {
+        let listens = settings.options.import && !self.settings.options.import;
+        let can_ask = self.established().filter(|_| listens).map(|(_, negotiated)| negotiated.route_refresh);
         let reset = self.settings.reset_by(&settings).is_some();
-        if reset && self.rest != Rest::Stopped {
+        if (reset || can_ask == Some(false)) && self.rest != Rest::Stopped {
             self.restart(settings, now);
-            return;
+            return Configured::Restarted;
         }
         self.settings = settings;
+        if !self.settings.options.import {
+            self.drop_stale();
+        }
         if self.rest == Rest::Held {
             self.begin(now);
             self.note_state(now);
         }
         self.feed.refilter();
         self.announce();
+        if can_ask == Some(true) && self.ask_again().is_ok() { Configured::Asked } else { Configured::Kept }
     }
 
     /// Takes `settings` over and starts again, whatever they are: something beside the session has changed for which

@@ -91,6 +91,8 @@ pub struct Teller {
     pub families: BTreeSet<Family>,
     /// What we are to the peer.
     pub role: Option<Role>,
+    /// It knows what long-lived stale means (RFC 9494).
+    pub long_lived: bool,
 }
 
 impl Session {
@@ -164,7 +166,8 @@ impl Session {
     pub fn teller(&self) -> Option<Teller> {
         let (link, exporter) = self.exporter().filter(|_| self.settings.options.pass_on)?;
         let Exporter { context, families, role, .. } = exporter;
-        Some(Teller { link, context, families, role })
+        let long_lived = self.established().is_some_and(|(_, negotiated)| negotiated.long_lived);
+        Some(Teller { link, context, families, role, long_lived })
     }
 
     /// The peer has been sent `updates` messages with other peers' routes. With `end`, it knows all that are there, and

@@ -82,6 +82,7 @@ pub(super) fn negotiate(settings: &Settings, open: &Open, keep: bool) -> Result<
         keeps: settings.options.keep.is_some() && keep && said.long_lived,
         notification_restart: offers_restart && said.notification,
         restart: said.restart,
+        long_lived: said.long_lived,
         route_refresh: has(Capability::RouteRefresh),
     })
 }

@@ -304,6 +304,8 @@ pub struct Negotiated {
     pub notification_restart: bool,
     /// What is kept of the peer's routes when it is gone.
     pub restart: Option<Box<PeerRestart>>,
+    /// The peer knows what long-lived stale means (RFC 9494).
+    pub long_lived: bool,
     /// The peer answers a request for routes (RFC 2918).
     pub route_refresh: bool,
 }
