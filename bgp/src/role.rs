@@ -10,7 +10,7 @@ use cloakway_runtime::{Context, Outcome, Role, Topic};
 
 use crate::config::{Config, Peer};
 use crate::inject::cli;
-use crate::{bmp, events, refresh, show, speaker};
+use crate::{bmp, events, refresh, rib, show, speaker};
 
 /// The speaker as a server binary.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ impl Role for BgpSpeaker {
                                     bgp-speaker reload\n  \
                                     bgp-speaker refresh edge\n  \
                                     bgp-speaker show why 203.0.113.200/32 --peer edge --json\n  \
+                                    bgp-speaker dump --rib /var/lib/cloakway/rib.mrt.gz\n  \
                                     bgp-speaker show leaks\n  \
                                     bgp-speaker leak clear 203.0.113.200/32\n  \
                                     bgp-speaker events --follow --json\n  \
@@ -139,7 +140,7 @@ impl Role for BgpSpeaker {
     }
 
     fn commands() -> Vec<Command> {
-        vec![cli::command(), events::cli::command(), bmp::cli::command(), refresh::command()]
+        vec![cli::command(), events::cli::command(), bmp::cli::command(), refresh::command(), rib::cli::command()]
     }
 
     fn command(name: &str, matches: &ArgMatches) -> ExitCode {
@@ -147,6 +148,7 @@ impl Role for BgpSpeaker {
             "events" => events::cli::run(matches),
             "leak" => bmp::cli::run(matches),
             refresh::TOPIC => refresh::run(matches),
+            "dump" => rib::cli::run(matches),
             _ => cli::run(matches),
         }
     }

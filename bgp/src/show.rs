@@ -22,6 +22,7 @@ use crate::peer::Report;
 use crate::refresh;
 use crate::reload::Reloader;
 use crate::rib::Table;
+use crate::rib::table_dump::DUMP;
 use crate::rpki::Rpki;
 use crate::why;
 
@@ -150,6 +151,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Valu
             let cleared = shared.station()?.clear(prefix.transpose()?)?;
             return Ok(serde_json::json!({ "cleared": cleared }));
         }
+        DUMP => return shared.rib.dump(&request).await,
         "rib" => serde_json::to_value(shared.rib.shown()),
         "look-up" => return shared.rib.look_up(request.argument("address").ok_or("look-up takes an address")?),
         other => {

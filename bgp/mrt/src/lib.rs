@@ -11,5 +11,5 @@ mod record;
 pub mod writer;
 
 pub use bgp_wire::Asn;
-pub use origins::{Origins, OriginsError, Summary, Whose};
+pub use origins::{Kept, Origins, OriginsError, Summary, Whose};
 pub use record::{Framer, Message, MrtError, PeerEntry, Record, RibEntry, RibRecord};

@@ -30,6 +30,37 @@ impl Whose {
     }
 }
 
+/// What is kept of each prefix of a dump.
+pub trait Kept: Copy + Eq + std::hash::Hash {
+    /// Of `prefix`, whose addresses are `whose`.
+    fn of(prefix: &IpNet, whose: Whose) -> Self;
+
+    /// The same, where several say so and differ.
+    #[must_use]
+    fn disputed(self) -> Self;
+}
+
+impl Kept for Whose {
+    fn of(_: &IpNet, whose: Whose) -> Self {
+        whose
+    }
+
+    fn disputed(self) -> Self {
+        Self::Disputed
+    }
+}
+
+/// Whose, and by how long a prefix, for those who want to tell the prefix.
+impl Kept for (Whose, u8) {
+    fn of(prefix: &IpNet, whose: Whose) -> Self {
+        (whose, prefix.prefix_len())
+    }
+
+    fn disputed(self) -> Self {
+        (Whose::Disputed, self.1)
+    }
+}
+
 /// Why a dump is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OriginsError {
@@ -59,16 +90,27 @@ pub struct Summary {
 }
 
 /// Takes in a dump, in pieces of any size.
-#[derive(Debug, Default)]
-pub struct Origins {
+#[derive(Debug)]
+pub struct Origins<K = Whose> {
     framer: Framer,
-    builder: AddressMapBuilder<Whose>,
+    builder: AddressMapBuilder<K>,
     /// What messages announce and have not withdrawn: by prefix, peer and path identifier.
     announced: BTreeMap<(IpNet, IpAddr, u32), Whose>,
     summary: Summary,
 }
 
-impl Origins {
+impl<K> Default for Origins<K> {
+    fn default() -> Self {
+        Self {
+            framer: Framer::default(),
+            builder: AddressMapBuilder::default(),
+            announced: BTreeMap::new(),
+            summary: Summary::default(),
+        }
+    }
+}
+
+impl<K: Kept> Origins<K> {
     /// Takes in what a read brought.
     ///
     /// # Errors
@@ -100,7 +142,7 @@ impl Origins {
                         }
                     }
                     if let Some(whose) = whose {
-                        builder.push(prefix, whose);
+                        builder.push(prefix, K::of(&prefix, whose));
                     }
                 }
                 Record::Message(message) => match note(&message, announced) {
@@ -117,13 +159,13 @@ impl Origins {
     ///
     /// # Errors
     /// [`OriginsError`] when the dump ends inside a record, or says of no prefix whose it is.
-    pub fn finish(mut self) -> Result<(AddressMap<Whose>, Summary), OriginsError> {
+    pub fn finish(mut self) -> Result<(AddressMap<K>, Summary), OriginsError> {
         let number = self.summary.records + 1;
         self.framer.finish().map_err(|error| OriginsError::Record { number, error })?;
         for ((prefix, _, _), whose) in self.announced {
-            self.builder.push(prefix, whose);
+            self.builder.push(prefix, K::of(&prefix, whose));
         }
-        let map = self.builder.build(|_, _| Whose::Disputed);
+        let map = self.builder.build(|first, _| first.disputed());
         if map.is_empty() { Err(OriginsError::Empty) } else { Ok((map, self.summary)) }
     }
 }

@@ -57,6 +57,8 @@ pub struct RouteEntry {
     pub peer_index: u16,
     /// When it came.
     pub originated: u32,
+    /// The path identifier (RFC 8050), 0 where the session has none.
+    pub path_id: u32,
     /// Its path attributes as a list in BGP's form, with AS numbers of four octets. MP_REACH_NLRI holds the next hop alone
     /// (RFC 6396 §4.3.4).
     pub attributes: Vec<u8>,
@@ -150,7 +152,8 @@ pub fn peer_index(seconds: u32, collector: Ipv4Addr, view: &str, peers: &[PeerEn
     record(Time { seconds, microseconds: 0 }, TABLE_DUMP_V2, 1, &body)
 }
 
-/// A prefix with its routes (RFC 6396 §4.3.2); `sequence` counts the records of a dump from 0.
+/// A prefix with its routes (RFC 6396 §4.3.2), with path identifiers where one has any (RFC 8050 §4.1); `sequence` counts
+/// the records of a dump from 0.
 #[must_use]
 pub fn rib(seconds: u32, sequence: u32, prefix: IpNet, routes: &[RouteEntry]) -> Vec<u8> {
     let mut body = sequence.to_be_bytes().to_vec();
@@ -162,13 +165,22 @@ pub fn rib(seconds: u32, sequence: u32, prefix: IpNet, routes: &[RouteEntry]) ->
     };
     body.extend(octets.into_iter().take(usize::from(bits).div_ceil(8)));
     body.extend_from_slice(&u16::try_from(routes.len()).unwrap_or(u16::MAX).to_be_bytes());
+    let path_ids = routes.iter().any(|route| route.path_id != 0);
     for route in routes.iter().take(usize::from(u16::MAX)) {
         body.extend_from_slice(&route.peer_index.to_be_bytes());
         body.extend_from_slice(&route.originated.to_be_bytes());
+        if path_ids {
+            body.extend_from_slice(&route.path_id.to_be_bytes());
+        }
         let length = u16::try_from(route.attributes.len()).unwrap_or(u16::MAX);
         body.extend_from_slice(&length.to_be_bytes());
         body.extend(route.attributes.iter().take(usize::from(length)));
     }
-    let subtype = if matches!(prefix, IpNet::V4(_)) { 2 } else { 4 };
+    let subtype = match (prefix, path_ids) {
+        (IpNet::V4(_), false) => 2,
+        (IpNet::V6(_), false) => 4,
+        (IpNet::V4(_), true) => 8,
+        (IpNet::V6(_), true) => 10,
+    };
     record(Time { seconds, microseconds: 0 }, TABLE_DUMP_V2, subtype, &body)
 }

@@ -54,7 +54,7 @@ fn table() -> Vec<u8> {
     let mut mp_reach = vec![0x80, 14, 17, 16];
     mp_reach.extend_from_slice(&"2001:db8::9".parse::<std::net::Ipv6Addr>().unwrap().octets());
     mp_reach.extend_from_slice(&list(None));
-    let entry = |peer_index, attributes| RouteEntry { peer_index, originated: AT.seconds, attributes };
+    let entry = |peer_index, attributes| RouteEntry { peer_index, originated: AT.seconds, path_id: 0, attributes };
     [
         writer::peer_index(AT.seconds, [198, 51, 100, 2].into(), "", &peers),
         writer::rib(AT.seconds, 0, "10.1.0.0/16".parse().unwrap(), &[entry(0, list(Some([192, 0, 2, 1])))]),
@@ -153,14 +153,14 @@ proptest! {
     }
 
     #[test]
-    fn we_read_the_table_that_we_write(bits in 0_u8..=128, address: u128, lists in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..4)) {
+    fn we_read_the_table_that_we_write(bits in 0_u8..=128, address: u128, path_id in 0_u32..3, lists in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..4)) {
         let prefix: IpNet = ipnet::Ipv6Net::new(address.into(), bits).unwrap().trunc().into();
-        let routes: Vec<RouteEntry> = (0..).zip(lists).map(|(peer_index, attributes)| RouteEntry { peer_index, originated: 1, attributes }).collect();
+        let routes: Vec<RouteEntry> = (0..).zip(lists).map(|(peer_index, attributes)| RouteEntry { peer_index, originated: 1, path_id: path_id * u32::from(peer_index), attributes }).collect();
         let written = writer::rib(AT.seconds, 7, prefix, &routes);
         let Record::Rib(read) = Record::decode(&written).unwrap() else { panic!("a table") };
         prop_assert_eq!(read.prefix, prefix);
-        let read: Vec<_> = read.map(|entry| { let entry = entry.unwrap(); (entry.peer_index.unwrap(), entry.attributes.to_vec()) }).collect();
-        let expected: Vec<_> = routes.into_iter().map(|route| (route.peer_index, route.attributes)).collect();
+        let read: Vec<_> = read.map(|entry| { let entry = entry.unwrap(); (entry.peer_index.unwrap(), entry.path_id.unwrap_or(0), entry.attributes.to_vec()) }).collect();
+        let expected: Vec<_> = routes.into_iter().map(|route| (route.peer_index, route.path_id, route.attributes)).collect();
         prop_assert_eq!(read, expected);
     }
 }

@@ -1,13 +1,13 @@
 //! Routes as they are shown, and the origin of an address.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use bgp_wire::{Asn, Attributes, Family};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::decision::{self, Candidate, Step};
 use crate::import::Rejected;
-use crate::peer::PeerId;
+use crate::peer::{PeerId, PeerSettings};
 use crate::rib::Rib;
 use crate::table::{NONE, Path};
 
@@ -112,6 +112,13 @@ impl Rib {
             }
         }
         (!next_hops.is_empty()).then_some((self.prefix(family, at)?, next_hops))
+    }
+
+    /// The peers that were there once at least: how each is settled, and its router id.
+    pub fn peers(&self) -> impl Iterator<Item = (PeerId, &PeerSettings, Ipv4Addr)> {
+        let all = (0..).map(PeerId).zip(&self.core.peers);
+        let known = all.filter(|(_, peer)| peer.identifier != 0);
+        known.map(|(id, peer)| (id, &peer.settings, Ipv4Addr::from(peer.identifier)))
     }
 
     /// Places of `family`, for [`Rib::list`].

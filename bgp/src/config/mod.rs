@@ -151,13 +151,14 @@ impl config::Config for Config {
         let own = bmp::settings::Own { local_as, told, routes: &routes };
         let bmp = raw.bmp.map(|raw| bmp::settings::settings(raw, &own)).transpose()?;
         let rpki = raw.rpki.map(rpki::settings::settings).transpose()?;
-        let raw_rib = raw.rib.unwrap_or_default();
+        let mut raw_rib = raw.rib.unwrap_or_default();
         let api_socket = inject.as_ref().map(|inject| &inject.api_socket);
         let taken = [Some(&admin_socket), health_socket.as_ref(), api_socket];
         if raw_rib.look_up_socket.is_some() && taken.contains(&raw_rib.look_up_socket.as_ref()) {
             let reason = "the path of another socket: give it one of its own";
             return Err(Invalid::at("rib.look-up-socket", reason));
         }
+        let (mrt_file, dump) = raw_rib.dumps()?;
         let rib = rib::Settings {
             local_as,
             router_id,
@@ -165,6 +166,8 @@ impl config::Config for Config {
             own: own_prefixes,
             always_compare_med: raw_rib.always_compare_med,
             look_up_socket: raw_rib.look_up_socket,
+            mrt: mrt_file,
+            dump,
         };
         if rpki.is_none() && peers.iter().any(|peer| peer.exchange.reject_invalid) {
             let reason = "a peer has rpki = \"reject-invalid\", and there is no cache: give [[rpki.caches]]";

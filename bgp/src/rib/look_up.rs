@@ -70,20 +70,13 @@ async fn answer(mut stream: UnixStream, table: &Table) -> Result<(), String> {
 }
 
 fn answer_one(table: &Table, readiness: Result<(), &'static str>, question: Question) -> Answer {
-    let verdict = match (readiness, table.origin(question.address)) {
-        (Err(_), _) => Verdict::NotReady,
-        (Ok(()), None) => Verdict::NoRoute,
-        (Ok(()), Some(origin)) => match origin.asn {
-            Some(asn) => Verdict::Origin { prefix: origin.prefix, asn: asn.0 },
-            None => Verdict::Disputed { prefix: origin.prefix },
-        },
-    };
+    let (verdict, source) = table.whose(readiness, question.address);
     let name = match verdict {
         Verdict::Origin { .. } => "origin",
         Verdict::Disputed { .. } => "disputed",
         Verdict::NoRoute => "no-route",
         Verdict::NotReady => "not-ready",
     };
-    counter!("bgp_speaker_look_ups_total", "verdict" => name).increment(1);
+    counter!("bgp_speaker_look_ups_total", "verdict" => name, "source" => source).increment(1);
     Answer { id: question.id, verdict }
 }

@@ -1,9 +1,12 @@
 //! Routes of peers: one table for all of them, filled by their tasks, asked by `show` and by other roles (A7).
 
+pub(crate) mod cli;
+mod dump;
 mod look_up;
 pub(crate) mod metrics;
 pub(crate) mod settings;
 mod shown;
+pub(crate) mod table_dump;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,10 +20,13 @@ use bgp_wire::{Asn, Families, Family, Role, RouterId};
 use cloakway_runtime::{Stop, clock};
 use cloakway_types::Instant;
 use ipnet::IpNet;
+use look_up_wire::Verdict;
 use tokio::sync::watch;
 
+use dump::Dump;
 pub(crate) use look_up::serve;
 pub use settings::{Exchange, Settings};
+use table_dump::Writer;
 
 use crate::config::Peer;
 
@@ -40,6 +46,9 @@ pub(crate) struct Table {
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
     payloads: Payloads,
+    /// What decides where no peer has told.
+    dump: Option<Dump>,
+    writer: Writer,
 }
 
 #[derive(Debug)]
@@ -117,7 +126,9 @@ impl Table {
             followed: false,
             private: settings.private,
         };
-        Arc::new(Self { inner: Mutex::new(inner), changed: watch::Sender::new(0), payloads })
+        let dump = settings.mrt.as_deref().map(Dump::new);
+        let writer = Writer::new(settings.router_id);
+        Arc::new(Self { inner: Mutex::new(inner), changed: watch::Sender::new(0), payloads, dump, writer })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -237,9 +248,29 @@ impl Table {
         }
     }
 
-    /// Whose `address` is.
-    pub(crate) fn origin(&self, address: IpAddr) -> Option<bgp_rib::Origin> {
-        self.lock().rib.origin(address)
+    /// Keeps the dump as its file is, if there is one, until the stop.
+    pub(crate) async fn follow_dump(self: Arc<Self>, stop: Stop) {
+        match &self.dump {
+            Some(dump) => dump.follow(&stop).await,
+            None => stop.told().await,
+        }
+    }
+
+    /// Whose `address` is: by the routes of peers, and where they say nothing, by the dump. Says which it was.
+    pub(crate) fn whose(&self, readiness: Result<(), &'static str>, address: IpAddr) -> (Verdict, &'static str) {
+        let live = readiness.ok().and_then(|()| self.lock().rib.origin(address));
+        if let Some(origin) = live {
+            let verdict = match origin.asn {
+                Some(asn) => Verdict::Origin { prefix: origin.prefix, asn: asn.0 },
+                None => Verdict::Disputed { prefix: origin.prefix },
+            };
+            return (verdict, "live");
+        }
+        match self.dump.as_ref().and_then(|dump| dump.verdict(address)) {
+            Some(verdict) => (verdict, "dump"),
+            None if readiness.is_ok() => (Verdict::NoRoute, "live"),
+            None => (Verdict::NotReady, "live"),
+        }
     }
 }
 

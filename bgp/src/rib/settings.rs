@@ -1,9 +1,11 @@
 //! The table `rib` of the configuration file, and what it says of a peer's routes.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bgp_core::Filter;
 use bgp_wire::{Asn, RouterId};
+use cloakway_runtime::config::Invalid;
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -44,6 +46,19 @@ pub struct Settings {
     pub always_compare_med: bool,
     /// Where other roles ask whose an address is.
     pub look_up_socket: Option<PathBuf>,
+    /// An MRT dump that decides where no peer has told.
+    pub mrt: Option<PathBuf>,
+    /// Where the table is written down, and how often.
+    pub dump: Option<DumpTo>,
+}
+
+/// Where the table is written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DumpTo {
+    /// The file, replaced each time.
+    pub file: PathBuf,
+    /// How often.
+    pub every: Duration,
 }
 
 /// The table as written.
@@ -53,6 +68,44 @@ pub(crate) struct RawRib {
     pub(crate) look_up_socket: Option<PathBuf>,
     #[serde(default)]
     pub(crate) always_compare_med: bool,
+    mrt: Option<PathBuf>,
+    dump: Option<RawDump>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawDump {
+    file: PathBuf,
+    #[serde(default = "two_hours")]
+    every_s: u32,
+}
+
+const fn two_hours() -> u32 {
+    7200
+}
+
+impl RawRib {
+    /// Where dumps are read from, and written to.
+    pub(crate) fn dumps(&mut self) -> Result<(Option<PathBuf>, Option<DumpTo>), Invalid> {
+        let no_file = "that is no file: give its path";
+        if self.mrt.as_ref().is_some_and(|path| path.file_name().is_none()) {
+            return Err(Invalid::at("rib.mrt", no_file));
+        }
+        let dump = match self.dump.take() {
+            Some(dump) if dump.file.file_name().is_none() => return Err(Invalid::at("rib.dump.file", no_file)),
+            Some(dump) if Some(&dump.file) == self.mrt.as_ref() => {
+                return Err(Invalid::at(
+                    "rib.dump.file",
+                    "the file of rib.mrt: what is read there comes from elsewhere",
+                ));
+            }
+            Some(dump) if dump.every_s == 0 => {
+                return Err(Invalid::at("rib.dump.every-s", "0 is not allowed: at least 1"));
+            }
+            dump => dump.map(|dump| DumpTo { file: dump.file, every: Duration::from_secs(u64::from(dump.every_s)) }),
+        };
+        Ok((self.mrt.take(), dump))
+    }
 }
 
 /// `rpki` of a peer as written.

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use bgp_rib::{Match, PathView, Standing};
 use bgp_rpki::Validity;
 use bgp_wire::Family;
+use look_up_wire::Verdict;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Table;
+use super::{Dump, Table, dump};
 
 /// One route as it is shown.
 #[derive(Debug, Serialize)]
@@ -42,6 +43,9 @@ struct LookUp {
     /// Who originates it; none where routes differ.
     origin_as: Option<u32>,
     routes: Vec<PathRow>,
+    /// What other roles are told: by `live` routes, or by the `dump`.
+    answer: String,
+    source: &'static str,
 }
 
 /// One peer's part of the table.
@@ -65,6 +69,8 @@ pub(crate) struct Shown {
     attribute_sets: usize,
     /// Why look-ups are not answered, if they are not.
     not_ready: Option<&'static str>,
+    /// What decides where they are not.
+    dump: Option<dump::Shown>,
     peers: Vec<PeerRow>,
 }
 
@@ -102,6 +108,7 @@ impl Table {
     pub(crate) fn look_up(&self, address: &str) -> Result<Value, String> {
         let wrong = || format!("{address:?} is no address: write it as 192.0.2.1 or 2001:db8::1");
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let (verdict, source) = self.whose(self.readiness(), address);
         let inner = self.lock();
         let origin = inner.rib.origin(address);
         let rows = |found: Match<'_>| {
@@ -118,6 +125,13 @@ impl Table {
             prefix: origin.map(|origin| origin.prefix.to_string()),
             origin_as: origin.and_then(|origin| origin.asn).map(|asn| asn.0),
             routes: inner.rib.look_up(address).into_iter().flat_map(rows).collect(),
+            answer: match verdict {
+                Verdict::Origin { prefix, asn } => format!("{prefix} is of AS {asn}"),
+                Verdict::Disputed { prefix } => format!("{prefix} is of several ASes"),
+                Verdict::NoRoute => "no route".to_owned(),
+                Verdict::NotReady => "not ready".to_owned(),
+            },
+            source,
         };
         serde_json::to_value(answer).map_err(|error| error.to_string())
     }
@@ -144,6 +158,7 @@ impl Table {
             ipv6_prefixes: inner.rib.prefixes(Family::Ipv6),
             attribute_sets: inner.rib.attribute_sets(),
             not_ready,
+            dump: self.dump.as_ref().map(Dump::shown),
             peers: peers.collect(),
         }
     }

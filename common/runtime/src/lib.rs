@@ -6,6 +6,8 @@
 pub mod admin;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "file")]
+pub mod file;
 pub mod http;
 pub mod log;
 pub mod metrics;

@@ -7,11 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use cloakway_runtime::Stop;
+use cloakway_runtime::file::Watched;
 use cloakway_types::{IspId, PrefixMap};
 use look_up_wire::Verdict;
 use metrics::counter;
@@ -138,7 +138,8 @@ impl RibWatch {
     pub async fn start(config: &Config, directory: Arc<RwLock<Directory>>, stop: Stop) -> Arc<Self> {
         let watch = Arc::new(Self::default());
         if let Some(path) = config.rib.clone() {
-            let mut seen = watch.clone().look(&path, None, &directory).await;
+            let mut file = Watched::new(&path);
+            watch.look(&mut file, &directory).await;
             let inner = watch.clone();
             tokio::spawn(async move {
                 loop {
@@ -146,7 +147,7 @@ impl RibWatch {
                         () = stop.told() => return,
                         () = tokio::time::sleep(LOOK) => {}
                     }
-                    seen = inner.clone().look(&path, seen, &directory).await;
+                    inner.look(&mut file, &directory).await;
                 }
             });
         }
@@ -165,31 +166,23 @@ impl RibWatch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
-    async fn look(
-        self: Arc<Self>,
-        path: &Path,
-        seen: Option<SystemTime>,
-        directory: &Arc<RwLock<Directory>>,
-    ) -> Option<SystemTime> {
-        let changed = std::fs::metadata(path).and_then(|meta| meta.modified());
+    async fn look(&self, file: &mut Watched, directory: &Arc<RwLock<Directory>>) {
+        let changed = file.has_changed();
         let problem = |reason: String| {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.1.as_ref() != Some(&reason) {
-                tracing::warn!(file = %path.display(), %reason, "RIB dump not read");
+                tracing::warn!(file = %file.path().display(), %reason, "RIB dump not read");
                 state.1 = Some(reason);
             }
         };
-        let changed = match changed {
-            Ok(changed) if Some(changed) == seen => return seen,
-            Ok(changed) => changed,
-            Err(error) => {
-                problem(error.to_string());
-                return seen;
-            }
-        };
-        let file = path.to_owned();
+        match changed {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return problem(error.to_string()),
+        }
+        let path = file.path().to_owned();
         let read = tokio::task::spawn_blocking(move || {
-            let file = std::fs::File::open(&file).map_err(|e| e.to_string())?;
+            let file = std::fs::File::open(&path).map_err(|e| e.to_string())?;
             read_rib(file)
         });
         match read.await.unwrap_or_else(|error| Err(error.to_string())) {
@@ -201,7 +194,6 @@ impl RibWatch {
             }
             Err(reason) => problem(reason),
         }
-        Some(changed)
     }
 }
 
