@@ -33,7 +33,8 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     let engine = config.inject.map(|inject| Engine::open(inject, events.clone())).transpose()?;
     let mut tasks = JoinSet::new();
     let restarted = engine.as_ref().is_some_and(|engine| engine.keeps_anything());
-    let (look_up_socket, dump) = (config.rib.look_up_socket.clone(), config.rib.dump.clone());
+    let (look_up_socket, look_up_tcp) = (config.rib.look_up_socket.clone(), config.rib.look_up_tcp.clone());
+    let dump = config.rib.dump.clone();
     let payloads = watch::Sender::default();
     let rib = Table::new(config.rib, payloads.subscribe());
     let (to_table, to_events) = (rib.clone(), events.clone());
@@ -74,6 +75,9 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     }
     if let Some(socket) = look_up_socket {
         rib::serve(&socket, rib.clone(), stop.clone())?;
+    }
+    if let Some(settings) = look_up_tcp {
+        rib::serve_tcp(settings, rib.clone(), stop.clone()).await?;
     }
     tasks.spawn(rib.clone().follow_dump(stop.clone()));
     if let Some(dump) = dump {

@@ -476,3 +476,38 @@ async fn other_roles_are_told_whose_an_address_is_once_a_peer_has_told_all() {
     assert!(rest.is_empty(), "whoever speaks another version is sent away");
     speaker.end().await;
 }
+
+#[test]
+fn what_the_table_rib_can_not_be_is_refused_by_its_path() {
+    let base = "[speaker]\nlocal-as = 64500\nrouter-id = \"10.0.0.99\"\n[[peers]]\nname = \"a\"\naddress = \"10.0.0.1\"\n\
+                remote-as = 64500\n[rib]\n";
+    let tls = "certificate = \"/c\"\nkey = \"/k\"\nclient-ca = \"/a\"\n";
+    let tcp = |listen: &str, more: &str| format!("[rib.look-up-tcp]\nlisten = [{listen}]\n{more}");
+    let cases = [
+        ("mrt = \"/\"\n".to_owned(), "rib.mrt: that is no file"),
+        ("dump = { file = \"/\" }\n".to_owned(), "rib.dump.file: that is no file"),
+        ("mrt = \"/f\"\ndump = { file = \"/f\" }\n".to_owned(), "rib.dump.file: the file of rib.mrt"),
+        ("dump = { file = \"/f\", every-s = 0 }\n".to_owned(), "rib.dump.every-s: 0 is not allowed"),
+        ("dump = { file = \"/f\", stray = 0 }\n".to_owned(), "unknown field `stray`"),
+        (tcp("", tls), "rib.look-up-tcp.listen: there is none"),
+        (
+            tcp("\"192.0.2.1:4179\"", ""),
+            "rib.look-up-tcp.listen: 192.0.2.1:4179 is open to other hosts: give certificate",
+        ),
+        (tcp("\"0.0.0.0:4179\"", ""), "rib.look-up-tcp.listen: 0.0.0.0:4179 is open to other hosts"),
+        (tcp("\"[::1]:4179\"", "key = \"/k\"\n"), "rib.look-up-tcp.certificate: TLS takes certificate, key"),
+        (tcp("\"[::1]:4179\"", "certificate = \"/c\"\n"), "rib.look-up-tcp.key: TLS takes certificate, key"),
+        (
+            tcp("\"[::1]:4179\"", "certificate = \"/c\"\nkey = \"/k\"\n"),
+            "rib.look-up-tcp.client-ca: anybody would be let in",
+        ),
+        (tcp("\"[::1]:4179\"", "stray = 0\n"), "unknown field `stray`"),
+    ];
+    for (more, expected) in cases {
+        let error = config::parse::<Config>("test.toml", &format!("{base}{more}")).unwrap_err().to_string();
+        assert!(error.contains(expected), "{more}: {error}");
+    }
+    for good in [tcp("\"192.0.2.1:4179\"", tls), tcp("\"127.0.0.1:4179\", \"[::1]:4179\"", "")] {
+        config::parse::<Config>("test.toml", &format!("{base}{good}")).unwrap();
+    }
+}

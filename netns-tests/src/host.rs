@@ -28,6 +28,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("stayrtr", "stayrtr"),
     ("bgpdump", "bgpdump"),
     ("tshark", "tshark"),
+    ("unbound", "unbound"),
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
     ("certutil", "libnss3-tools"),
@@ -42,6 +43,7 @@ const SERVICES: &[(&str, &str)] = &[
     ("openbgpd", "openbgpd"),
     ("exabgp", "exabgp"),
     ("stayrtr", "stayrtr"),
+    ("unbound", "unbound"),
 ];
 
 /// A script that answers "forbidden" to every start that a package asks for while it is being installed.

@@ -13,6 +13,8 @@ use ipnet::IpNet;
 
 /// The version of the protocol.
 pub const VERSION: u8 = 1;
+/// Its name in a TLS handshake (ALPN).
+pub const PROTOCOL: &[u8] = b"cloakway-look-up/1";
 /// Octets of a question.
 pub const QUESTION: usize = 24;
 /// Octets of an answer.

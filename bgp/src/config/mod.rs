@@ -158,7 +158,7 @@ impl config::Config for Config {
             let reason = "the path of another socket: give it one of its own";
             return Err(Invalid::at("rib.look-up-socket", reason));
         }
-        let (mrt_file, dump) = raw_rib.dumps()?;
+        let ((mrt_file, dump), look_up_tcp) = (raw_rib.dumps()?, raw_rib.look_up_tcp()?);
         let rib = rib::Settings {
             local_as,
             router_id,
@@ -166,6 +166,7 @@ impl config::Config for Config {
             own: own_prefixes,
             always_compare_med: raw_rib.always_compare_med,
             look_up_socket: raw_rib.look_up_socket,
+            look_up_tcp,
             mrt: mrt_file,
             dump,
         };

@@ -24,7 +24,8 @@ use look_up_wire::Verdict;
 use tokio::sync::watch;
 
 use dump::Dump;
-pub(crate) use look_up::serve;
+pub use look_up::Listen;
+pub(crate) use look_up::{serve, serve_tcp};
 pub use settings::{Exchange, Settings};
 use table_dump::Writer;
 

@@ -1,13 +1,17 @@
 //! The table `rib` of the configuration file, and what it says of a peer's routes.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bgp_core::Filter;
 use bgp_wire::{Asn, RouterId};
 use cloakway_runtime::config::Invalid;
+use cloakway_runtime::tls::Identity;
 use ipnet::IpNet;
 use serde::Deserialize;
+
+use super::look_up::Listen;
 
 /// What is kept of a peer's routes, and what it is told of others'.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +50,8 @@ pub struct Settings {
     pub always_compare_med: bool,
     /// Where other roles ask whose an address is.
     pub look_up_socket: Option<PathBuf>,
+    /// The same by TCP.
+    pub look_up_tcp: Option<Listen>,
     /// An MRT dump that decides where no peer has told.
     pub mrt: Option<PathBuf>,
     /// Where the table is written down, and how often.
@@ -70,6 +76,39 @@ pub(crate) struct RawRib {
     pub(crate) always_compare_med: bool,
     mrt: Option<PathBuf>,
     dump: Option<RawDump>,
+    look_up_tcp: Option<RawListen>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawListen {
+    listen: Vec<SocketAddr>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+}
+
+impl RawListen {
+    fn settings(self) -> Result<Listen, Invalid> {
+        let at = |field: &str, reason: String| Err(Invalid::at(format!("rib.look-up-tcp.{field}"), reason));
+        if self.listen.is_empty() {
+            return at("listen", "there is none: give an address and port".to_owned());
+        }
+        let tls = match (self.certificate, self.key, self.client_ca) {
+            (Some(certificate), Some(key), Some(client_ca)) => Some((Identity { certificate, key }, client_ca)),
+            (None, None, None) => None,
+            (None, ..) => {
+                return at("certificate", "TLS takes certificate, key and client-ca: it is missing".to_owned());
+            }
+            (_, None, _) => return at("key", "TLS takes certificate, key and client-ca: it is missing".to_owned()),
+            (.., None) => return at("client-ca", "anybody would be let in: give the authority of askers".to_owned()),
+        };
+        if let Some(open) = self.listen.iter().find(|address| tls.is_none() && !address.ip().is_loopback()) {
+            let reason = format!("{open} is open to other hosts: give certificate, key and client-ca beside it");
+            return at("listen", reason);
+        }
+        Ok(Listen { listen: self.listen, tls })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,6 +124,11 @@ const fn two_hours() -> u32 {
 }
 
 impl RawRib {
+    /// Where askers come in by TCP.
+    pub(crate) fn look_up_tcp(&mut self) -> Result<Option<Listen>, Invalid> {
+        self.look_up_tcp.take().map(RawListen::settings).transpose()
+    }
+
     /// Where dumps are read from, and written to.
     pub(crate) fn dumps(&mut self) -> Result<(Option<PathBuf>, Option<DumpTo>), Invalid> {
         let no_file = "that is no file: give its path";

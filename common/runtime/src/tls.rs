@@ -1,13 +1,15 @@
 //! TLS 1.3 and nothing older, with aws-lc-rs underneath; mutual where both ends are ours.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use rustls::ServerConfig;
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore};
+pub use rustls::{ClientConfig, ServerConfig};
+use tokio::net::TcpStream;
 
 /// Why TLS cannot be set up. Names the file; shows nothing of a key.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +127,45 @@ pub fn client(ca: &Path, identity: Option<&Identity>) -> Result<ClientConfig, Tl
             builder.with_client_auth_cert(chain, key).map_err(|e| identity.mismatch(&e))
         }
     }
+}
+
+/// A connection under TLS, of either end.
+pub type Stream = tokio_rustls::TlsStream<TcpStream>;
+
+/// Takes a connection of a protocol of ours from a client, which has to name the protocol too (ALPN, RFC 7301), so that what
+/// is said in one is never heard in another.
+///
+/// # Errors
+/// The client is not let in.
+pub async fn accept(config: &Arc<ServerConfig>, protocol: &[u8], stream: TcpStream) -> io::Result<Stream> {
+    let mut config = ServerConfig::clone(config);
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let stream = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
+    speaks(protocol, stream.get_ref().1.alpn_protocol())?;
+    Ok(stream.into())
+}
+
+/// Opens a connection of a protocol of ours to the server of that name; see [`accept`].
+///
+/// # Errors
+/// The server is not who it should be, or lets us not in. It may say so only when something is read.
+pub async fn connect(config: &ClientConfig, name: &str, protocol: &[u8], stream: TcpStream) -> io::Result<Stream> {
+    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    let mut config = config.clone();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    speaks(protocol, stream.get_ref().1.alpn_protocol())?;
+    Ok(stream.into())
+}
+
+fn speaks(wanted: &[u8], agreed: Option<&[u8]>) -> io::Result<()> {
+    if agreed == Some(wanted) { Ok(()) } else { Err(io::Error::other("the other end speaks another protocol")) }
+}
+
+/// Whether `name` can be that of a server's certificate.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    ServerName::try_from(name).is_ok()
 }
 
 /// The first of `names` that `certificate` is valid for.

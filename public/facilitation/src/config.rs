@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cloakway_crypto::{Secret, encode};
 use cloakway_runtime::config::{self, Invalid};
-use cloakway_runtime::tls::Identity;
+use cloakway_runtime::tls::{self, Identity};
 use cloakway_types::{IspId, VendorId};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use crate::reverse;
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -33,13 +36,40 @@ pub struct Config {
     /// The newest MRT RIB dump.
     pub rib: Option<PathBuf>,
     /// Where the BGP speaker says whose an address is.
-    pub live: Option<PathBuf>,
+    pub live: Option<LiveConfig>,
+    /// Who is asked for the names of addresses that nothing else knows.
+    pub reverse: Option<ReverseConfig>,
     /// Member ISPs.
     pub isps: Vec<Isp>,
     /// Member vendors.
     pub vendors: Vec<Vendor>,
     /// The authority of vendors' certificates.
     pub vendors_ca: PathBuf,
+}
+
+/// How the BGP speaker is asked.
+#[derive(Debug, Clone)]
+pub enum LiveConfig {
+    /// By a socket of this host.
+    Unix(PathBuf),
+    /// By TCP.
+    Tcp {
+        /// Where it listens.
+        address: SocketAddr,
+        /// The name in its certificate, its authority, and what we show it; there may be none on this host.
+        tls: Option<(String, PathBuf, Identity)>,
+    },
+}
+
+/// How names of addresses are asked for.
+#[derive(Debug, Clone)]
+pub struct ReverseConfig {
+    /// Resolvers that do the work, and that the way to can be trusted.
+    pub resolvers: Vec<SocketAddr>,
+    /// How long an order waits.
+    pub limit: Duration,
+    /// Answers that are kept.
+    pub cache: u32,
 }
 
 /// How the transaction server is reached.
@@ -64,6 +94,8 @@ pub struct Isp {
     pub asns: Vec<u32>,
     /// Prefixes that are its own whatever the RIB says.
     pub prefixes: Vec<IpNet>,
+    /// What the names of its clients' addresses end in.
+    pub host_suffixes: Vec<String>,
 }
 
 /// A member vendor (A6).
@@ -94,6 +126,7 @@ pub struct Raw {
     vendors_ca: PathBuf,
     transaction_server: RawUpstream,
     rib: Option<RawRib>,
+    reverse_dns: Option<RawReverse>,
     isps: Vec<RawIsp>,
     vendors: Vec<RawVendor>,
 }
@@ -113,6 +146,76 @@ struct RawUpstream {
 struct RawRib {
     mrt: Option<PathBuf>,
     live: Option<PathBuf>,
+    live_tcp: Option<RawLive>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawLive {
+    address: SocketAddr,
+    name: Option<String>,
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+impl RawLive {
+    fn place(self) -> Result<LiveConfig, Invalid> {
+        let address = self.address;
+        let tls = match (self.name, self.ca, self.certificate, self.key) {
+            (Some(name), Some(ca), Some(certificate), Some(key)) => {
+                if !tls::is_name(&name) {
+                    return Err(Invalid::at("rib.live-tcp.name", format!("{name:?} can't be in a certificate")));
+                }
+                Some((name, ca, Identity { certificate, key }))
+            }
+            (None, None, None, None) if address.ip().is_loopback() => None,
+            (None, None, None, None) => {
+                let reason = format!("{address} is another host: give name, ca, certificate and key beside it");
+                return Err(Invalid::at("rib.live-tcp.address", reason));
+            }
+            _ => return Err(Invalid::at("rib.live-tcp", "TLS takes name, ca, certificate and key: one is missing")),
+        };
+        Ok(LiveConfig::Tcp { address, tls })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawReverse {
+    resolvers: Vec<SocketAddr>,
+    #[serde(default = "half_a_second")]
+    limit_ms: u32,
+    #[serde(default = "thousands")]
+    cache: u32,
+}
+
+const fn half_a_second() -> u32 {
+    500
+}
+
+const fn thousands() -> u32 {
+    10_000
+}
+
+impl RawReverse {
+    fn reverse(self) -> Result<ReverseConfig, Invalid> {
+        if self.resolvers.is_empty() {
+            return Err(Invalid::at(
+                "reverse-dns.resolvers",
+                "there is none: give an address and port, or leave the table out",
+            ));
+        }
+        if !(1..=5000).contains(&self.limit_ms) {
+            let reason = format!("{} is not allowed: 1 to 5000, as an order waits for it", self.limit_ms);
+            return Err(Invalid::at("reverse-dns.limit-ms", reason));
+        }
+        if self.cache == 0 {
+            return Err(Invalid::at("reverse-dns.cache", "0 is not allowed: at least 1"));
+        }
+        let limit = Duration::from_millis(u64::from(self.limit_ms));
+        Ok(ReverseConfig { resolvers: self.resolvers, limit, cache: self.cache })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -123,6 +226,8 @@ struct RawIsp {
     asns: Vec<u32>,
     #[serde(default)]
     prefixes: Vec<IpNet>,
+    #[serde(default)]
+    host_suffixes: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -153,7 +258,7 @@ impl config::Config for Config {
             .filter(|key| key.len() == 32)
             .ok_or_else(|| Invalid::at("page-key-file", "the file has to hold 32 random bytes in base64"))?;
         let (mut ids, mut asns) = (BTreeSet::new(), BTreeSet::new());
-        let mut isps = Vec::new();
+        let (mut isps, mut suffixes) = (Vec::new(), Vec::new());
         for (at, isp) in raw.isps.into_iter().enumerate() {
             let id: IspId = isp.id.parse().map_err(|e| Invalid::at(format!("isps[{at}].id"), e))?;
             if !ids.insert(id.clone()) {
@@ -165,10 +270,27 @@ impl config::Config for Config {
                     format!("AS {asn} belongs to two ISPs: it has one"),
                 ));
             }
-            if isp.asns.is_empty() && isp.prefixes.is_empty() {
-                return Err(Invalid::at(format!("isps[{at}]"), "nothing to recognise it by: give asns or prefixes"));
+            if isp.asns.is_empty() && isp.prefixes.is_empty() && isp.host_suffixes.is_empty() {
+                let reason = "nothing to recognise it by: give asns, prefixes or host-suffixes";
+                return Err(Invalid::at(format!("isps[{at}]"), reason));
             }
-            isps.push(Isp { id, asns: isp.asns, prefixes: isp.prefixes });
+            for (index, suffix) in isp.host_suffixes.iter().enumerate() {
+                let field = format!("isps[{at}].host-suffixes[{index}]");
+                let name = reverse::suffix(suffix).map_err(|reason| Invalid::at(field.clone(), reason))?;
+                // One inside another: their order in the file would decide whose a name is.
+                if let Some(other) = suffixes.iter().find(|other| name.zone_of(other) || other.zone_of(&name)) {
+                    return Err(Invalid::at(
+                        field,
+                        format!("{suffix} and {other} overlap: each is one ISP's, given once"),
+                    ));
+                }
+                suffixes.push(name);
+            }
+            if !isp.host_suffixes.is_empty() && raw.reverse_dns.is_none() {
+                let reason = "nobody is asked for names: give [reverse-dns] with resolvers";
+                return Err(Invalid::at(format!("isps[{at}].host-suffixes"), reason));
+            }
+            isps.push(Isp { id, asns: isp.asns, prefixes: isp.prefixes, host_suffixes: isp.host_suffixes });
         }
         let mut ids = BTreeSet::new();
         let mut vendors = Vec::new();
@@ -197,12 +319,17 @@ impl config::Config for Config {
             });
         }
         let (rib, live) = match raw.rib {
-            Some(RawRib { mrt: None, live: None }) => {
+            Some(RawRib { mrt: None, live: None, live_tcp: None }) => {
                 return Err(Invalid::at("rib", "neither mrt nor live: give one, or leave the table out"));
             }
-            Some(RawRib { mrt, live }) => (mrt, live),
+            Some(RawRib { live: Some(_), live_tcp: Some(_), .. }) => {
+                return Err(Invalid::at("rib.live-tcp", "the speaker is asked by rib.live already: give one of them"));
+            }
+            Some(RawRib { mrt, live: Some(path), .. }) => (mrt, Some(LiveConfig::Unix(path))),
+            Some(RawRib { mrt, live_tcp, .. }) => (mrt, live_tcp.map(RawLive::place).transpose()?),
             None => (None, None),
         };
+        let reverse = raw.reverse_dns.map(RawReverse::reverse).transpose()?;
         let upstream = raw.transaction_server;
         Ok(Self {
             listen: raw.listen,
@@ -220,6 +347,7 @@ impl config::Config for Config {
             },
             rib,
             live,
+            reverse,
             isps,
             vendors,
             vendors_ca: raw.vendors_ca,
@@ -235,6 +363,21 @@ impl Config {
         ];
         if self.rib.is_none() && self.live.is_none() && self.isps.iter().any(|isp| !isp.asns.is_empty()) {
             lines.push("warning: isps have asns and there is no [rib]: only prefixes count".to_owned());
+        }
+        if let Some(reverse) = &self.reverse {
+            let resolvers: Vec<String> = reverse.resolvers.iter().map(ToString::to_string).collect();
+            lines.push(format!("names of unknown addresses are asked of {}", resolvers.join(", ")));
+            if self.isps.iter().all(|isp| isp.host_suffixes.is_empty()) {
+                lines.push(
+                    "warning: [reverse-dns] is there, and no ISP has host-suffixes: it is never asked".to_owned(),
+                );
+            }
+            if reverse.resolvers.iter().any(|resolver| !resolver.ip().is_loopback()) {
+                lines.push(
+                    "warning: whoever can forge answers of a resolver on another host decides who is on which ISP"
+                        .to_owned(),
+                );
+            }
         }
         lines
     }

@@ -1,7 +1,8 @@
 //! Which member ISP is this client on? (A7)
 //!
 //! Configured prefixes first; then the longest prefix of the routes, whose origin AS has to be a
-//! member's: the live ones of the BGP speaker, and where those say nothing, a dump's. The longest prefix
+//! member's: the live ones of the BGP speaker, and where those say nothing, a dump's; where nothing knows the
+//! address, its name, if that leads back to it. The longest prefix
 //! decides: a hole that another network announces is not the member's. A prefix with several origins is
 //! nobody's: a wrong ISP is worse than none.
 
@@ -20,6 +21,7 @@ use mrt_wire::Whose;
 use crate::config::{Config, Isp};
 pub use crate::dump::{Rib, read_rib};
 use crate::live::Live;
+use crate::reverse::Reverse;
 
 /// How often the dump's file is looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -97,6 +99,8 @@ pub struct Finder {
     pub directory: Arc<RwLock<Directory>>,
     /// Who knows routes as they are now.
     pub live: Option<Arc<Live>>,
+    /// Who is asked for names, where nothing else knows.
+    pub reverse: Option<Arc<Reverse>>,
 }
 
 impl Finder {
@@ -116,6 +120,13 @@ impl Finder {
         if said == Said::Nothing {
             source = "dump";
             said = ask(&|directory| directory.by_dump(client));
+        }
+        if said == Said::Nothing
+            && let Some(reverse) = &self.reverse
+            && let Some(isp) = reverse.find(client).await
+        {
+            source = "reverse-dns";
+            said = Said::Decided(Some(isp));
         }
         let Said::Decided(isp) = said else {
             counter!("cloakway_isp_look_ups_total", "source" => "none").increment(1);
@@ -206,6 +217,7 @@ mod tests {
     fn finder(rib: &[(&str, Option<u32>)]) -> Finder {
         let isp = |id: &str, asns: &[u32], prefixes: &[&str]| Isp {
             id: id.parse().unwrap(),
+            host_suffixes: Vec::new(),
             asns: asns.to_vec(),
             prefixes: prefixes.iter().map(|p| p.parse().unwrap()).collect(),
         };
@@ -216,7 +228,7 @@ mod tests {
             builder.push(prefix.parse().unwrap(), whose);
         }
         directory.set_rib(builder.build(|_, _| Whose::Disputed));
-        Finder { directory: Arc::new(RwLock::new(directory)), live: None }
+        Finder { directory: Arc::new(RwLock::new(directory)), live: None, reverse: None }
     }
 
     async fn find(finder: &Finder, client: &str) -> Option<String> {

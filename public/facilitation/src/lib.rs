@@ -13,6 +13,7 @@ pub mod dump;
 pub mod isp;
 pub mod live;
 mod pages;
+pub mod reverse;
 mod upstream;
 
 use std::path::Path;
@@ -57,8 +58,10 @@ impl Role for Facilitation {
         let directory = Arc::new(RwLock::new(isp::Directory::new(config.isps.clone())));
         let rib = Arc::new(isp::RibWatch::start(&config, directory.clone(), context.stop.clone()).await);
         let deliveries = delivery::start(&config, upstream.clone(), pages.clone(), context.stop.clone())?;
-        let live = config.live.as_deref().map(|socket| Arc::new(live::Live::new(socket)));
-        let finder = isp::Finder { directory, live: live.clone() };
+        let live = config.live.as_ref().map(place).transpose()?.map(|place| Arc::new(live::Live::at(place)));
+        let reverse =
+            config.reverse.as_ref().map(|reverse| reverse::Reverse::new(reverse, &config.isps)).transpose()?;
+        let finder = isp::Finder { directory, live: live.clone(), reverse: reverse.map(Arc::new) };
         let state = api::State { config: config.clone(), pages: pages.clone(), upstream: upstream.clone(), finder };
         let identity = tls::server(&config.identity, None)?;
         for address in &config.listen {
@@ -93,6 +96,8 @@ impl Role for Facilitation {
                     "rib_error": rib.error(),
                     "live": live.is_some(),
                     "live_error": live.as_ref().and_then(|live| live.problem()),
+                    "live_stale_s": live.as_ref().and_then(|live| live.stale_for()).map(|stale| stale.as_secs()),
+                    "reverse_dns": shown.reverse.is_some(),
                     "transaction_server": upstream.state(),
                 })),
                 other => Err(format!("no topic {other}")),
@@ -103,4 +108,16 @@ impl Role for Facilitation {
         context.stop.told().await;
         Ok(())
     }
+}
+
+/// Where the speaker is asked, with the certificates that it takes.
+fn place(config: &config::LiveConfig) -> Result<live::Place, tls::TlsError> {
+    Ok(match config {
+        config::LiveConfig::Unix(path) => live::Place::Unix(path.clone()),
+        config::LiveConfig::Tcp { address, tls: None } => live::Place::Tcp(*address, None),
+        config::LiveConfig::Tcp { address, tls: Some((name, ca, identity)) } => {
+            let client = tls::client(ca, Some(identity))?;
+            live::Place::Tcp(*address, Some((name.clone(), Arc::new(client))))
+        }
+    })
 }

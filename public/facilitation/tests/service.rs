@@ -392,6 +392,44 @@ fn the_example_is_valid_and_a_stray_key_in_any_table_is_refused_with_its_line() 
         ),
         ("name = \"Example Shop\"", "name = \" \"", "vendors[0].name: empty"),
         ("id = \"isp-a\"", "id = \"isp a\"", "isps[0].id: ISP id has ' '"),
+        (
+            "asns = [64500]",
+            "host-suffixes = [\"isp-a.example\"]",
+            "isps[0].host-suffixes: nobody is asked for names: give [reverse-dns]",
+        ),
+        ("[rib]\n", "[reverse-dns]\nresolvers = []\n[rib]\n", "reverse-dns.resolvers: there is none"),
+        (
+            "[rib]\n",
+            "[reverse-dns]\nresolvers = [\"127.0.0.1:53\"]\nlimit-ms = 0\n[rib]\n",
+            "reverse-dns.limit-ms: 0 is not allowed",
+        ),
+        ("[rib]\n", "[reverse-dns]\nresolvers = [\"127.0.0.1:53\"]\ncache = 0\n[rib]\n", "reverse-dns.cache: 0 is not"),
+        (
+            "[rib]\n",
+            "[reverse-dns]\nresolvers = [\"127.0.0.1:53\"]\n[[isps]]\nid = \"b\"\nhost-suffixes = [\"net\"]\n[rib]\n",
+            "isps[0].host-suffixes[0]: \"net\" is a whole top-level domain",
+        ),
+        (
+            "[rib]\n",
+            "[reverse-dns]\nresolvers = [\"127.0.0.1:53\"]\n[[isps]]\nid = \"b\"\n\
+             host-suffixes = [\"b.example\", \"dsl.B.example\"]\n[rib]\n",
+            "isps[0].host-suffixes[1]: dsl.B.example and b.example. overlap",
+        ),
+        (
+            "[rib]\n",
+            "[rib]\nlive-tcp = { address = \"192.0.2.9:4179\" }\n",
+            "rib.live-tcp.address: 192.0.2.9:4179 is another host: give name, ca, certificate and key",
+        ),
+        (
+            "[rib]\n",
+            "[rib]\nlive-tcp = { address = \"127.0.0.1:4179\", name = \"a\" }\n",
+            "rib.live-tcp: TLS takes name, ca, certificate and key",
+        ),
+        (
+            "[rib]\n",
+            "[rib]\nlive = \"/s\"\nlive-tcp = { address = \"127.0.0.1:4179\" }\n",
+            "rib.live-tcp: the speaker is asked by rib.live already",
+        ),
     ] {
         let error =
             config::parse::<facilitation::config::Config>("f.toml", &text.replace(from, to)).unwrap_err().to_string();
