@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bgp_core::{Configured, Ends, Event, FenceId, FlowRoutes, Flows, Input, LinkId, Output, Session, Status};
-use bgp_wire::{Actions, Families, Family, FlowRule};
+use bgp_core::{
+    Configured, Ends, Event, FenceId, FlowHeard, FlowRoutes, Flows, Input, LinkId, Output, Session, Status,
+};
+use bgp_wire::{Families, Family, FlowRule};
 use cloakway_runtime::clock;
 use cloakway_types::Instant;
 use mrt_wire::writer::{Direction, Style};
@@ -50,7 +52,7 @@ pub(crate) struct Report {
     /// Flow rules that the peer was told.
     pub(crate) flow_advertised: FlowRoutes,
     /// Flow rules that the peer told us.
-    pub(crate) flow_heard: BTreeMap<FlowRule, Actions>,
+    pub(crate) flow_heard: BTreeMap<FlowRule, FlowHeard>,
     /// From the word that took a route away to the last byte of its withdrawal in the socket.
     pub(crate) last_withdraw: Option<Duration>,
     /// Routes of each family that the peer told and that are kept.

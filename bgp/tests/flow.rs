@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use bgp_wire::{Actions, Asn, Capability, Context, Families, Family, Framer, HoldTime, Message, Open, RouterId};
+use bgp_wire::{
+    Actions, AsPath, Asn, Attributes, Capability, Context, Families, Family, FlowRule, Framer, HoldTime, Message, Open,
+    Origin, RouterId, Update, announce_flow, announce_v4,
+};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,7 +40,7 @@ impl Speaker {
         let path = |name: &str| folder.path().join(name);
         let text = format!(
             "admin-socket = {:?}\n[speaker]\nlocal-as = 64500\nrouter-id = \"198.51.100.2\"\n\
-             [[peers]]\nname = \"edge\"\nremote-as = 64500\naddress = \"127.0.0.1\"\nport = {port}\nflowspec = true\n\
+             [[peers]]\nname = \"edge\"\nremote-as = 64500\naddress = \"127.0.0.1\"\nport = {port}\nflowspec = true\nimport = \"all\"\n\
              [inject]\napi-socket = {:?}\njournal = {:?}\nallow = [\"10.0.0.0/8\"]\nmax-flow-rules = 3\n",
             path("admin"),
             path("api"),
@@ -119,6 +122,19 @@ impl Router {
         router
     }
 
+    /// Says something as an internal router, or as one that passes on what came from AS 64510.
+    fn tell(&mut self, path: &[u32], then: impl FnOnce(&Attributes) -> Vec<Update>) {
+        let attributes = Attributes {
+            origin: Some(Origin::Igp),
+            as_path: Some(AsPath::sequence(path.iter().copied().map(Asn).collect::<Vec<_>>())),
+            local_pref: Some(100),
+            ..Attributes::default()
+        };
+        for update in then(&attributes) {
+            self.stream.write_all(&Message::Update(update).encode(FLOW).unwrap()).unwrap();
+        }
+    }
+
     fn read(&mut self) {
         let mut bytes = vec![0; 1 << 16];
         let Ok(count) = self.stream.read(&mut bytes) else { return };
@@ -191,4 +207,45 @@ fn rules_are_injected_shown_kept_through_kill_9_and_taken_back() {
     let waited = speaker.run(&["route", "wait"], "api");
     assert!(waited.status.success(), "{}", String::from_utf8_lossy(&waited.stderr));
     router.holds(&[]);
+}
+
+#[test]
+fn received_rules_are_validated_shown_with_the_reason_and_told_to_nobody() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let speaker = Speaker::new(listener.local_addr().unwrap().port());
+    let mut router = Router::accept(&listener);
+    let rules = ["destination 11.0.0.0/8", "destination 12.0.0.0/8", "destination 13.0.0.0/8", "protocol =17"];
+    let rules = rules.map(|text| text.parse::<FlowRule>().unwrap());
+    router.tell(&[64510], |attributes| {
+        let attributes = Actions::discard().attach(attributes.clone());
+        announce_flow(&attributes, Family::Ipv4, &rules, FLOW).unwrap()
+    });
+    let unicast = |prefixes: &[&str]| {
+        let prefixes: Vec<_> = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
+        move |attributes: &Attributes| announce_v4(attributes, [192, 0, 2, 7].into(), prefixes, FLOW).unwrap()
+    };
+    router.tell(&[64510], unicast(&["11.0.0.0/8", "12.0.0.0/8"]));
+    router.tell(&[64511], unicast(&["12.1.0.0/16"]));
+    let shown = until("all of them", || {
+        let shown = speaker.run(&["show", "flows", "--json"], "admin");
+        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
+        let rows = shown.as_array()?.clone();
+        let spoilt =
+            |row: &serde_json::Value| row["reason"].as_str().is_some_and(|text| text.starts_with("12.1.0.0/16"));
+        (rows.len() == 4 && rows.iter().any(spoilt)).then_some(rows)
+    });
+    let of = |rule: &str| {
+        let row = shown.iter().find(|row| row["rule"] == rule).unwrap();
+        assert_eq!((&row["from"], &row["announced_to"]), (&"peer edge, not used".into(), &serde_json::json!([])));
+        (row["valid"].clone(), row["reason"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(of("destination 11.0.0.0/8"), (true.into(), String::new()));
+    let (valid, reason) = of("destination 12.0.0.0/8");
+    assert_eq!((valid, reason.contains("comes from another neighbouring AS")), (false.into(), true), "{reason}");
+    let (valid, reason) = of("destination 13.0.0.0/8");
+    assert_eq!((valid, reason.contains("no unicast route covers")), (false.into(), true), "{reason}");
+    let (valid, reason) = of("protocol =17");
+    assert_eq!((valid, reason.contains("names no destination")), (false.into(), true), "{reason}");
+    router.read();
+    assert!(router.held.is_empty(), "a router is told none of it: {:?}", router.held);
 }

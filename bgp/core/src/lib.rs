@@ -45,6 +45,6 @@ pub use probe::{Patience, Probe};
 pub use rib::{Batch, Change, Encode, FenceId, ReaderId, Rib, SetId, Walk, Wanted};
 pub use route::{AttributesError, Drain, MAX_AUDIENCE, MAX_PATH, NextHop, Prefixes, RouteAttributes};
 pub use session::{
-    Configured, Counters, Down, Ends, Event, Export, Heard, Helper, Input, LinkId, MaxPrefix, MessageCounts,
+    Configured, Counters, Down, Ends, Event, Export, FlowHeard, Heard, Helper, Input, LinkId, MaxPrefix, MessageCounts,
     Negotiated, NotTold, Options, Output, PeerRestart, RoleSetting, Session, SetNames, Settings, State, Status, Teller,
 };

@@ -36,6 +36,7 @@ pub use configure::Configured;
 pub use feed::Ends;
 use feed::Feed;
 pub use feed::Teller;
+pub use flow::FlowHeard;
 pub use limit::MaxPrefix;
 use restart::Stale;
 pub use restart::{Helper, PeerRestart};

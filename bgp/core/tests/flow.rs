@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use bench::{Bench, PRIVATE, PRIVATE_V6, peer_open, settings};
 use bgp_core::{
-    Event, Export, Filter, FlowChange, FlowRoute, FlowTable, Flows, Guard, Input, Options, Others, Output, Permit,
-    Policy, PrefixList, PrivateRoute, Routes, Rule, Settings, State, Verdict,
+    Event, Export, Filter, FlowChange, FlowHeard, FlowRoute, FlowTable, Flows, Guard, Input, Options, Others, Output,
+    Permit, Policy, PrefixList, PrivateRoute, Routes, Rule, Settings, State, Verdict,
 };
 use bgp_wire::{
     Actions, AsPath, Attributes, Capability, Community, Context, Families, Family, FlowRule, Message, Origin,
@@ -259,8 +259,9 @@ fn what_a_peer_announces_is_kept_to_be_shown_and_goes_with_its_word_and_its_sess
     for update in announce_flow(&attributes(), Family::Ipv4, [&tcp, &udp], FLOW).unwrap() {
         bench.hear_bytes(&heard(update));
     }
-    let expected: BTreeMap<FlowRule, Actions> =
-        [&tcp, &udp].map(|rule| (rule.clone(), Actions::discard())).into_iter().collect();
+    let said = FlowHeard { actions: Actions::discard(), neighbour: None, local: true, originator: None };
+    let expected: BTreeMap<FlowRule, FlowHeard> =
+        [&tcp, &udp].map(|rule| (rule.clone(), said.clone())).into_iter().collect();
     assert_eq!(bench.session.flow_heard(), &expected);
     for update in withdraw_flow(Family::Ipv4, [&tcp], FLOW).unwrap() {
         bench.hear_bytes(&heard(update));

@@ -11,6 +11,7 @@
 mod attributes;
 mod decision;
 mod export;
+mod flow;
 mod import;
 mod peer;
 mod rib;
@@ -19,6 +20,7 @@ mod view;
 
 pub use decision::Step;
 pub use export::{Batch, Export, NotTold, ReaderId};
+pub use flow::{FlowCheck, FlowClaim, Infeasible};
 pub use import::{Import, Judge, Rejected};
 pub use peer::{Counts, PeerId, PeerSettings};
 pub use rib::{Again, Rib, Settings, Walk};

@@ -10,6 +10,11 @@ use crate::import::Import;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub(crate) u16);
 
+impl PeerId {
+    /// No peer has it.
+    pub const NOBODY: Self = Self(u16::MAX);
+}
+
 /// What the operator settled for a peer.
 #[derive(Debug, Clone)]
 pub struct PeerSettings {

@@ -56,7 +56,7 @@ pub struct Rib {
 
 /// How far a walk over all prefixes of a family has come.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Walk(u32);
+pub struct Walk(pub(crate) u32);
 
 /// What a path was told to be.
 #[derive(Debug, Clone, Copy)]

@@ -13,10 +13,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bgp_core::{Heard, Session, Teller};
-use bgp_rib::{Again, Batch, Export, Import, Judge, PeerId, PeerSettings, ReaderId, Rejected, Rib, Walk};
+use bgp_core::{FlowHeard, Heard, Session, Teller};
+use bgp_rib::{
+    Again, Batch, Export, FlowClaim, Import, Infeasible, Judge, PeerId, PeerSettings, ReaderId, Rejected, Rib, Walk,
+};
 use bgp_rpki::{Validity, Vrps};
-use bgp_wire::{Asn, Families, Family, Role, RouterId};
+use bgp_wire::{Asn, Families, Family, FlowRule, Role, RouterId};
 use cloakway_runtime::{Stop, clock};
 use cloakway_types::Instant;
 use ipnet::IpNet;
@@ -255,6 +257,29 @@ impl Table {
             Some(dump) => dump.follow(&stop).await,
             None => stop.told().await,
         }
+    }
+
+    /// What received flow rules are worth, each told by the peer of that name (RFC 8955 §6).
+    pub(crate) async fn check_flows(&self, heard: &[(String, FlowRule, FlowHeard)]) -> Vec<Result<(), Infeasible>> {
+        let mut check = {
+            let inner = self.lock();
+            let claim = |(peer, rule, heard): &(String, FlowRule, FlowHeard)| FlowClaim {
+                peer: inner.peers.get(peer).map_or(PeerId::NOBODY, |known| known.id),
+                destination: rule.destination(),
+                neighbour: heard.neighbour,
+                local: heard.local,
+                originator: heard.originator,
+            };
+            let claims: Vec<FlowClaim> = heard.iter().map(claim).collect();
+            inner.rib.check_flows(&claims)
+        };
+        for family in Family::ALL {
+            let mut walk = Walk::default();
+            while check.walk(&self.lock().rib, family, &mut walk, SLICE).is_continue() {
+                tokio::task::yield_now().await;
+            }
+        }
+        check.verdicts()
     }
 
     /// Whose `address` is: by the routes of peers, and where they say nothing, by the dump. Says which it was.

@@ -1,8 +1,9 @@
 //! Flow specifications in a session: what is sent, and what is heard and only shown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
-use bgp_wire::{Actions, Family, FlowRule, RouteRefresh, Update};
+use bgp_wire::{Actions, AsPath, Asn, Attributes, Family, FlowRule, RouteRefresh, Update};
 
 use super::Session;
 use super::values::{Event, Export, LinkId, Negotiated, Options, Output};
@@ -14,10 +15,35 @@ use crate::prefix_list::Filter;
 /// Received rules that are kept to be shown: so many, of so many octets on the wire.
 const KEPT: (usize, usize) = (4096, 256 * 1024);
 
+/// What a peer said of a rule, as far as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowHeard {
+    /// What is to be done with its packets.
+    pub actions: Actions,
+    /// The AS that it came from, by its path.
+    pub neighbour: Option<Asn>,
+    /// It started in the peer's own AS or confederation: its path is empty otherwise (RFC 9117 §4.1).
+    pub local: bool,
+    /// Who brought it into the AS (RFC 4456).
+    pub originator: Option<Ipv4Addr>,
+}
+
+impl FlowHeard {
+    fn of(attributes: &Attributes) -> Self {
+        let path = attributes.as_path.as_ref();
+        Self {
+            actions: Actions::of(attributes),
+            neighbour: path.and_then(AsPath::first),
+            local: path.is_none_or(|path| path.length() == 0),
+            originator: attributes.originator_id,
+        }
+    }
+}
+
 /// Rules that the peer announced.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
-    rules: BTreeMap<FlowRule, Actions>,
+    rules: BTreeMap<FlowRule, FlowHeard>,
     octets: usize,
     /// Families that are no longer listened to in this session.
     disabled: BTreeSet<Family>,
@@ -30,13 +56,13 @@ impl Heard {
         }
     }
 
-    fn insert(&mut self, rule: &FlowRule, actions: &Actions) {
+    fn insert(&mut self, rule: &FlowRule, heard: &FlowHeard) {
         let octets = self.octets + rule.encoded_length();
         if let Some(known) = self.rules.get_mut(rule) {
-            known.clone_from(actions);
+            known.clone_from(heard);
         } else if self.rules.len() < KEPT.0 && octets <= KEPT.1 {
             self.octets = octets;
-            self.rules.insert(rule.clone(), actions.clone());
+            self.rules.insert(rule.clone(), heard.clone());
         }
     }
 }
@@ -50,7 +76,7 @@ impl Session {
 
     /// The rules that the peer announced, up to a bound; nothing is done with them.
     #[must_use]
-    pub fn flow_heard(&self) -> &BTreeMap<FlowRule, Actions> {
+    pub fn flow_heard(&self) -> &BTreeMap<FlowRule, FlowHeard> {
         &self.flow_heard.rules
     }
 
@@ -113,11 +139,11 @@ impl Session {
             self.counters.flow_withdrawn += 1;
             heard.remove(rule);
         }
-        let actions = Actions::of(&update.attributes);
+        let said = FlowHeard::of(&update.attributes);
         for rule in update.flow_reachable() {
             if !heard.disabled.contains(&rule.family()) {
                 self.counters.flow_announced += 1;
-                heard.insert(rule, &actions);
+                heard.insert(rule, &said);
             }
         }
     }
