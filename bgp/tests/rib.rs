@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bgp::config::Config;
 use bgp_wire::{
-    AsPath, Asn, Attributes, Capability, Community, Context, Family, Framer, HoldTime, Message, Open, Origin,
-    RouteRefresh, RouterId, Update, announce_v4, withdraw_v4,
+    AsPath, Asn, Attributes, Capability, Community, Context, Family, Framer, GracefulRestart, HoldTime, LongLived,
+    Message, Open, Origin, RouteRefresh, RouterId, Update, announce_v4, withdraw_v4,
 };
 use cloakway_runtime::admin::Request;
 use cloakway_runtime::{Stop, admin, config};
@@ -58,12 +58,17 @@ impl Router {
     }
 
     async fn establish(&mut self) {
+        self.establish_with(Vec::new()).await;
+    }
+
+    async fn establish_with(&mut self, capabilities: Vec<Capability>) {
         let (stream, _) = soon("a connection", self.listener.accept()).await.unwrap();
         (self.stream, self.framer) = (Some(stream), Framer::default());
         assert!(matches!(self.next().await, Some(Message::Open(_))));
         let router_id = RouterId::new([10, 0, 0, self.host].into()).unwrap();
         let mut open = Open::new(Asn(self.asn), HoldTime::from_secs(90).unwrap(), router_id, Family::ALL);
         open.capabilities.push(Capability::RouteRefresh);
+        open.capabilities.extend(capabilities);
         self.send(&Message::Open(open)).await;
         self.send(&Message::KeepAlive).await;
         assert_eq!(self.next().await, Some(Message::KeepAlive));
@@ -93,6 +98,19 @@ impl Router {
             }
         })
         .await
+    }
+
+    /// The communities of the next routes.
+    async fn communities(&mut self) -> Vec<Community> {
+        loop {
+            match self.next().await {
+                Some(Message::KeepAlive) => {}
+                Some(Message::Update(update)) if update.reachable().next().is_some() => {
+                    return update.attributes.communities;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     /// The next UPDATE as text, with its path.
@@ -474,6 +492,71 @@ async fn other_roles_are_told_whose_an_address_is_once_a_peer_has_told_all() {
     let mut rest = Vec::new();
     soon("the end of the stream", stream.read_to_end(&mut rest)).await.unwrap();
     assert!(rest.is_empty(), "whoever speaks another version is sent away");
+    speaker.end().await;
+}
+
+/// Graceful restart at once over, then long-lived for `seconds`, of IPv4; without routes of its own for zero.
+fn long_lived(seconds: u32) -> Vec<Capability> {
+    let families = if seconds == 0 { Vec::new() } else { vec![(Family::Ipv4, true)] };
+    let graceful = GracefulRestart { restart_time_s: 0, families, ..GracefulRestart::default() };
+    let stale = LongLived { family: Family::Ipv4, forwarding: true, stale_time_s: seconds };
+    let stale = if seconds == 0 { Vec::new() } else { vec![stale] };
+    vec![Capability::GracefulRestart(graceful), Capability::LongLivedGracefulRestart(stale)]
+}
+
+#[tokio::test]
+async fn long_lived_stale_routes_are_the_last_choice_and_told_to_those_who_know_what_that_means() {
+    let (mut a, mut b) = (Router::new(64501, 51).await, Router::new(64502, 52).await);
+    let (mut knows, mut ignorant) = (Router::new(64503, 53).await, Router::new(64504, 54).await);
+    let helps = "import = \"all\"\ngraceful-restart = { restart-s = 60, long-lived-s = 60 }";
+    let peers =
+        [a.table(helps), b.table("import = \"all\""), knows.table("pass-on = true"), ignorant.table("pass-on = true")];
+    let speaker = Speaker::start(&peers.concat());
+    a.establish_with(long_lived(60)).await;
+    b.establish().await;
+    knows.establish_with(long_lived(0)).await;
+    ignorant.establish().await;
+    for router in [&mut a, &mut b, &mut knows, &mut ignorant] {
+        router.ends().await;
+    }
+    a.tell(route(&["10.0.0.0/8"], &[64501], &[])).await;
+    let plain = "+10.0.0.0/8 by 64500 64501 via 127.0.0.1";
+    assert_eq!([knows.update().await, ignorant.update().await], [plain, plain]);
+    a.tell(route(&["11.0.0.0/8"], &[64501], &[Community::NO_LLGR])).await;
+    let plain = "+11.0.0.0/8 by 64500 64501 via 127.0.0.1";
+    assert_eq!([knows.update().await, ignorant.update().await], [plain, plain]);
+
+    // The router is lost: what may stay is told anew with the mark, and taken back from who does not know it.
+    a.stream = None;
+    let mut told = [knows.update().await, knows.update().await];
+    told.sort();
+    assert_eq!(told, ["+10.0.0.0/8 by 64500 64501 via 127.0.0.1", "-11.0.0.0/8"], "NO_LLGR is obeyed");
+    let mut told = ignorant.update().await;
+    if !told.contains(", ") {
+        told = format!("{told}, {}", ignorant.update().await);
+    }
+    let mut told: Vec<&str> = told.split(", ").collect();
+    told.sort_unstable();
+    assert_eq!(told, ["-10.0.0.0/8", "-11.0.0.0/8"]);
+    let shown = speaker.show_until("look-up 10.0.0.1", |shown| shown["routes"][0]["llgr_stale"] == true).await;
+    assert_eq!(shown["routes"][0]["reason"], "best");
+    knows.send(&Message::RouteRefresh(RouteRefresh { afi: 1, subtype: RouteRefresh::REQUEST, safi: 1 })).await;
+    assert_eq!(knows.communities().await, [Community::LLGR_STALE]);
+
+    // Any other route is better, however long its path.
+    b.tell(route(&["10.0.0.0/8"], &[64502, 64502, 64502, 64510], &[])).await;
+    let other = "+10.0.0.0/8 by 64500 64502 64502 64502 64510 via 127.0.0.1";
+    assert_eq!([knows.update().await, ignorant.update().await], [other, other]);
+    let shown = speaker.show_until("look-up 10.0.0.1", |shown| shown["routes"].as_array().unwrap().len() == 2).await;
+    let reasons = [0, 1].map(|n| shown["routes"][n]["reason"].as_str().unwrap().to_owned());
+    assert_eq!(reasons, ["best", "not best: long-lived stale"]);
+    // The router is back and tells it again: stale no more.
+    a.establish_with(long_lived(60)).await;
+    a.ends().await;
+    a.tell(route(&["10.0.0.0/8"], &[64501], &[])).await;
+    a.tell(Update::end_of_rib(Family::Ipv4)).await;
+    let plain = "+10.0.0.0/8 by 64500 64501 via 127.0.0.1";
+    assert_eq!([knows.update().await, ignorant.update().await], [plain, plain]);
     speaker.end().await;
 }
 
