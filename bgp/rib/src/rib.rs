@@ -14,11 +14,11 @@ use bgp_wire::{Asn, Attributes, Community, Family, MpReach, MpUnreach, RouterId,
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::attributes::{Interned, NextHop};
-use crate::decision::{self, Candidate};
+use crate::decision::Candidate;
 use crate::export::Readers;
-use crate::import::{self, Import, Rejected};
+use crate::import::{self, Import};
 use crate::peer::{Counts, Peer, PeerId, PeerSettings};
-use crate::table::{Entry, NONE, Path, Paths, State, Table};
+use crate::table::{NONE, Path, Paths, State, Table};
 
 /// What holds for the speaker as a whole.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use super::{Core, Told};
 use crate::attributes::NextHop;
 use crate::decision::{self, Candidate};
 use crate::import::{self, Rejected};
-use crate::peer::{Peer, PeerId};
+use crate::peer::{Counts, Peer, PeerId};
 use crate::table::{Entry, NONE, Path, State};
 
 impl Core {
