@@ -9,6 +9,8 @@ use forwarder_core::{Policy, Spec, SpecLink, SpecPrefix, Timing};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::data_plane;
+
 /// A usable configuration.
 #[derive(Debug)]
 pub struct Config {
@@ -18,6 +20,8 @@ pub struct Config {
     pub timing: Timing,
     /// How often each neighbour is asked.
     pub probe_interval: Duration,
+    /// What forwards.
+    pub data_plane: data_plane::Settings,
     /// Where `show` asks.
     pub admin_socket: PathBuf,
     /// Where health is read.
@@ -38,6 +42,8 @@ pub struct Raw {
     private_prefixes: Vec<RawPrefix>,
     #[serde(default)]
     health: RawHealth,
+    #[serde(default)]
+    data_plane: data_plane::Raw,
 }
 
 #[derive(Debug, Deserialize)]
@@ -88,6 +94,7 @@ impl config::Config for Config {
 
     fn validate(raw: Raw) -> Result<Self, Invalid> {
         let (timing, probe_interval) = timing(&raw.health)?;
+        let data_plane = data_plane::Settings::new(raw.data_plane)?;
         let link = |link: RawLink| SpecLink { name: link.name, interface: link.interface };
         let prefix = |entry: RawPrefix| SpecPrefix {
             prefix: entry.prefix,
@@ -108,7 +115,8 @@ impl config::Config for Config {
         if admin_socket == health_socket {
             return Err(Invalid::at("health-socket", "the same path as admin-socket: give each its own"));
         }
-        Ok(Self { policy, timing, probe_interval, admin_socket, health_socket, metrics_listen: raw.metrics_listen })
+        let metrics_listen = raw.metrics_listen;
+        Ok(Self { policy, timing, probe_interval, data_plane, admin_socket, health_socket, metrics_listen })
     }
 }
 
@@ -154,11 +162,14 @@ mod tests {
         let defaults: Config = config::parse("forwarder.toml", without).unwrap();
         assert_eq!(defaults.timing, config.timing);
         assert_eq!(defaults.health_socket, config.health_socket);
+        assert_eq!(defaults.data_plane.mode, config.data_plane.mode);
+        assert_eq!(defaults.data_plane.hook, config.data_plane.hook);
+        assert_eq!(defaults.data_plane.pin_directory, config.data_plane.pin_directory);
     }
 
     #[test]
     fn a_stray_key_in_any_table_is_refused_with_its_line() {
-        let tables = ["[subscribers]", "[[links]]", "[[private-prefixes]]", "[health]"];
+        let tables = ["[subscribers]", "[[links]]", "[[private-prefixes]]", "[health]", "[data-plane]"];
         for table in tables {
             let stray = EXAMPLE.replacen(&format!("\n{table}\n"), &format!("\n{table}\nstray = 1\n"), 1);
             let line = stray.lines().position(|line| line == "stray = 1").unwrap() + 1;
@@ -206,6 +217,16 @@ mod tests {
         let low = error(&EXAMPLE.replace("hold-down-ms = 1000", "hold-down-ms = 99"));
         assert!(low.contains("health.hold-down-ms: 99 is not allowed: 100 to 600000"), "{low}");
         assert!(error(&EXAMPLE.replace("fall = 2", "fall = 0")).contains("health.fall: 0 is not allowed: 1 to 10"));
+        let plane = |from: &str, to: &str| error(&EXAMPLE.replacen(from, to, 1));
+        let mode = plane("mode = \"kernel\"", "mode = \"dpdk\"");
+        assert!(
+            mode.contains("data-plane.mode: \"dpdk\" is no data plane: give \"kernel\", \"bpf\" or \"auto\""),
+            "{mode}"
+        );
+        let hook = plane("hook = \"auto\"", "hook = \"tc\"");
+        assert!(hook.contains("data-plane.hook: \"tc\" is no hook: give \"xdp\", \"tcx\" or \"auto\""), "{hook}");
+        let pins = plane("pin-directory = \"/sys", "pin-directory = \"sys");
+        assert!(pins.contains("data-plane.pin-directory: an absolute path is needed"), "{pins}");
         let same = EXAMPLE.replace("forwarder-health.sock", "forwarder.sock");
         assert!(error(&same).contains("health-socket: the same path as admin-socket"));
     }

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use cloakway_runtime::{Context, Outcome, Stop, admin, clock, metrics};
 use forwarder_core::{Applied, Change, Health, Input, LinkState, Policy};
-use forwarder_dataplane::{Counters, DataplaneError, Event, Events, Interface, Kernel};
+use forwarder_dataplane::{Counters, Counts, DataplaneError, Event, Events, Interface, Kernel};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Config;
+use crate::data_plane::DataPlane;
 use crate::health_socket::HealthSocket;
 use crate::show::{self, Shared};
 
@@ -32,8 +33,10 @@ pub async fn run(config: Config, context: Context) -> Outcome {
     let kernel = Arc::new(Kernel::open()?);
     let policy = Arc::new(config.policy);
     let health = Health::new(&policy, config.timing, clock::now());
+    let data_plane = Arc::new(DataPlane::new(config.data_plane));
     let shared = Arc::new(Shared {
         policy: policy.clone(),
+        data_plane: data_plane.clone(),
         kernel: kernel.clone(),
         health: Mutex::new(health),
         interfaces: Mutex::default(),
@@ -47,8 +50,9 @@ pub async fn run(config: Config, context: Context) -> Outcome {
         metrics::serve(listen, stop.clone()).await?;
     }
     let events = Events::open(interfaces(&policy))?;
+    let probe_interval = config.probe_interval;
     let mut engine =
-        Engine { policy, kernel, shared, socket, probe_interval: config.probe_interval, applying: None, again: false };
+        Engine { policy, kernel, data_plane, shared, socket, probe_interval, applying: None, again: false };
     engine.start().await?;
     engine.run(events, stop).await
 }
@@ -56,6 +60,7 @@ pub async fn run(config: Config, context: Context) -> Outcome {
 struct Engine {
     policy: Arc<Policy>,
     kernel: Arc<Kernel>,
+    data_plane: Arc<DataPlane>,
     shared: Arc<Shared>,
     socket: HealthSocket,
     probe_interval: Duration,
@@ -70,6 +75,7 @@ struct Round {
     applied: Applied,
     interfaces: BTreeMap<String, Interface>,
     counters: Result<Counters, DataplaneError>,
+    counts: Counts,
 }
 
 impl Engine {
@@ -77,7 +83,7 @@ impl Engine {
     async fn start(&mut self) -> Outcome {
         let all: Vec<Change> = lock(&self.shared.health).status().map(|status| status.word.clone()).collect();
         self.say(&all);
-        let round = round(&self.kernel, &self.policy, self.probe_interval).await;
+        let round = round(&self.kernel, &self.data_plane, &self.policy, self.probe_interval).await;
         if let Err(broken) = &round.applied.guard {
             return Err(format!("the guard cannot be put up: {broken}").into());
         }
@@ -116,6 +122,8 @@ impl Engine {
             let _ = applying.await;
         }
         let removed = self.kernel.remove_routes().await;
+        // Without routes it has nothing to forward by.
+        self.data_plane.stop().await;
         self.socket.close().await;
         tracing::info!("routes removed; guard and blackholes stay: `forwarder guard remove` takes them away");
         Ok(removed?)
@@ -132,7 +140,7 @@ impl Engine {
                     self.handle(Input::Neighbour { interface: &interface, address, answered });
                 }
             }
-            Event::GuardTouched => self.apply(),
+            Event::GuardTouched | Event::Addresses => self.apply(),
             Event::Overrun => {
                 tracing::warn!("kernel events were lost: reading everything again");
                 self.apply();
@@ -152,13 +160,19 @@ impl Engine {
             .collect()
         };
         for old in renamed {
+            // Before anybody is told: the fast path knows interfaces by index, and not that this one is no longer it.
+            self.data_plane.stand_aside();
             self.link(&old, LinkState::Missing);
+            self.apply();
         }
         if self.policy.link_of(name).is_none() {
             return;
         }
         let now = Interface { index: if state == LinkState::Missing { 0 } else { index }, state };
         let before = lock(&self.shared.interfaces).insert(name.to_owned(), now);
+        if before != Some(now) && state != LinkState::Up {
+            self.data_plane.stand_aside();
+        }
         self.link(name, state);
         if before != Some(now) {
             tracing::info!(interface = name, ?state, "private link");
@@ -205,8 +219,9 @@ impl Engine {
             self.again = true;
             return;
         }
-        let (kernel, policy, probe_interval) = (self.kernel.clone(), self.policy.clone(), self.probe_interval);
-        self.applying = Some(tokio::spawn(async move { round(&kernel, &policy, probe_interval).await }));
+        let (kernel, data_plane, policy) = (self.kernel.clone(), self.data_plane.clone(), self.policy.clone());
+        let interval = self.probe_interval;
+        self.applying = Some(tokio::spawn(async move { round(&kernel, &data_plane, &policy, interval).await }));
     }
 
     fn on_round(&mut self, round: Result<Round, tokio::task::JoinError>) {
@@ -234,14 +249,18 @@ impl Engine {
             }
         }
         self.handle(Input::Applied(&round.applied));
-        show::count_round(&self.policy, &round.applied, &round.interfaces, round.counters.as_ref().ok());
+        show::count_round(&self.policy, &round.applied, &round.interfaces, round.counters.as_ref().ok(), &round.counts);
         show::count_clients(self.socket.clients());
     }
 }
 
 /// Applies the policy and reads back everything that the loop wants to know.
-async fn round(kernel: &Kernel, policy: &Policy, probe_interval: Duration) -> Round {
+async fn round(kernel: &Kernel, data_plane: &DataPlane, policy: &Policy, probe_interval: Duration) -> Round {
     let applied = kernel.apply(policy, probe_interval).await;
+    // The slow path first: what the fast one hands over must find it.
+    if applied.guard.is_ok() {
+        data_plane.apply(kernel, policy).await;
+    }
     let mut interfaces = BTreeMap::new();
     for link in policy.links() {
         match kernel.interface(&link.interface).await {
@@ -251,7 +270,7 @@ async fn round(kernel: &Kernel, policy: &Policy, probe_interval: Duration) -> Ro
             Err(error) => tracing::warn!(%error, "interface"),
         }
     }
-    Round { applied, interfaces, counters: kernel.counters().await }
+    Round { applied, interfaces, counters: kernel.counters().await, counts: data_plane.counts() }
 }
 
 /// The end of the work beside the loop; for ever when there is none.

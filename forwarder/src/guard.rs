@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use cloakway_runtime::{config, role};
 use forwarder_core::ruleset;
-use forwarder_dataplane::{DataplaneError, Kernel};
+use forwarder_dataplane::{DataplaneError, FastPath, FastPathError, Kernel};
 
 use crate::config::Config;
 
@@ -81,6 +81,14 @@ async fn remove(kernel: &Kernel, config: &Config) -> Result<ExitCode, DataplaneE
     if std::os::unix::net::UnixStream::connect(&config.admin_socket).is_ok() {
         eprintln!("forwarder: {} is answered: stop the forwarder first", config.admin_socket.display());
         return Ok(ExitCode::FAILURE);
+    }
+    // It would go on by itself: what it hands over then meets no guard.
+    match FastPath::remove(&config.data_plane.pin_directory) {
+        Ok(()) | Err(FastPathError::NoBpfFs(_)) => {}
+        Err(error) => {
+            eprintln!("forwarder: the fast path is still there: {error}");
+            return Ok(ExitCode::FAILURE);
+        }
     }
     kernel.remove_guard().await?;
     eprintln!("forwarder: guard removed: private prefixes now follow the default route");

@@ -6,6 +6,7 @@
 //! dies; everything that says "healthy" dies with it.
 
 pub mod config;
+pub mod data_plane;
 pub mod engine;
 pub mod explain;
 pub mod guard;

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use cloakway_runtime::admin::Request;
 use cloakway_runtime::{Topic, clock};
+use forwarder_core::fast::Outcome;
 use forwarder_core::{Applied, Change, Health, LinkState, Policy, Reason, ruleset};
-use forwarder_dataplane::{Counter, Counters, Interface, Kernel};
+use forwarder_dataplane::{Counter, Counters, Counts, Interface, Kernel};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::data_plane::DataPlane;
 use crate::engine::lock;
 
 /// What can be shown.
@@ -18,6 +20,8 @@ pub const TOPICS: &[Topic] = &[
     Topic { name: "table", about: "The policy: which prefix by which link, for which subscribers" },
     Topic { name: "links", about: "The private links and their state" },
     Topic { name: "counters", about: "What was forwarded, and what was dropped by reason" },
+    Topic { name: "data-plane", about: "What forwards at each interface, and why that" },
+    Topic { name: "fast-path", about: "What the fast path forwarded, and what it handed to the kernel by reason" },
 ];
 
 /// What the loop and the admin socket both see.
@@ -25,6 +29,7 @@ pub const TOPICS: &[Topic] = &[
 pub struct Shared {
     pub(crate) policy: Arc<Policy>,
     pub(crate) kernel: Arc<Kernel>,
+    pub(crate) data_plane: Arc<DataPlane>,
     pub(crate) health: Mutex<Health>,
     pub(crate) interfaces: Mutex<BTreeMap<String, Interface>>,
 }
@@ -81,8 +86,10 @@ pub async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, Stri
         "links" => to_json(links(&shared)),
         "counters" => {
             let counted = shared.kernel.counters().await.map_err(|error| error.to_string())?;
-            to_json(counters(&counted))
+            to_json(counters(&counted, &shared.data_plane.counts()))
         }
+        "data-plane" => to_json(shared.data_plane.rows()),
+        "fast-path" => to_json(fast_path(&shared.data_plane.counts())),
         other => Err(format!("no such topic: {other}")),
     }
 }
@@ -147,12 +154,32 @@ fn links(shared: &Shared) -> Vec<LinkRow> {
     shared.policy.links().iter().map(row).collect()
 }
 
-fn counters(counted: &Counters) -> Vec<CounterRow> {
+fn counters(counted: &Counters, counts: &Counts) -> Vec<CounterRow> {
     let row = |counter: &'static str| {
-        let Counter { packets, bytes } = counted.get(counter).copied().unwrap_or_default();
+        let Counter { packets, bytes } = whole(counter, counted, counts).unwrap_or_default();
         CounterRow { counter, packets, bytes, meaning: meaning(counter) }
     };
     ruleset::counters().map(row).collect()
+}
+
+/// What was counted on both paths together: the guard never sees what the fast path forwards.
+fn whole(counter: &str, counted: &Counters, counts: &Counts) -> Option<Counter> {
+    let slow = counted.get(counter)?;
+    let fast = match counter {
+        ruleset::TO_PRIVATE => counts.get(&Outcome::ToPrivate),
+        ruleset::FROM_PRIVATE => counts.get(&Outcome::FromPrivate),
+        _ => None,
+    };
+    let fast = fast.copied().unwrap_or_default();
+    Some(Counter { packets: slow.packets + fast.packets, bytes: slow.bytes + fast.bytes })
+}
+
+fn fast_path(counts: &Counts) -> Vec<CounterRow> {
+    let row = |outcome: Outcome| {
+        let Counter { packets, bytes } = counts.get(&outcome).copied().unwrap_or_default();
+        CounterRow { counter: outcome.name(), packets, bytes, meaning: outcome.meaning() }
+    };
+    Outcome::ALL.into_iter().map(row).collect()
 }
 
 fn meaning(counter: &str) -> &'static str {
@@ -178,6 +205,7 @@ pub(crate) fn count_round(
     applied: &Applied,
     interfaces: &BTreeMap<String, Interface>,
     counters: Option<&Counters>,
+    counts: &Counts,
 ) {
     metrics::gauge!("forwarder_guard_intact").set(if applied.guard.is_ok() { 1.0 } else { 0.0 });
     for link in policy.links() {
@@ -185,8 +213,13 @@ pub(crate) fn count_round(
         metrics::gauge!("forwarder_link_up", "link" => link.name.clone()).set(if up { 1.0 } else { 0.0 });
     }
     for counter in ruleset::counters() {
-        let Some(counted) = counters.and_then(|counters| counters.get(counter)) else { continue };
+        let Some(counted) = counters.and_then(|counters| whole(counter, counters, counts)) else { continue };
         metrics::counter!("forwarder_packets_total", "counter" => counter).absolute(counted.packets);
         metrics::counter!("forwarder_bytes_total", "counter" => counter).absolute(counted.bytes);
+    }
+    for (outcome, counted) in counts {
+        let outcome = outcome.name();
+        metrics::counter!("forwarder_fast_path_packets_total", "outcome" => outcome).absolute(counted.packets);
+        metrics::counter!("forwarder_fast_path_bytes_total", "outcome" => outcome).absolute(counted.bytes);
     }
 }

@@ -7,8 +7,29 @@ mod lab;
 use std::io::Write as _;
 use std::time::Instant;
 
-use lab::{FAR4, FAR6, Lab, NET4, NET6, SUB4, SUB6, eventually, possible};
+use lab::{FAR4, FAR6, Lab, NET4, NET6, Plane, SUB4, SUB6, eventually, possible};
 use nix::sys::signal::Signal;
+
+/// Each case on each data plane: what the fast path does not do better it must not do worse.
+macro_rules! on_every_data_plane {
+    ($($case:ident,)*) => {
+        mod kernel { $(#[test] fn $case() { super::$case(super::Plane::Kernel); })* }
+        mod tcx { $(#[test] fn $case() { super::$case(super::Plane::Tcx); })* }
+        mod xdp { $(#[test] fn $case() { super::$case(super::Plane::Xdp); })* }
+    };
+}
+
+on_every_data_plane! {
+    good_packets_pass_both_ways_and_bystanders_are_untouched,
+    everything_else_is_dropped_and_counted_by_its_reason,
+    source_routes_are_dropped_even_where_the_kernel_takes_them,
+    of_a_prefix_with_services_nothing_else_passes_and_no_fragment,
+    a_lost_link_is_said_at_once_and_leaks_nothing,
+    kill_9_and_a_restart_lose_no_packet_and_a_flushed_ruleset_is_put_back,
+    with_the_process_dead_a_lost_link_leaks_nothing_and_sigterm_leaves_the_guard,
+    a_silent_far_end_is_noticed_and_only_its_prefix_falls,
+    a_better_route_of_somebody_else_and_a_renamed_link_are_fenced,
+}
 
 /// A running forwarder that says that both prefixes are healthy.
 fn healthy(lab: &Lab, extra: &str) -> lab::Forwarder {
@@ -22,12 +43,11 @@ fn healthy(lab: &Lab, extra: &str) -> lab::Forwarder {
     forwarder
 }
 
-#[test]
-fn good_packets_pass_both_ways_and_bystanders_are_untouched() {
+fn good_packets_pass_both_ways_and_bystanders_are_untouched(plane: Plane) {
     if !possible() {
         return;
     }
-    let mut lab = Lab::new();
+    let mut lab = Lab::new(plane);
     lab.echoes();
     let forwarder = healthy(&lab, "");
     let streams = lab.streams();
@@ -39,6 +59,17 @@ fn good_packets_pass_both_ways_and_bystanders_are_untouched() {
     let forwarded = lab.counter("to-private");
     assert_eq!(forwarded, lab.counter("from-private"));
     assert_eq!(forwarded, lab.seen("far", 7000) + lab.seen("far", 7001));
+    let planes = lab.ask(&["show", "data-plane", "--json"]);
+    let planes: serde_json::Value = serde_json::from_slice(&planes.stdout).unwrap();
+    let used = |name: &str| planes.as_array().unwrap().iter().map(|row| row[name].clone()).collect::<Vec<_>>();
+    match plane {
+        Plane::Kernel => assert_eq!(used("data_plane"), ["kernel", "kernel"]),
+        Plane::Tcx | Plane::Xdp => {
+            assert_eq!(used("hook"), [if plane == Plane::Tcx { "tcx" } else { "xdp" }; 2], "{planes}");
+            let fast = lab.fast_path("to-private") + lab.fast_path("from-private");
+            assert!(fast * 10 > forwarded * 2 * 9, "{fast} of {forwarded} twice took the fast path");
+        }
+    }
     lab.send("sub", SUB4, NET4, 7002, 50);
     lab.send("sub", SUB6, NET6, 7002, 50);
     lab.send("net", NET4, SUB4, 7003, 50);
@@ -58,12 +89,11 @@ fn good_packets_pass_both_ways_and_bystanders_are_untouched() {
     }
 }
 
-#[test]
-fn everything_else_is_dropped_and_counted_by_its_reason() {
+fn everything_else_is_dropped_and_counted_by_its_reason(plane: Plane) {
     if !possible() {
         return;
     }
-    let lab = Lab::new();
+    let lab = Lab::new(plane);
     let second = "[[private-prefixes]]\nprefix = \"203.0.113.201/32\"\nlink = \"main\"\n";
     let _forwarder = healthy(&lab, second);
     // Addresses to forge with.
@@ -116,12 +146,11 @@ fn everything_else_is_dropped_and_counted_by_its_reason() {
     assert_eq!(lab.counter("wrong-interface"), 0);
 }
 
-#[test]
-fn source_routes_are_dropped_even_where_the_kernel_takes_them() {
+fn source_routes_are_dropped_even_where_the_kernel_takes_them(plane: Plane) {
     if !possible() {
         return;
     }
-    let lab = Lab::new();
+    let lab = Lab::new(plane);
     let forwarder = healthy(&lab, "");
     for interface in ["all", "edge0"] {
         lab.exec("isp", &["sysctl", "-q", "-w", &format!("net.ipv4.conf.{interface}.accept_source_route=1")]);
@@ -184,14 +213,13 @@ fn udp6((from, from_port): (&str, u16), (to, to_port): (&str, u16), fragment: Op
     [vec![0x60, 0, 0, 0, 0, length, next, 64], octets(from), octets(to), header, udp].concat()
 }
 
-#[test]
-fn of_a_prefix_with_services_nothing_else_passes_and_no_fragment() {
+fn of_a_prefix_with_services_nothing_else_passes_and_no_fragment(plane: Plane) {
     const LIMITED4: &str = "203.0.113.202";
     const LIMITED6: &str = "2001:db8:c10a::202";
     if !possible() {
         return;
     }
-    let lab = Lab::new();
+    let lab = Lab::new(plane);
     for address in ["203.0.113.202/32", "2001:db8:c10a::202/128"] {
         lab.ip("far", &format!("addr add {address} dev priv0"));
     }
@@ -244,12 +272,11 @@ fn of_a_prefix_with_services_nothing_else_passes_and_no_fragment() {
     assert_eq!(lab.seen("net", 7000) + lab.seen("net", 7002) + lab.seen("net", 7004), 0);
 }
 
-#[test]
-fn a_lost_link_is_said_at_once_and_leaks_nothing() {
+fn a_lost_link_is_said_at_once_and_leaks_nothing(plane: Plane) {
     if !possible() {
         return;
     }
-    let mut lab = Lab::new();
+    let mut lab = Lab::new(plane);
     lab.echoes();
     let forwarder = healthy(&lab, "");
     let streams = lab.streams();
@@ -295,20 +322,19 @@ fn a_lost_link_is_said_at_once_and_leaks_nothing() {
     assert!(slowest.as_millis() < 50, "link loss was said after {latencies:?}");
 }
 
-#[test]
-fn kill_9_and_a_restart_lose_no_packet_and_a_flushed_ruleset_is_put_back() {
+fn kill_9_and_a_restart_lose_no_packet_and_a_flushed_ruleset_is_put_back(plane: Plane) {
     if !possible() {
         return;
     }
-    let mut lab = Lab::new();
+    let mut lab = Lab::new(plane);
     lab.echoes();
     let mut forwarder = healthy(&lab, "");
     let streams = lab.streams();
     streams.more_answers(50);
+    let before = lab.counter("to-private");
     forwarder.signal(Signal::SIGKILL);
     forwarder.health.wait_end();
     streams.more_answers(50);
-    let before = lab.counter("to-private");
     drop(forwarder);
     let forwarder = healthy(&lab, "");
     assert!(lab.counter("to-private") > before, "the guard was not adopted but loaded anew");
@@ -329,12 +355,11 @@ fn kill_9_and_a_restart_lose_no_packet_and_a_flushed_ruleset_is_put_back() {
     assert_eq!(lab.leaked(), 0, "packets followed the default route");
 }
 
-#[test]
-fn with_the_process_dead_a_lost_link_leaks_nothing_and_sigterm_leaves_the_guard() {
+fn with_the_process_dead_a_lost_link_leaks_nothing_and_sigterm_leaves_the_guard(plane: Plane) {
     if !possible() {
         return;
     }
-    let mut lab = Lab::new();
+    let mut lab = Lab::new(plane);
     lab.echoes();
     let mut forwarder = healthy(&lab, "");
     forwarder.signal(Signal::SIGTERM);
@@ -371,12 +396,11 @@ fn with_the_process_dead_a_lost_link_leaks_nothing_and_sigterm_leaves_the_guard(
     assert_eq!(lab.exec("isp", &["ip", "-6", "route", "show", "proto", "143"]), "");
 }
 
-#[test]
-fn a_silent_far_end_is_noticed_and_only_its_prefix_falls() {
+fn a_silent_far_end_is_noticed_and_only_its_prefix_falls(plane: Plane) {
     if !possible() {
         return;
     }
-    let lab = Lab::new();
+    let lab = Lab::new(plane);
     let forwarder = healthy(&lab, "");
     lab.ip("far", "addr del 203.0.113.200/32 dev priv0");
     let silent = Instant::now();
@@ -390,12 +414,11 @@ fn a_silent_far_end_is_noticed_and_only_its_prefix_falls() {
     forwarder.health.wait(FAR4, true);
 }
 
-#[test]
-fn a_better_route_of_somebody_else_and_a_renamed_link_are_fenced() {
+fn a_better_route_of_somebody_else_and_a_renamed_link_are_fenced(plane: Plane) {
     if !possible() {
         return;
     }
-    let lab = Lab::new();
+    let lab = Lab::new(plane);
     let forwarder = healthy(&lab, "");
     let breaks = [
         (

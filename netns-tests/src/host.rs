@@ -27,6 +27,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("exabgp", "exabgp"),
     ("stayrtr", "stayrtr"),
     ("bgpdump", "bgpdump"),
+    ("clang", "clang"),
+    ("/usr/include/bpf/bpf_helpers.h", "libbpf-dev"),
     ("tshark", "tshark"),
     ("unbound", "unbound"),
     ("chromium", "chromium"),

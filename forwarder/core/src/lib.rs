@@ -6,6 +6,7 @@
 //! telling this crate what happened is the business of `forwarder-dataplane` and of the shell.
 
 mod decide;
+pub mod fast;
 mod health;
 mod parse;
 mod policy;

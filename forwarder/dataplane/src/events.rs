@@ -45,6 +45,8 @@ pub enum Event {
         /// Whether it answered.
         answered: bool,
     },
+    /// The host has an address more or less.
+    Addresses,
     /// Something of the guard's table was changed, maybe by us.
     GuardTouched,
     /// Events were lost: read everything again.
@@ -61,7 +63,8 @@ impl Events {
     /// # Errors
     /// When a socket cannot be opened.
     pub fn open(interfaces: Vec<String>) -> Result<Self, DataplaneError> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Neigh];
+        let addresses = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let groups = [MulticastGroup::Link, MulticastGroup::Neigh].into_iter().chain(addresses).collect::<Vec<_>>();
         let mut nftables = TokioSocket::new(NETLINK_NETFILTER)?;
         nftables.socket_mut().bind_auto()?;
         nftables.socket_mut().add_membership(NFNLGRP_NFTABLES)?;
@@ -110,6 +113,7 @@ fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
             Some(Event::Link { index: link.header.index, name, state: LinkState::Missing })
         }
         RouteNetlinkMessage::NewNeighbour(neighbour) => neighbour_event(&neighbour),
+        RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => Some(Event::Addresses),
         _ => None,
     }
 }

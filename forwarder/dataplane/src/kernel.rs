@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use forwarder_core::fast::Host;
 use forwarder_core::{Applied, LinkState, Policy, Route, Target, ruleset};
 use ipnet::IpNet;
 use rtnetlink::Handle;
@@ -98,6 +99,21 @@ impl Kernel {
         let found = netlink::interface(&self.handle, name).await?;
         let (index, state) = found.unwrap_or((0, LinkState::Missing));
         Ok(Interface { index, state })
+    }
+
+    /// What the fast path has to know of this host.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn host(&self, policy: &Policy) -> Result<Host, DataplaneError> {
+        let mut host = Host { addresses: netlink::addresses(&self.handle).await?, ..Host::default() };
+        let links = policy.links().iter().map(|link| &link.interface);
+        for name in policy.subscriber_interfaces().iter().chain(links) {
+            if let Some(found) = netlink::host_interface(&self.handle, name).await? {
+                host.interfaces.insert(name.clone(), found);
+            }
+        }
+        Ok(host)
     }
 
     /// Makes the kernel ask the neighbour `address` on interface `index` now. The answer is an event.

@@ -6,12 +6,14 @@
 //! when the process dies. [`Events`] says when it is worth applying again.
 
 mod events;
+mod fast;
 mod kernel;
 mod netlink;
 mod nft;
 mod sysctl;
 
 pub use events::{Event, Events};
+pub use fast::{Counts, FastPath, FastPathError};
 pub use kernel::{GuardState, Interface, Kernel};
 pub use nft::{Counter, Counters};
 

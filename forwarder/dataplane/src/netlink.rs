@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
+use forwarder_core::fast::HostInterface;
 use forwarder_core::{LinkState, ROUTE_PROTOCOL, Route, Target};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -178,6 +180,54 @@ pub(crate) async fn interface(handle: &Handle, name: &str) -> Result<Option<(u32
         Err(error) if is_errno(&error, &[ENODEV]) => Ok(None),
         Err(error) => Err(failed(&format!("find interface {name}"), &error)),
     }
+}
+
+/// The interface called `name` as the fast path needs it, or `None` when there is none.
+pub(crate) async fn host_interface(handle: &Handle, name: &str) -> Result<Option<HostInterface>, DataplaneError> {
+    let message = match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+        Ok(Some(message)) => message,
+        Ok(None) => return Ok(None),
+        Err(error) if is_errno(&error, &[ENODEV]) => return Ok(None),
+        Err(error) => return Err(failed(&format!("find interface {name}"), &error)),
+    };
+    let (mut mac, mut kind) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Address(address) if message.header.link_layer_type == LinkLayerType::Ether => {
+                mac = address.as_slice().try_into().ok();
+            }
+            LinkAttribute::LinkInfo(infos) => {
+                kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(Some(HostInterface { index: message.header.index, mac, kind }))
+}
+
+/// Every address of the host, with the length of its subnet.
+pub(crate) async fn addresses(handle: &Handle) -> Result<Vec<IpNet>, DataplaneError> {
+    let found: Vec<_> =
+        handle.address().get().execute().try_collect().await.map_err(|error| failed("list addresses", &error))?;
+    let mut addresses = Vec::new();
+    for message in found {
+        // On a point-to-point link `Address` is the peer, and `Local` ours; IPv6 has `Address` alone.
+        let of = |local| {
+            message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) if local => Some(*address),
+                AddressAttribute::Address(address) if !local => Some(*address),
+                _ => None,
+            })
+        };
+        let Some(address) = of(true).or_else(|| of(false)) else { continue };
+        addresses.extend(IpNet::new(address, message.header.prefix_len));
+    }
+    addresses.sort();
+    addresses.dedup();
+    Ok(addresses)
 }
 
 /// Up means set up and with carrier.

@@ -1,0 +1,453 @@
+//! The fast path: which packets a program at the interfaces forwards by itself, and what it has to know for that.
+//!
+//! It forwards the plain packet that the policy allows, and hands every other one, unchanged, to the guarded kernel,
+//! which drops and counts what is wrong. [`Table`] is what the program gets; [`Table::outcome`] is the model of
+//! the program, which a test holds against it packet by packet.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use cloakway_types::PrefixMap;
+use ipnet::IpNet;
+
+use crate::decide::Kind;
+use crate::parse::{Parsed, parse};
+use crate::policy::{LinkId, Policy, Service};
+
+/// Services of one prefix that the program can hold; a prefix with more takes the slow path.
+pub const MAX_SERVICES: usize = 32;
+
+/// What came of a packet at the fast path. The order is that of the program's counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// Forwarded out by a private link.
+    ToPrivate,
+    /// Forwarded from a private link to a subscriber.
+    FromPrivate,
+    /// From a subscriber's side to no private prefix.
+    Bystander,
+    /// The program is not the one of the present policy.
+    StandsAside,
+    /// Neither IPv4 nor IPv6.
+    NotIp,
+    /// Tagged, or not to this host's link-layer address.
+    LinkLayer,
+    /// With options or extension headers, cut off, or with a wrong length or checksum.
+    IpHeader,
+    /// A fragment.
+    Fragment,
+    /// With a TTL or hop limit that ends here.
+    HopsLeft,
+    /// From a source that the policy does not allow there.
+    Source,
+    /// From a private link to no subscriber.
+    Destination,
+    /// To or from none of the services of its prefix, or an ICMP error of a prefix that has services.
+    Service,
+    /// With a transport checksum that a device was to complete.
+    PartialChecksum,
+    /// Without a known next hop by the right interface.
+    NoHop,
+    /// Larger than the MTU of the way.
+    TooBig,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of the counters.
+    pub const ALL: [Self; 15] = [
+        Self::ToPrivate,
+        Self::FromPrivate,
+        Self::Bystander,
+        Self::StandsAside,
+        Self::NotIp,
+        Self::LinkLayer,
+        Self::IpHeader,
+        Self::Fragment,
+        Self::HopsLeft,
+        Self::Source,
+        Self::Destination,
+        Self::Service,
+        Self::PartialChecksum,
+        Self::NoHop,
+        Self::TooBig,
+    ];
+
+    /// Its name in counters.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ToPrivate => "to-private",
+            Self::FromPrivate => "from-private",
+            Self::Bystander => "bystander",
+            Self::StandsAside => "stands-aside",
+            Self::NotIp => "not-ip",
+            Self::LinkLayer => "link-layer",
+            Self::IpHeader => "ip-header",
+            Self::Fragment => "fragment",
+            Self::HopsLeft => "hops-left",
+            Self::Source => "source",
+            Self::Destination => "destination",
+            Self::Service => "service",
+            Self::PartialChecksum => "partial-checksum",
+            Self::NoHop => "no-hop",
+            Self::TooBig => "too-big",
+        }
+    }
+
+    /// What it means, for people.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::ToPrivate => "forwarded to a private link",
+            Self::FromPrivate => "forwarded from a private link to a subscriber",
+            Self::Bystander => "handed to the kernel: to no private prefix",
+            Self::StandsAside => "handed to the kernel: the policy is being changed",
+            Self::NotIp => "handed to the kernel: not IP",
+            Self::LinkLayer => "handed to the kernel: tagged, or for another link-layer address",
+            Self::IpHeader => "handed to the kernel: an IP header that is not plain",
+            Self::Fragment => "handed to the kernel: a fragment",
+            Self::HopsLeft => "handed to the kernel: the TTL or hop limit ends here",
+            Self::Source => "handed to the kernel: a source that is not allowed there",
+            Self::Destination => "handed to the kernel: from a private link to no subscriber",
+            Self::Service => "handed to the kernel: none of the services of its prefix",
+            Self::PartialChecksum => "handed to the kernel: its checksum was left to a device",
+            Self::NoHop => "handed to the kernel: no known neighbour by the right interface",
+            Self::TooBig => "handed to the kernel: larger than the MTU",
+        }
+    }
+}
+
+/// What the program needs to know of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Host {
+    /// The interfaces of the policy that are there, by name.
+    pub interfaces: BTreeMap<String, HostInterface>,
+    /// All addresses of the host, each with the length of its subnet.
+    pub addresses: Vec<IpNet>,
+}
+
+/// One interface of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostInterface {
+    /// Its index.
+    pub index: u32,
+    /// Its link-layer address; `None` when it has no Ethernet header.
+    pub mac: Option<[u8; 6]>,
+    /// The kernel's word for a virtual interface, such as `veth` or `vxlan`; `None` for a device.
+    pub kind: Option<String>,
+}
+
+/// Where the program meets packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// In the driver, before the kernel makes anything of the frame.
+    Xdp,
+    /// Behind the kernel's receive path, where offloads have their meaning.
+    Tcx,
+}
+
+impl Hook {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Tcx => "tcx",
+        }
+    }
+}
+
+/// On which side of the host an interface is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Subscribers' packets arrive there.
+    Subscribers,
+    /// It is a private link.
+    Link,
+}
+
+/// An interface where the program is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Its side.
+    pub role: Role,
+    /// Its link-layer address.
+    pub mac: [u8; 6],
+}
+
+/// A private prefix as the program knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Private {
+    /// The index of its link's interface.
+    pub link: u32,
+    /// Its entry in [`Table::services`], counted from 1; 0 when everything is allowed.
+    pub services: u32,
+}
+
+/// All that the program knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    /// The interfaces, by index.
+    pub ports: BTreeMap<u32, Port>,
+    /// The private prefixes that it forwards for.
+    pub private: Vec<(IpNet, Private)>,
+    /// The subscribers' prefixes, and `false` for addresses among them that are the host's own.
+    pub subscribers: Vec<(IpNet, bool)>,
+    /// Lists of services.
+    pub services: Vec<Vec<Service>>,
+}
+
+impl Policy {
+    /// What the program has to know for this policy on `host`.
+    #[must_use]
+    pub fn fast_table(&self, host: &Host) -> Table {
+        let mut table = Table::default();
+        let links = self.links().iter().map(|link| (&link.interface, Role::Link));
+        let all = self.subscriber_interfaces().iter().map(|name| (name, Role::Subscribers)).chain(links);
+        for (name, role) in all {
+            if let Some(HostInterface { index, mac: Some(mac), .. }) = host.interfaces.get(name) {
+                table.ports.insert(*index, Port { name: name.clone(), role, mac: *mac });
+            }
+        }
+        for entry in self.prefixes() {
+            let Some(link) = self.port_of(entry.link, host) else { continue };
+            if entry.services.len() > MAX_SERVICES {
+                continue;
+            }
+            let mut services = 0;
+            if !entry.services.is_empty() {
+                table.services.push(entry.services.clone());
+                services = u32::try_from(table.services.len()).unwrap_or(u32::MAX);
+            }
+            table.private.push((entry.prefix, Private { link, services }));
+        }
+        let mut subscribers: BTreeMap<IpNet, bool> =
+            self.subscriber_prefixes().iter().map(|prefix| (*prefix, true)).collect();
+        for own in host.addresses.iter().flat_map(own).filter(|own| self.is_subscriber(*own)) {
+            subscribers.insert(IpNet::from(own), false);
+        }
+        table.subscribers = subscribers.into_iter().collect();
+        table
+    }
+
+    /// The better hook for the interfaces of this policy, and why. XDP is for frames as they come from a wire: a virtual
+    /// interface may hand over super-packets and checksums that nobody has computed yet.
+    #[must_use]
+    pub fn hook(&self, host: &Host) -> (Hook, String) {
+        let links = self.links().iter().map(|link| &link.interface);
+        let mut all = self.subscriber_interfaces().iter().chain(links);
+        let virtual_one = all.find_map(|name| host.interfaces.get(name)?.kind.as_ref().map(|kind| (name, kind)));
+        match virtual_one {
+            Some((name, kind)) => (Hook::Tcx, format!("{name} is a {kind}, where packets may come with offloads")),
+            None => (Hook::Xdp, "every interface is a device".to_owned()),
+        }
+    }
+
+    fn port_of(&self, link: LinkId, host: &Host) -> Option<u32> {
+        let interface = host.interfaces.get(self.interface(link))?;
+        interface.mac.map(|_| interface.index)
+    }
+}
+
+/// The addresses that an address of the host takes from use as a source: itself, and the broadcast and anycast
+/// addresses of its subnet (RFC 919, RFC 4291 §2.6.1).
+fn own(address: &IpNet) -> Vec<IpAddr> {
+    let mut taken = vec![address.addr(), address.network()];
+    if address.addr().is_ipv4() && address.prefix_len() < 31 {
+        taken.push(address.broadcast());
+    }
+    taken
+}
+
+/// Where the routing table would send a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// The index of the interface.
+    pub out: u32,
+    /// The MTU of the way, in bytes of IP.
+    pub mtu: usize,
+}
+
+impl Table {
+    /// What the program does with the Ethernet frame `frame` that came in by the interface `port`, when the routing
+    /// table answers with `hop` for its destination.
+    #[must_use]
+    pub fn outcome(&self, port: u32, frame: &[u8], hop: impl Fn(IpAddr) -> Option<Hop>) -> Option<Outcome> {
+        let port = (port, self.ports.get(&port)?);
+        Some(match self.plain(port.1, frame) {
+            Ok((parsed, length)) => match self.decide(port, &parsed, hop) {
+                Ok((_, hop)) if length > hop.mtu => Outcome::TooBig,
+                Ok((outcome, _)) | Err(outcome) => outcome,
+            },
+            Err(outcome) => outcome,
+        })
+    }
+
+    /// The packet and its length, when it is plain.
+    fn plain(&self, port: &Port, frame: &[u8]) -> Result<(Parsed, usize), Outcome> {
+        let (header, packet) = frame.split_at_checked(14).ok_or(Outcome::NotIp)?;
+        let (destination, kind) = (header.get(..6), header.get(12..));
+        if destination != Some(&port.mac) {
+            return Err(Outcome::LinkLayer);
+        }
+        let least = match kind {
+            Some([0x08, 0x00]) => 20,
+            Some([0x86, 0xdd]) => 40,
+            _ => return Err(Outcome::NotIp),
+        };
+        let octet = |at: usize| packet.get(at).copied().unwrap_or_default();
+        let word = |at: usize| u16::from_be_bytes([octet(at), octet(at + 1)]);
+        if packet.len() < least {
+            return Err(Outcome::IpHeader);
+        }
+        let length = if least == 20 {
+            if octet(0) != 0x45 {
+                return Err(Outcome::IpHeader);
+            }
+            if word(6) & 0x3fff != 0 {
+                return Err(Outcome::Fragment);
+            }
+            if octet(8) <= 1 {
+                return Err(Outcome::HopsLeft);
+            }
+            usize::from(word(2))
+        } else {
+            if octet(0) >> 4 != 6 {
+                return Err(Outcome::IpHeader);
+            }
+            match octet(6) {
+                44 => return Err(Outcome::Fragment),
+                0 | 43 | 51 | 59 | 60 | 135 | 139 | 140 | 253 | 254 => return Err(Outcome::IpHeader),
+                _ => {}
+            }
+            if octet(7) <= 1 {
+                return Err(Outcome::HopsLeft);
+            }
+            usize::from(word(4)) + 40
+        };
+        if !sums_up(packet.get(..20).filter(|_| least == 20)) || length < least {
+            return Err(Outcome::IpHeader);
+        }
+        // A frame of less than 60 octets is padded on the wire.
+        if length > packet.len() || (length < packet.len() && packet.len() > 46) {
+            return Err(Outcome::IpHeader);
+        }
+        let parsed = parse(packet).map_err(|_| Outcome::IpHeader)?;
+        // What the program has to read of the transport, or would be a strange thing to meet.
+        let transport = match parsed.protocol {
+            6 => 20,
+            17 => 8,
+            33 | 132 | 136 => 4,
+            1 | 58 => 1,
+            _ => 0,
+        };
+        if length < least + transport { Err(Outcome::IpHeader) } else { Ok((parsed, length)) }
+    }
+
+    fn decide(
+        &self,
+        (index, port): (u32, &Port),
+        parsed: &Parsed,
+        hop: impl Fn(IpAddr) -> Option<Hop>,
+    ) -> Result<(Outcome, Hop), Outcome> {
+        let private: PrefixMap<Private> = self.private.iter().copied().collect();
+        let subscribers: PrefixMap<bool> = self.subscribers.iter().copied().collect();
+        let of = |address| private.lookup(address).map(|(_, found)| *found);
+        let is_subscriber = |address| subscribers.lookup(address).is_some_and(|(_, found)| *found);
+        let (source_port, destination_port) = parsed.ports.unwrap_or_default();
+        let destination = of(parsed.destination);
+        match port.role {
+            Role::Subscribers => {
+                let destination = destination.ok_or(Outcome::Bystander)?;
+                if !is_subscriber(parsed.source) {
+                    return Err(Outcome::Source);
+                }
+                self.serves(destination, parsed, destination_port)?;
+                let hop = hop(parsed.destination).filter(|hop| hop.out == destination.link).ok_or(Outcome::NoHop)?;
+                Ok((Outcome::ToPrivate, hop))
+            }
+            Role::Link => {
+                let source = of(parsed.source).filter(|source| source.link == index).ok_or(Outcome::Source)?;
+                if destination.is_some() || !is_subscriber(parsed.destination) {
+                    return Err(Outcome::Destination);
+                }
+                self.serves(source, parsed, source_port)?;
+                let subscribers = |hop: &Hop| self.ports.get(&hop.out).is_some_and(|to| to.role == Role::Subscribers);
+                let hop = hop(parsed.destination).filter(subscribers).ok_or(Outcome::NoHop)?;
+                Ok((Outcome::FromPrivate, hop))
+            }
+        }
+    }
+
+    fn serves(&self, private: Private, parsed: &Parsed, port: u16) -> Result<(), Outcome> {
+        let Some(index) = private.services.checked_sub(1) else { return Ok(()) };
+        let services = usize::try_from(index).ok().and_then(|index| self.services.get(index));
+        let has = |service: &Service| service.has(parsed.protocol, Some(port));
+        let serves = parsed.kind != Kind::IcmpError && services.is_some_and(|services| services.iter().any(has));
+        if serves { Ok(()) } else { Err(Outcome::Service) }
+    }
+}
+
+/// Whether the header's ones' complement sum is all ones (RFC 1071); so it is without one.
+fn sums_up(header: Option<&[u8]>) -> bool {
+    let Some(header) = header else { return true };
+    let (words, _) = header.as_chunks();
+    let sum: u32 = words.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
+    (sum & 0xffff) + (sum >> 16) == 0xffff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::example;
+
+    fn host() -> Host {
+        let interface = |index, mac| HostInterface { index, mac, kind: Some("veth".into()) };
+        Host {
+            interfaces: [
+                ("edge0", interface(3, Some([2, 0, 0, 0, 0, 3]))),
+                ("priv0", interface(5, Some([2, 0, 0, 0, 0, 5]))),
+            ]
+            .map(|(name, found)| (name.to_owned(), found))
+            .into(),
+            addresses: ["198.51.100.65/26", "192.0.2.249/30", "2001:db8:5100:64::1/64"]
+                .map(|a| a.parse().unwrap())
+                .to_vec(),
+        }
+    }
+
+    #[test]
+    fn own_broadcast_and_anycast_addresses_are_no_sources() {
+        let table = Policy::new(example()).unwrap().fast_table(&host());
+        let holes: Vec<_> =
+            table.subscribers.iter().filter(|(_, allowed)| !allowed).map(|(prefix, _)| prefix.to_string()).collect();
+        assert_eq!(
+            holes,
+            [
+                "198.51.100.64/32",
+                "198.51.100.65/32",
+                "198.51.100.127/32",
+                "2001:db8:5100:64::/128",
+                "2001:db8:5100:64::1/128"
+            ]
+        );
+    }
+
+    #[test]
+    fn without_an_ethernet_link_its_prefixes_take_the_slow_path() {
+        let mut host = host();
+        host.interfaces.get_mut("priv0").unwrap().mac = None;
+        let table = Policy::new(example()).unwrap().fast_table(&host);
+        assert!(table.private.is_empty());
+        assert_eq!(table.ports.len(), 1);
+    }
+
+    #[test]
+    fn outcomes_are_counted_in_their_order() {
+        for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index, "{}", outcome.name());
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The compiled program: loaded with what it has to know, and put at interfaces.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, DevMapHash, HashMap, Map};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{LinkOrder, Program, SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader, Pod};
+use forwarder_core::Service;
+use forwarder_core::fast::{Hook, MAX_SERVICES, Port, Role, Table};
+use ipnet::IpNet;
+
+use super::{FastPathError, refused};
+
+/// What clang made of `bpf/fast_path.c`; nothing when there was none.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fast_path.o"));
+
+pub(super) fn is_built_in() -> bool {
+    !OBJECT.is_empty()
+}
+
+/// A program in the kernel, not yet at any interface.
+pub(super) struct Object {
+    ebpf: Ebpf,
+    hook: Hook,
+}
+
+impl Object {
+    /// Loads the program of `generation` with `table` in its maps; shared ones come from, or go to, `directory`.
+    pub(super) fn load(table: &Table, hook: Hook, generation: u64, directory: &Path) -> Result<Self, FastPathError> {
+        let (private4, private6): (Vec<_>, Vec<_>) =
+            table.private.iter().copied().partition(|(prefix, _)| prefix.addr().is_ipv4());
+        let (subscribers4, subscribers6): (Vec<_>, Vec<_>) =
+            table.subscribers.iter().copied().partition(|(prefix, _)| prefix.addr().is_ipv4());
+        let size = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX).max(1);
+        let mut ebpf = EbpfLoader::new()
+            .override_global("generation", &generation, true)
+            .default_map_pin_directory(directory)
+            .map_max_entries("private4", size(private4.len()))
+            .map_max_entries("private6", size(private6.len()))
+            .map_max_entries("subscribers4", size(subscribers4.len()))
+            .map_max_entries("subscribers6", size(subscribers6.len()))
+            // Entry 0 is no list.
+            .map_max_entries("services", size(table.services.len() + 1))
+            .load(OBJECT)
+            .map_err(refused("load the program"))?;
+        {
+            let mut ports: HashMap<_, u32, [u8; 12]> = map(&mut ebpf, "ports")?;
+            for (index, port) in &table.ports {
+                ports.insert(index, encoded_port(port), 0).map_err(refused("fill ports"))?;
+            }
+        }
+        {
+            let mut devices: DevMapHash<_> = map(&mut ebpf, "devices")?;
+            for index in table.ports.keys() {
+                devices.insert(*index, *index, None, 0).map_err(refused("fill devices"))?;
+            }
+        }
+        {
+            let mut services: Array<_, [u8; 4 + 8 * MAX_SERVICES]> = map(&mut ebpf, "services")?;
+            for (index, list) in (1..).zip(&table.services) {
+                services.set(index, encoded_services(list), 0).map_err(refused("fill services"))?;
+            }
+        }
+        let private = |entry: &forwarder_core::fast::Private| [entry.link, entry.services];
+        fill4(&mut ebpf, "private4", private4.iter().map(|(prefix, entry)| (*prefix, private(entry))))?;
+        fill6(&mut ebpf, "private6", private6.iter().map(|(prefix, entry)| (*prefix, private(entry))))?;
+        fill4(&mut ebpf, "subscribers4", subscribers4.iter().map(|(prefix, is)| (*prefix, u32::from(*is))))?;
+        fill6(&mut ebpf, "subscribers6", subscribers6.iter().map(|(prefix, is)| (*prefix, u32::from(*is))))?;
+        let mut object = Self { ebpf, hook };
+        match hook {
+            Hook::Xdp => object.xdp()?.load(),
+            Hook::Tcx => object.tcx()?.load(),
+        }
+        .map_err(refused(format!("load the program for {}", hook.name())))?;
+        Ok(object)
+    }
+
+    /// Puts the program at the interface `index`: in the place of the one whose link is pinned at `pin`, or anew.
+    pub(super) fn attach(&mut self, index: u32, pin: &Path) -> Result<(), FastPathError> {
+        let what = || format!("attach to interface {index}");
+        let found = pin.exists().then(|| PinnedLink::from_pin(pin)).transpose().map_err(refused(what()))?;
+        let link: FdLink = match self.hook {
+            Hook::Xdp => {
+                let program = self.xdp()?;
+                if let Some(found) = found {
+                    let link = FdLink::from(found).try_into().map_err(refused(what()))?;
+                    program.attach_to_link(link).map_err(refused(what()))?;
+                    return Ok(());
+                }
+                let id = program.attach_to_if_index(index, XdpMode::Driver).map_err(refused(what()))?;
+                program.take_link(id).map_err(refused(what()))?.try_into().map_err(refused(what()))?
+            }
+            Hook::Tcx => {
+                let program = self.tcx()?;
+                if let Some(found) = found {
+                    let link = SchedClassifierLink::try_from(FdLink::from(found)).map_err(refused(what()))?;
+                    program.attach_to_link(link).map_err(refused(what()))?;
+                    return Ok(());
+                }
+                let name = nix::net::if_::if_indextoname(index).map_err(refused(what()))?;
+                let name = name.to_string_lossy();
+                let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+                let id = program.attach_with_options(&name, TcAttachType::Ingress, order).map_err(refused(what()))?;
+                program.take_link(id).map_err(refused(what()))?.try_into().map_err(refused(what()))?
+            }
+        };
+        link.pin(pin).map_err(refused(what()))?;
+        Ok(())
+    }
+
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, FastPathError> {
+        self.program("fast_path_xdp")?.try_into().map_err(refused("fast_path_xdp"))
+    }
+
+    pub(super) fn tcx(&mut self) -> Result<&mut SchedClassifier, FastPathError> {
+        self.program("fast_path_tcx")?.try_into().map_err(refused("fast_path_tcx"))
+    }
+
+    fn program(&mut self, name: &str) -> Result<&mut Program, FastPathError> {
+        self.ebpf.program_mut(name).ok_or_else(|| absent(name))
+    }
+}
+
+fn absent(name: &str) -> FastPathError {
+    FastPathError::Refused { what: name.to_owned(), why: "not in the object".to_owned() }
+}
+
+fn map<'a, M>(ebpf: &'a mut Ebpf, name: &str) -> Result<M, FastPathError>
+where
+    M: TryFrom<&'a mut Map>,
+    M::Error: std::error::Error,
+{
+    ebpf.map_mut(name).ok_or_else(|| absent(name))?.try_into().map_err(refused(name))
+}
+
+fn fill4<V: Pod>(ebpf: &mut Ebpf, name: &str, entries: impl Iterator<Item = (IpNet, V)>) -> Result<(), FastPathError> {
+    let mut trie: LpmTrie<_, [u8; 4], V> = map(ebpf, name)?;
+    for (prefix, value) in entries {
+        let IpAddr::V4(address) = prefix.network() else { continue };
+        let key = Key::new(u32::from(prefix.prefix_len()), address.octets());
+        trie.insert(&key, value, 0).map_err(refused(format!("fill {name}")))?;
+    }
+    Ok(())
+}
+
+fn fill6<V: Pod>(ebpf: &mut Ebpf, name: &str, entries: impl Iterator<Item = (IpNet, V)>) -> Result<(), FastPathError> {
+    let mut trie: LpmTrie<_, [u8; 16], V> = map(ebpf, name)?;
+    for (prefix, value) in entries {
+        let IpAddr::V6(address) = prefix.network() else { continue };
+        let key = Key::new(u32::from(prefix.prefix_len()), address.octets());
+        trie.insert(&key, value, 0).map_err(refused(format!("fill {name}")))?;
+    }
+    Ok(())
+}
+
+/// `struct port`.
+fn encoded_port(port: &Port) -> [u8; 12] {
+    let role: u32 = match port.role {
+        Role::Subscribers => 1,
+        Role::Link => 2,
+    };
+    let mut value = [0; 12];
+    let parts = role.to_ne_bytes().into_iter().chain(port.mac);
+    value.iter_mut().zip(parts).for_each(|(octet, part)| *octet = part);
+    value
+}
+
+/// `struct services`.
+fn encoded_services(list: &[Service]) -> [u8; 4 + 8 * MAX_SERVICES] {
+    let mut value = [0; 4 + 8 * MAX_SERVICES];
+    let count = u32::try_from(list.len()).unwrap_or_default().to_ne_bytes();
+    let services = list.iter().flat_map(|service| {
+        let (low, high) = service.ports.as_ref().map_or((0, 0), |ports| (*ports.start(), *ports.end()));
+        let ([a, b], [c, d]) = (low.to_ne_bytes(), high.to_ne_bytes());
+        [service.protocol, u8::from(service.ports.is_none()), a, b, c, d, 0, 0]
+    });
+    value.iter_mut().zip(count.into_iter().chain(services)).for_each(|(octet, part)| *octet = part);
+    value
+}

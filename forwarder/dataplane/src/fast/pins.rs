@@ -1,0 +1,140 @@
+//! What is pinned: the state, the counts and the links.
+
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, Map, MapData, PerCpuArray};
+use forwarder_core::fast::{Hook, Outcome};
+
+use super::{Counts, FastPathError, refused};
+use crate::Counter;
+
+/// The magic number of the BPF file system (`linux/magic.h`).
+const BPF_FS: u32 = 0xcafe_4a11;
+
+/// A directory of pins.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    directory: PathBuf,
+}
+
+impl Pins {
+    pub(crate) fn open(directory: &Path) -> Result<Self, FastPathError> {
+        std::fs::create_dir_all(directory).map_err(failed(directory))?;
+        let found = nix::sys::statfs::statfs(directory).map_err(|errno| failed(directory)(errno.into()))?;
+        if u32::try_from(found.filesystem_type().0).ok() != Some(BPF_FS) {
+            return Err(FastPathError::NoBpfFs(directory.to_owned()));
+        }
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the link of an interface is.
+    pub(crate) fn link(&self, hook: Hook, index: u32) -> PathBuf {
+        self.directory.join(format!("{}-{index}", hook.name()))
+    }
+
+    /// Whether every interface has its link.
+    pub(crate) fn has<'a>(&self, hook: Hook, mut indexes: impl Iterator<Item = &'a u32>) -> bool {
+        indexes.all(|index| self.link(hook, *index).exists())
+    }
+
+    /// The newest generation that was ever loaded.
+    pub(crate) fn newest(&self) -> Result<u64, FastPathError> {
+        Ok(self.read()?[1])
+    }
+
+    /// The generation that may forward; 0 for none.
+    pub(crate) fn forwarding(&self) -> Result<u64, FastPathError> {
+        Ok(self.read()?[0])
+    }
+
+    fn read(&self) -> Result<[u64; 2], FastPathError> {
+        match self.state()? {
+            None => Ok([0, 0]),
+            Some(state) => state.get(&0, 0).map_err(refused("read the state")),
+        }
+    }
+
+    /// Says which generation may forward, and which is the newest.
+    pub(crate) fn set(&self, forwarding: u64, newest: u64) -> Result<(), FastPathError> {
+        let Some(mut state) = self.state()? else { return Ok(()) };
+        state.set(0, [forwarding, newest], 0).map_err(refused("set the state"))
+    }
+
+    fn state(&self) -> Result<Option<Array<MapData, [u64; 2]>>, FastPathError> {
+        let path = self.directory.join("state");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let what = || format!("open {}", path.display());
+        let data = MapData::from_pin(&path).map_err(refused(what()))?;
+        Array::try_from(Map::Array(data)).map(Some).map_err(refused(what()))
+    }
+
+    pub(crate) fn counts(&self) -> Result<Counts, FastPathError> {
+        let path = self.directory.join("counts");
+        if !path.exists() {
+            return Ok(Counts::new());
+        }
+        let what = || format!("open {}", path.display());
+        let data = MapData::from_pin(&path).map_err(refused(what()))?;
+        let counts: PerCpuArray<_, [u64; 2]> =
+            PerCpuArray::try_from(Map::PerCpuArray(data)).map_err(refused(what()))?;
+        let mut all = Counts::new();
+        for (index, outcome) in (0..).zip(Outcome::ALL) {
+            let values = counts.get(&index, 0).map_err(refused("read the counts"))?;
+            let sum = values.iter().fold(Counter::default(), |sum, [packets, bytes]| Counter {
+                packets: sum.packets + packets,
+                bytes: sum.bytes + bytes,
+            });
+            all.insert(outcome, sum);
+        }
+        Ok(all)
+    }
+
+    /// Removes the links of other interfaces and hooks.
+    pub(crate) fn keep_only<'a>(
+        &self,
+        hook: Hook,
+        indexes: impl Iterator<Item = &'a u32>,
+    ) -> Result<(), FastPathError> {
+        let kept: Vec<PathBuf> = indexes.map(|index| self.link(hook, *index)).collect();
+        for path in self.files()?.into_iter().filter(|path| is_link(path) && !kept.contains(path)) {
+            // A link without a pin, and without a process that has it open, is detached.
+            std::fs::remove_file(&path).map_err(failed(&path))?;
+        }
+        Ok(())
+    }
+
+    /// Detaches everything, then forgets the maps.
+    pub(crate) fn remove(&self) -> Result<(), FastPathError> {
+        self.set(0, self.newest()?)?;
+        let (links, maps): (Vec<_>, Vec<_>) = self.files()?.into_iter().partition(|path| is_link(path));
+        for path in links.into_iter().chain(maps) {
+            std::fs::remove_file(&path).map_err(failed(&path))?;
+        }
+        match std::fs::remove_dir(&self.directory) {
+            // Somebody else made it for us, and keeps it.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+            done => done.map_err(failed(&self.directory)),
+        }
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, FastPathError> {
+        let entries = std::fs::read_dir(&self.directory).map_err(failed(&self.directory))?;
+        entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed(&self.directory))).collect()
+    }
+}
+
+fn is_link(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    [Hook::Xdp, Hook::Tcx].iter().any(|hook| name.strip_prefix(hook.name()).is_some_and(|rest| rest.starts_with('-')))
+}
+
+fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> FastPathError {
+    let path = path.to_owned();
+    move |source| FastPathError::Pin { path, source }
+}

@@ -1,0 +1,296 @@
+//! Which data plane forwards: the guarded kernel alone, or with the fast path before it.
+//!
+//! The kernel's part is always there. The fast path only saves work: when it cannot be had, its packets take the slow
+//! path, and nothing else changes. So its failure is told, loudly where the operator asked for it, and is
+//! no reason to stop.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cloakway_runtime::clock;
+use cloakway_runtime::config::Invalid;
+use cloakway_types::Instant;
+use forwarder_core::Policy;
+use forwarder_core::fast::{Hook, Role, Table};
+use forwarder_dataplane::{Counts, FastPath, FastPathError, Kernel};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::lock;
+
+/// Between two tries of what the kernel refused.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The table `[data-plane]` as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Raw {
+    mode: String,
+    hook: String,
+    pin_directory: PathBuf,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self { mode: "kernel".into(), hook: "auto".into(), pin_directory: "/sys/fs/bpf/cloakway".into() }
+    }
+}
+
+/// What the operator wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The kernel alone.
+    Kernel,
+    /// The fast path before it; that it cannot be had is an error to be told.
+    Bpf,
+    /// The fast path where it can be had.
+    Auto,
+}
+
+/// The data plane as configured.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What the operator wants.
+    pub mode: Mode,
+    /// Where the fast path meets packets; `None` for what suits the interfaces.
+    pub hook: Option<Hook>,
+    /// Where its pins are: one directory for each network namespace, on a BPF file system.
+    pub pin_directory: PathBuf,
+}
+
+impl Settings {
+    pub(crate) fn new(raw: Raw) -> Result<Self, Invalid> {
+        let mode = match raw.mode.as_str() {
+            "kernel" => Mode::Kernel,
+            "bpf" => Mode::Bpf,
+            "auto" => Mode::Auto,
+            other => {
+                let why = format!("{other:?} is no data plane: give \"kernel\", \"bpf\" or \"auto\"");
+                return Err(Invalid::at("data-plane.mode", why));
+            }
+        };
+        let hook = match raw.hook.as_str() {
+            "auto" => None,
+            "xdp" => Some(Hook::Xdp),
+            "tcx" => Some(Hook::Tcx),
+            other => {
+                let why = format!("{other:?} is no hook: give \"xdp\", \"tcx\" or \"auto\"");
+                return Err(Invalid::at("data-plane.hook", why));
+            }
+        };
+        if !raw.pin_directory.is_absolute() {
+            return Err(Invalid::at("data-plane.pin-directory", "an absolute path is needed"));
+        }
+        Ok(Self { mode, hook, pin_directory: raw.pin_directory })
+    }
+}
+
+/// An interface and what forwards there.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Row {
+    interface: String,
+    role: &'static str,
+    data_plane: &'static str,
+    hook: Option<&'static str>,
+    why: String,
+}
+
+/// The data plane of the running process.
+#[derive(Debug)]
+pub(crate) struct DataPlane {
+    settings: Settings,
+    work: Arc<Mutex<Work>>,
+    /// How often it was told to stand aside: what was begun before that lets nothing forward any more.
+    asides: Arc<Mutex<u64>>,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    fast: Option<FastPath>,
+    /// What is in place, and why that.
+    now: Option<(Hook, String)>,
+    ports: Vec<(String, Role)>,
+    /// Why there is no fast path.
+    why_not: String,
+    /// What was refused, and when it may be tried again.
+    refused: Option<(Table, Instant)>,
+    /// An XDP program that an interface would not take, and its words.
+    no_xdp: Option<String>,
+}
+
+impl DataPlane {
+    pub(crate) fn new(settings: Settings) -> Self {
+        let work = Work { why_not: "not tried yet".into(), ..Work::default() };
+        Self { settings, work: Arc::new(Mutex::new(work)), asides: Arc::default() }
+    }
+
+    /// Lets everything take the slow path from now on, until [`DataPlane::apply`] has seen what is new.
+    pub(crate) fn stand_aside(&self) {
+        if self.settings.mode == Mode::Kernel {
+            return;
+        }
+        let mut asides = lock(&self.asides);
+        *asides += 1;
+        match FastPath::stand_aside(&self.settings.pin_directory) {
+            Ok(()) | Err(FastPathError::NoBpfFs(_)) => {}
+            Err(error) => tracing::error!(%error, "the fast path does not stand aside"),
+        }
+    }
+
+    /// Brings the fast path to what the policy and the host are now.
+    pub(crate) async fn apply(&self, kernel: &Kernel, policy: &Policy) {
+        if self.settings.mode == Mode::Kernel {
+            return self.stay_away(policy).await;
+        }
+        let begun = *lock(&self.asides);
+        let host = match kernel.host(policy).await {
+            Ok(host) => host,
+            Err(error) => return tracing::warn!(%error, "the fast path cannot be kept up"),
+        };
+        let table = policy.fast_table(&host);
+        let suits = policy.hook(&host);
+        let (settings, work, asides) = (self.settings.clone(), self.work.clone(), self.asides.clone());
+        let forward = move |fast: &FastPath, generation| {
+            let asides = lock(&asides);
+            if *asides == begun { fast.forwards(generation) } else { Ok(()) }
+        };
+        let done = tokio::task::spawn_blocking(move || lock(&work).apply(&settings, table, suits, &forward)).await;
+        if let Err(error) = done {
+            tracing::error!(%error, "the fast path");
+        }
+    }
+
+    /// The kernel alone: what an earlier configuration left behind is taken away, once.
+    async fn stay_away(&self, policy: &Policy) {
+        let (directory, work, ports) = (self.settings.pin_directory.clone(), self.work.clone(), ports_of(policy));
+        let done = tokio::task::spawn_blocking(move || {
+            let mut work = lock(&work);
+            let why = "the configuration says so";
+            if work.why_not == why {
+                return;
+            }
+            work.ports = ports;
+            match FastPath::remove(&directory) {
+                Ok(()) => work.why_not = why.to_owned(),
+                // Where there is no BPF file system nothing was left on one.
+                Err(FastPathError::NoBpfFs(_)) => work.why_not = why.to_owned(),
+                Err(error) => tracing::error!(%error, "the fast path of an earlier configuration is still there"),
+            }
+        });
+        let _ = done.await;
+    }
+
+    /// Takes the fast path away.
+    pub(crate) async fn stop(&self) {
+        if self.settings.mode == Mode::Kernel {
+            return;
+        }
+        let (directory, work) = (self.settings.pin_directory.clone(), self.work.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            lock(&work).now = None;
+            FastPath::remove(&directory)
+        });
+        if let Ok(Err(error)) = done.await {
+            tracing::error!(%error, "the fast path cannot be taken away");
+        }
+    }
+
+    /// What it counted.
+    pub(crate) fn counts(&self) -> Counts {
+        let work = lock(&self.work);
+        let counts = work.fast.as_ref().map(FastPath::counts);
+        match counts {
+            Some(Ok(counts)) => counts,
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the fast path's counts");
+                Counts::new()
+            }
+            None => Counts::new(),
+        }
+    }
+
+    /// Where what forwards.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let work = lock(&self.work);
+        let (data_plane, hook, why) = match &work.now {
+            Some((hook, why)) => ("bpf", Some(hook.name()), why),
+            None => ("kernel", None, &work.why_not),
+        };
+        let row = |(interface, role): &(String, Role)| Row {
+            interface: interface.clone(),
+            role: match role {
+                Role::Subscribers => "subscribers",
+                Role::Link => "private link",
+            },
+            data_plane,
+            hook,
+            why: why.clone(),
+        };
+        work.ports.iter().map(row).collect()
+    }
+}
+
+/// Lets a generation forward, if it still may.
+type Forward<'a> = &'a dyn Fn(&FastPath, u64) -> Result<(), FastPathError>;
+
+impl Work {
+    fn apply(&mut self, settings: &Settings, table: Table, (suits, why): (Hook, String), forward: Forward<'_>) {
+        self.ports = table.ports.values().map(|port| (port.name.clone(), port.role)).collect();
+        if let Some((refused, until)) = &self.refused
+            && *refused == table
+            && clock::now() < *until
+        {
+            return;
+        }
+        self.refused = None;
+        let (hook, why) = match (settings.hook, &self.no_xdp) {
+            (Some(hook), _) => (hook, "the configuration says so".to_owned()),
+            (None, Some(words)) if suits == Hook::Xdp => (Hook::Tcx, format!("XDP is not to be had: {words}")),
+            (None, _) => (suits, why),
+        };
+        match self.put(settings, &table, hook, forward) {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!(hook = hook.name(), %why, "fast path in place");
+                self.now = Some((hook, why));
+            }
+            Err(error) if hook == Hook::Xdp && settings.hook.is_none() => {
+                tracing::info!(%error, "an interface takes no XDP program: tcx instead");
+                self.no_xdp = Some(error.to_string());
+                self.apply(settings, table, (suits, why), forward);
+            }
+            Err(error) => {
+                let words = error.to_string();
+                self.now = None;
+                if words != self.why_not {
+                    let told = "the guarded kernel forwards without the fast path";
+                    match settings.mode {
+                        Mode::Bpf => tracing::error!(error = %words, "{told}"),
+                        Mode::Auto | Mode::Kernel => tracing::info!(reason = %words, "{told}"),
+                    }
+                }
+                self.why_not = words;
+                self.refused = Some((table, clock::now() + PATIENCE));
+            }
+        }
+    }
+
+    fn put(
+        &mut self,
+        settings: &Settings,
+        table: &Table,
+        hook: Hook,
+        forward: Forward<'_>,
+    ) -> Result<bool, FastPathError> {
+        let fast = match &mut self.fast {
+            Some(fast) => fast,
+            empty => empty.insert(FastPath::open(&settings.pin_directory)?),
+        };
+        fast.apply(table, hook, forward)
+    }
+}
+
+fn ports_of(policy: &Policy) -> Vec<(String, Role)> {
+    let links = policy.links().iter().map(|link| (link.interface.clone(), Role::Link));
+    policy.subscriber_interfaces().iter().map(|name| (name.clone(), Role::Subscribers)).chain(links).collect()
+}
