@@ -4,5 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 mod bytes;
+mod other;
 mod properties;
 mod watch;
