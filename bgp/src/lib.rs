@@ -25,6 +25,7 @@ mod refresh;
 mod reload;
 pub mod rib;
 pub mod role;
+mod routes;
 pub mod rpki;
 mod show;
 pub mod speaker;

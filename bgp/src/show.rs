@@ -24,14 +24,14 @@ use crate::reload::Reloader;
 use crate::rib::Table;
 use crate::rib::table_dump::DUMP;
 use crate::rpki::Rpki;
-use crate::why;
+use crate::{routes, why};
 
 /// What can be shown.
 pub(crate) const TOPICS: &[Topic] = &[
     Topic { name: "sessions", about: "Each peer: state, since when, what was agreed, messages, why it last ended" },
     Topic {
         name: "routes",
-        about: "Each private route: its guard, whether it is announced, to whom, and why or why not",
+        about: "Routes: private, injected and of peers; whether each is announced, to whom, and why or why not",
     },
     Topic {
         name: "neighbours",
@@ -55,7 +55,12 @@ pub(crate) const TOPICS: &[Topic] = &[
 pub(crate) const WANTS: &[(&str, &str)] = &[("look-up", "ADDRESS"), ("why", "PREFIX")];
 
 /// Topics that can be narrowed.
-pub(crate) const NARROWED: &[(&str, &str, &str)] = &[("why", "peer", "Of this peer alone")];
+pub(crate) const NARROWED: &[(&str, &str, &str)] = &[
+    ("why", "peer", "Of this peer alone"),
+    ("routes", "source", "private, injected or received: these alone"),
+    ("routes", "inside", "A prefix: what is inside it alone"),
+    ("routes", "limit", "So many of each source at most; 1000 unless given"),
+];
 
 /// What the admin socket sees.
 pub(crate) struct Shared {
@@ -98,19 +103,6 @@ struct SessionRow {
 }
 
 #[derive(Serialize)]
-struct RouteRow {
-    prefix: String,
-    restricted: bool,
-    rules_alone: bool,
-    next_hop: String,
-    guard: String,
-    communities: Vec<String>,
-    healthy: bool,
-    announced_to: Vec<String>,
-    reason: String,
-}
-
-#[derive(Serialize)]
 struct HealthView {
     socket: String,
     connected: bool,
@@ -132,7 +124,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Valu
         refresh::TOPIC => return refresh::answer(&shared.neighbours, &request).await,
         "sessions" => serde_json::to_value(sessions(&shared).await),
         "neighbours" => serde_json::to_value(neighbours::shown::rows(&shared.neighbours).await),
-        "routes" => serde_json::to_value(routes(&shared).await),
+        "routes" => serde_json::to_value(routes::rows(&shared, &request).await?),
         "flows" => serde_json::to_value(flows::rows(&shared).await),
         "health" => serde_json::to_value(health(&shared)),
         "kernel" => {
@@ -232,40 +224,6 @@ fn capabilities(agreed: &Negotiated) -> Vec<&'static str> {
         ("long-lived-restart", agreed.long_lived),
     ];
     all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
-}
-
-async fn routes(shared: &Shared) -> Vec<RouteRow> {
-    let mut advertised = Vec::new();
-    for asked in shared.neighbours.list().await {
-        if let Some(report) = asked.report().await {
-            advertised.push((asked.peer.name.clone(), report.status.advertised));
-        }
-    }
-    let injector = lock(&shared.injector);
-    let row = |(route, health): (&bgp_core::PrivateRoute, bgp_core::Health)| {
-        let to = advertised.iter().filter(|(_, prefixes)| prefixes.contains(&route.prefix()));
-        let announced_to: Vec<String> = to.map(|(name, _)| name.clone()).collect();
-        let reason = match (health.is_healthy(), announced_to.is_empty()) {
-            (true, _) if let Some(reason) = injector.withheld(&route.prefix()) => reason.to_owned(),
-            (true, true) if route.is_restricted() => {
-                format!("no session takes it with its flow rules; health: {health}")
-            }
-            (true, true) => format!("no session takes it; health: {health}"),
-            (true, false) | (false, _) => health.to_string(),
-        };
-        RouteRow {
-            prefix: route.prefix().to_string(),
-            restricted: route.is_restricted(),
-            rules_alone: route.is_by_rules_alone(),
-            next_hop: route.next_hop().to_string(),
-            guard: route.keep().to_string(),
-            communities: route.communities().iter().map(ToString::to_string).collect(),
-            healthy: health.is_healthy(),
-            announced_to,
-            reason,
-        }
-    };
-    injector.routes(clock::now()).map(row).collect()
 }
 
 fn health(shared: &Shared) -> HealthView {

@@ -18,7 +18,7 @@ use crate::show::Shared;
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     prefix: String,
-    /// Where the route comes from: `private`, `injected`, or nowhere.
+    /// Where the route comes from: `private`, `injected`, `received`, or nowhere.
     source: &'static str,
     peer: String,
     announced: bool,
@@ -38,6 +38,7 @@ struct Wanted {
 enum Route {
     Private(PrivateRoute),
     Injected(Vec<Candidate>),
+    Received,
 }
 
 /// Answers `{"topic":"why"}`.
@@ -50,6 +51,8 @@ pub(crate) async fn answer(shared: &Shared, request: &Request) -> Result<Vec<Row
     let prefix = prefix.trunc();
     let mut wanted: Vec<Wanted> = private(shared, prefix).into_iter().collect();
     wanted.extend(injected(shared, prefix));
+    let received = |note| Wanted { source: "received", stopped: None, note, route: Route::Received };
+    wanted.extend(shared.rib.standing(&prefix).map(received));
     let mut peers = shared.neighbours.list().await;
     if let Some(name) = request.argument("peer") {
         peers.retain(|asked| asked.peer.name == name);
@@ -61,7 +64,8 @@ pub(crate) async fn answer(shared: &Shared, request: &Request) -> Result<Vec<Row
     for asked in peers {
         let Some(report) = asked.report().await else { continue };
         if wanted.is_empty() {
-            let reason = "no private route and no injected set has this prefix".to_owned();
+            let reason =
+                "no private route and no injected set has this prefix, and no importing peer told it".to_owned();
             rows.push(Row {
                 prefix: prefix.to_string(),
                 source: "none",
@@ -71,7 +75,7 @@ pub(crate) async fn answer(shared: &Shared, request: &Request) -> Result<Vec<Row
             });
             continue;
         }
-        rows.extend(wanted.iter().map(|wanted| row(prefix, wanted, &asked, &report)));
+        rows.extend(wanted.iter().map(|wanted| row(shared, prefix, wanted, &asked, &report)));
     }
     Ok(rows)
 }
@@ -97,7 +101,7 @@ fn injected(shared: &Shared, prefix: IpNet) -> Option<Wanted> {
     Some(Wanted { source: "injected", stopped: None, note, route: Route::Injected(candidates) })
 }
 
-fn row(prefix: IpNet, wanted: &Wanted, asked: &Asked, report: &Report) -> Row {
+fn row(shared: &Shared, prefix: IpNet, wanted: &Wanted, asked: &Asked, report: &Report) -> Row {
     let (announced, reason) = match (&wanted.stopped, &wanted.route) {
         (Some(stopped), _) => (false, stopped.clone()),
         // A private route that is told is what the peer hears of its prefix, where it is told private routes.
@@ -116,6 +120,10 @@ fn row(prefix: IpNet, wanted: &Wanted, asked: &Asked, report: &Report) -> Row {
         (None, Route::Injected(candidates)) => match told(candidates, asked, &report.status, &prefix) {
             Ok(candidate) => (true, format!("announced: from set {}{}", candidate.set, wanted.note)),
             Err(why) => (false, why),
+        },
+        (None, Route::Received) => match shared.rib.passes_on(&asked.peer, &prefix) {
+            Ok(()) => (true, format!("announced: {}", wanted.note)),
+            Err(why) => (false, format!("{why}; {}", wanted.note)),
         },
     };
     let peer = asked.peer.name.clone();

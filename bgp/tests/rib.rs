@@ -189,6 +189,12 @@ impl Speaker {
         last
     }
 
+    async fn ask(&self, topic: &str, arguments: &[(&str, &str)]) -> Result<Value, String> {
+        let arguments = arguments.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let request = Request { topic: topic.to_owned(), arguments };
+        admin::ask_for(&self.folder.path().join("admin"), &request).await
+    }
+
     async fn whose(&self, address: &str) -> Verdict {
         let mut stream = UnixStream::connect(self.folder.path().join("look-up")).await.unwrap();
         let mut question = Vec::new();
@@ -422,6 +428,33 @@ async fn best_routes_are_passed_on_where_the_operator_says_so_and_taken_back_wit
     assert_eq!((&shown["prefix"], &shown["origin_as"]), (&"10.0.0.0/8".into(), &64510.into()));
     assert_eq!((&shown["routes"][0]["peer"], &shown["routes"][0]["reason"]), (&"as64501".into(), &"best".into()));
     assert_eq!(shown["routes"][1]["reason"], "not best: longer AS path");
+    // The same, seen from the prefix and from everything that there is.
+    let why = speaker.ask("why", &[("prefix", "10.0.0.0/8")]).await.unwrap();
+    let row =
+        |rows: &Value, peer: &str| rows.as_array().unwrap().iter().find(|row| row["peer"] == peer).unwrap().clone();
+    let (to_told, to_a, to_quiet) = (row(&why, "as64503"), row(&why, "as64501"), row(&why, "as64504"));
+    assert_eq!((&to_told["source"], &to_told["announced"]), (&"received".into(), &true.into()), "{why}");
+    assert_eq!(to_told["reason"], "announced: best of as64501; of as64502, not best: longer AS path");
+    assert_eq!((&to_a["announced"], &to_quiet["announced"]), (&false.into(), &false.into()));
+    assert!(to_quiet["reason"].as_str().unwrap().starts_with("pass-on is not set"), "{why}");
+    let why = speaker.ask("why", &[("prefix", "11.0.0.0/8"), ("peer", "as64503")]).await.unwrap();
+    assert_eq!(why[0]["reason"], "marked no-export, and the peer is external; best of as64502");
+    let rows = speaker.ask("routes", &[("source", "received"), ("inside", "10.0.0.0/7")]).await.unwrap();
+    let brief: Vec<_> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["from"].as_str().unwrap(), &row["reason"], &row["announced_to"]))
+        .collect();
+    assert_eq!(brief.len(), 3, "{rows}");
+    assert!(brief.contains(&("as64501", &"best".into(), &serde_json::json!(["as64503"]))), "{rows}");
+    assert!(brief.contains(&("as64502", &"not best: longer AS path".into(), &serde_json::json!([]))), "{rows}");
+    let rows = speaker.ask("routes", &[("limit", "1")]).await.unwrap();
+    let sources: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["source"].as_str().unwrap()).collect();
+    assert_eq!(sources, ["private", "received", "received"], "one, and the word that there are more");
+    for (name, value) in [("source", "x"), ("inside", "x"), ("limit", "x")] {
+        assert!(speaker.ask("routes", &[(name, value)]).await.unwrap_err().contains("\"x\""));
+    }
     let shown = speaker.show_until("look-up 203.0.113.200", |shown| !shown["routes"][0].is_null()).await;
     assert_eq!(shown["routes"][0]["reason"], "rejected: touches a private prefix of ours");
     assert!(shown["origin_as"].is_null());

@@ -267,6 +267,15 @@ impl Rib {
         announcement(&self.core, export, Family::of(prefix), &path).map(|_| ())
     }
 
+    /// The same for a reader.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn tells_reader(&self, id: ReaderId, prefix: &IpNet) -> Result<(), NotTold> {
+        let reader = self.readers.0.get(usize::from(id.0)).and_then(Option::as_ref).ok_or(NotTold::NoRoute)?;
+        self.tells(&reader.export, prefix)
+    }
+
     /// The best route as it is to be told.
     fn verdict(&self, export: &Export, family: Family, at: u32) -> Result<Path, NotTold> {
         let path = self.head(family, at).and_then(|head| self.core.paths.get(head));

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use bgp_core::{Export, RouteAttributes, Settings, State, Status};
+use bgp_core::{Export, RouteAttributes, Settings, State, Status, Walk};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::{Engine, lock};
+use super::{Engine, LISTING, lock};
 use crate::neighbours::{Asked, Neighbours};
 
 /// A set's route for a prefix.
@@ -78,6 +78,22 @@ fn away(settings: &Settings, status: &Status) -> Option<String> {
 }
 
 impl Engine {
+    /// Wanted prefixes inside `inside`, at most `limit`.
+    pub(crate) async fn prefixes(&self, inside: Option<IpNet>, limit: usize) -> Vec<IpNet> {
+        let (mut walk, mut found) = (Walk::default(), Vec::new());
+        loop {
+            let more = lock(&self.table).rib.visit(&mut walk, LISTING, |route| {
+                if found.len() < limit && inside.is_none_or(|inside| inside.contains(&route.prefix)) {
+                    found.push(route.prefix);
+                }
+            });
+            if more.is_break() || found.len() >= limit {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Every set's route for `prefix`: first the one that is announced, then those in its shadow, by name.
     pub(crate) fn candidates(&self, prefix: &IpNet) -> Vec<Candidate> {
         let table = lock(&self.table);

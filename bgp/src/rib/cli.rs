@@ -16,6 +16,7 @@ use crate::events::cli::socket;
 pub(crate) fn command() -> Command {
     Command::new("dump")
         .about("Have the running speaker write the routes of its peers to a file (MRT, TABLE_DUMP_V2)")
+        .after_help("Example:\n  bgp-speaker dump --rib /var/lib/cloakway/rib.mrt.gz")
         .arg(socket())
         .arg(
             Arg::new("rib")

@@ -29,6 +29,7 @@ pub(crate) use intake::Intake;
 pub use look_up::Listen;
 pub(crate) use look_up::{serve, serve_tcp};
 pub use settings::{Exchange, Settings};
+pub(crate) use shown::Received;
 use table_dump::Writer;
 
 use crate::config::Peer;

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use bgp_rib::{Match, PathView, Standing};
 use bgp_rpki::Validity;
 use bgp_wire::Family;
+use ipnet::IpNet;
 use look_up_wire::Verdict;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Dump, Table, dump};
+use super::{Dump, Inner, Known, SLICE, Table, dump};
+use crate::config::Peer;
 
 /// One route as it is shown.
 #[derive(Debug, Serialize)]
@@ -74,6 +76,24 @@ pub(crate) struct Shown {
     peers: Vec<PeerRow>,
 }
 
+fn received(inner: &Inner, found: Match<'_>) -> Vec<Received> {
+    let told = |(name, known): (&String, &Known)| {
+        let told = known.reader.is_some_and(|reader| inner.rib.tells_reader(reader, &found.prefix).is_ok());
+        told.then(|| name.clone())
+    };
+    let told: Vec<String> = inner.peers.iter().filter_map(told).collect();
+    let row = |path: &PathView<'_>| Received {
+        prefix: found.prefix,
+        peer: path.peer_name.to_owned(),
+        next_hop: path.next_hop,
+        communities: path.attributes.communities.iter().map(ToString::to_string).collect(),
+        usable: !matches!(path.standing, Standing::Rejected(_)),
+        reason: path.standing.to_string(),
+        announced_to: if path.standing == Standing::Best { told.clone() } else { Vec::new() },
+    };
+    found.paths.iter().map(row).collect()
+}
+
 fn row(prefix: &str, path: PathView<'_>, validity: Validity) -> PathRow {
     let attributes = path.attributes;
     let texts = |items: Vec<String>| items;
@@ -103,7 +123,66 @@ fn row(prefix: &str, path: PathView<'_>, validity: Validity) -> PathRow {
     }
 }
 
+/// A route of a peer, and what becomes of it.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) prefix: IpNet,
+    pub(crate) peer: String,
+    pub(crate) next_hop: IpAddr,
+    pub(crate) communities: Vec<String>,
+    pub(crate) usable: bool,
+    pub(crate) reason: String,
+    pub(crate) announced_to: Vec<String>,
+}
+
 impl Table {
+    /// Routes of peers to what is inside `inside`, at most `limit` and one more.
+    pub(crate) async fn received(&self, inside: Option<IpNet>, limit: usize) -> Vec<Received> {
+        let mut rows = Vec::new();
+        for family in Family::ALL {
+            let mut from = 0;
+            loop {
+                let places = {
+                    let inner = self.lock();
+                    for found in inner.rib.list(family, from, SLICE) {
+                        if inside.is_none_or(|inside| inside.contains(&found.prefix)) && rows.len() <= limit {
+                            rows.extend(received(&inner, found));
+                        }
+                    }
+                    inner.rib.places(family)
+                };
+                from = from.saturating_add(SLICE);
+                if from >= places || rows.len() > limit {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        rows
+    }
+
+    /// What peers have told of exactly `prefix`, in words; `None` when it is nothing.
+    pub(crate) fn standing(&self, prefix: &IpNet) -> Option<String> {
+        let inner = self.lock();
+        let found = inner.rib.routes_to(prefix)?;
+        let word = |path: &PathView<'_>| match path.standing {
+            Standing::Best => format!("best of {}", path.peer_name),
+            standing => format!("of {}, {standing}", path.peer_name),
+        };
+        Some(found.paths.iter().map(word).collect::<Vec<_>>().join("; "))
+    }
+
+    /// Whether `peer`, whose session is up, is told the best route of others to `prefix`.
+    pub(crate) fn passes_on(&self, peer: &Peer, prefix: &IpNet) -> Result<(), String> {
+        if !peer.exchange.pass_on {
+            return Err("pass-on is not set: the peer is told no routes of others".to_owned());
+        }
+        let inner = self.lock();
+        let reader = inner.peers.get(&peer.name).and_then(|known| known.reader);
+        let reader = reader.ok_or("the session is not up, or has just come up")?;
+        inner.rib.tells_reader(reader, prefix).map_err(|why| why.to_string())
+    }
+
     /// Every route to every prefix that holds `address`, the longest prefix first and its best route first.
     pub(crate) fn look_up(&self, address: &str) -> Result<Value, String> {
         let wrong = || format!("{address:?} is no address: write it as 192.0.2.1 or 2001:db8::1");
