@@ -1,0 +1,92 @@
+//! What the captures hold, when they are whole.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+
+use super::flows;
+use crate::capture::{self, Flow, Packet};
+use crate::evidence::Evidence;
+use crate::stories::world::{APPROVED, DECLINED, PRIVATE, SILENT, World, host_prefix};
+use crate::topology::LinkKind;
+
+/// What the captures hold, once they are whole. Each search is shown to find what it looks for where that belongs.
+pub(super) fn leaks(world: &World<'_>, evidence: &mut Evidence) {
+    let ended = world.lab.end_captures();
+    evidence.check("the captures are whole", || ended.map(|()| String::new()));
+    let links = &world.lab.topology().links;
+    evidence.check("no public link carried a packet to or from a private network address", || {
+        let mut lines = Vec::new();
+        for link in links {
+            let packets = world.packets(&link.name)?;
+            let touching = |address: &str| -> Result<usize> {
+                let prefix = host_prefix(address)?;
+                Ok(flows(&packets).filter(|flow| flow.touches(prefix)).count())
+            };
+            let (four, six) = (touching(PRIVATE[0])?, touching(PRIVATE[1])?);
+            match link.kind {
+                LinkKind::Member | LinkKind::Private => {
+                    ensure!(four > 0 && six > 0, "{}: the search is blind", link.name)
+                }
+                LinkKind::Public | LinkKind::Management | LinkKind::Bank => {
+                    ensure!(four + six == 0, "{}: {} packets", link.name, four + six);
+                }
+            }
+            lines.push(format!(
+                "{} ({:?}): {} packets, {four} + {six} to or from a private address",
+                link.name,
+                link.kind,
+                packets.len()
+            ));
+        }
+        Ok(lines.join("\n"))
+    });
+    evidence.check("no BGP message on a public link names a private network address", || {
+        let mut lines = Vec::new();
+        for link in links.iter().filter(|link| matches!(link.kind, LinkKind::Public) || link.name == "core") {
+            let packets = world.packets(&link.name)?;
+            let mut named = 0;
+            for address in PRIVATE {
+                let bytes = capture::in_bgp(host_prefix(address)?);
+                let bgp = |flow: Flow| flow.ports.is_some_and(|(from, to)| from == 179 || to == 179);
+                named += packets.iter().filter(|packet| packet.flow().is_some_and(bgp) && packet.has(&bytes)).count();
+            }
+            ensure!((named > 0) == (link.name == "core"), "{}: {named}", link.name);
+            lines.push(format!("{}: {named} messages", link.name));
+        }
+        Ok(lines.join("\n"))
+    });
+    evidence.check("the card number is readable on the bank's link and on no other", || {
+        let mut lines = Vec::new();
+        for link in links {
+            let packets = world.packets(&link.name)?;
+            let forms: Vec<_> = [APPROVED, DECLINED, SILENT].into_iter().flat_map(capture::forms_of_card).collect();
+            let found = packets.iter().filter(|packet| forms.iter().any(|form| packet.has(form))).count();
+            ensure!((found > 0) == (link.kind == LinkKind::Bank), "{}: {found} packets", link.name);
+            lines.push(format!("{}: {found} of {} packets", link.name, packets.len()));
+        }
+        Ok(lines.join("\n"))
+    });
+    evidence.check("the card number is in no log and in nothing that a program stored", || {
+        let mut looked = 0;
+        let mut open = vec![world.lab.run_directory().to_owned()];
+        while let Some(folder) = open.pop() {
+            for entry in fs::read_dir(&folder)? {
+                let entry = entry?;
+                let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+                if entry.file_type()?.is_dir() {
+                    // The captures were looked at above, and the browser's home belongs to the payer.
+                    if name != "captures" && name != "browser" {
+                        open.push(path);
+                    }
+                } else if entry.file_type()?.is_file() && !name.starts_with("card-") {
+                    let packet = Packet { at_ns: 0, frame: fs::read(&path)? };
+                    let cards = [APPROVED, DECLINED, SILENT];
+                    ensure!(!cards.iter().any(|card| packet.has(card.as_bytes())), "{}", path.display());
+                    looked += 1;
+                }
+            }
+        }
+        Ok(format!("{looked} files looked at"))
+    });
+}
