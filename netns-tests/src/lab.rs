@@ -281,6 +281,8 @@ impl Lab {
         let name = capture_name(link);
         let mut command = self.netns(&link.a.namespace).command("tcpdump");
         command.args(["-i", &link.a.interface, "-s", "0", "-U", "--immediate-mode", "-Z", "root"]);
+        // In KiB: a busy machine must not lose packets.
+        command.args(["-B", "16384"]);
         command.args(["--time-stamp-precision=nano", "-w"]).arg(self.capture(&link.name));
         self.spawn(&name, command)?;
         eventually(BOUND, &format!("tcpdump listens on {}", link.name), || {

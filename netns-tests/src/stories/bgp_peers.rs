@@ -96,11 +96,16 @@ fn inside(told: &mut Told<'_>) {
 
 /// What the neighbour of `router` holds, if that is what it may.
 fn beyond(lab: &Lab, router: Router) -> Result<String> {
-    let session = format!("from_{}", router.name());
-    let may = || Case::ALL.iter().flat_map(|case| case.public(router)).filter(|prefix| !prefix.contains(':'));
+    let may = || {
+        let public = Case::ALL.iter().flat_map(|case| case.public(router));
+        // GoBGP tells its own of IPv6 with the next hop that it was given inside.
+        let own_v6 = (router != Router::GoBgp).then(|| router.own_prefix_v6());
+        public.chain([router.own_prefix()]).chain(own_v6)
+    };
     let held = eventually(BOUND, "the router tells its neighbour", || {
-        let held = routers::birdc(lab, "beyond", &format!("show route protocol {session}"))?;
-        for prefix in may().chain([router.own_prefix()]) {
+        let of = |session: String| routers::birdc(lab, "beyond", &format!("show route protocol {session}"));
+        let held = of(format!("from_{}", router.name()))? + &of(format!("from_{}6", router.name()))?;
+        for prefix in may() {
             ensure!(held.contains(&prefix), "{prefix} is missing: {held}");
         }
         Ok(held)
@@ -119,7 +124,7 @@ fn withdrawal(told: &mut Told<'_>) {
             eventually(BOUND, "the routes are gone", || {
                 for prefix in case.private(router) {
                     let said = router.route(lab, case, &prefix).unwrap_or_default();
-                    ensure!(!said.contains(router.no_export()), "{said}");
+                    ensure!(!said.contains(router.guard(case)), "{said}");
                 }
                 Ok("gone".to_owned())
             })
@@ -140,7 +145,7 @@ fn holds_private(lab: &Lab, router: Router, case: Case) -> Result<()> {
     for prefix in case.private(router) {
         eventually(BOUND, "the route is there", || {
             let said = router.route(lab, case, &prefix)?;
-            ensure!(said.contains(router.no_export()), "{}, {}: {said}", router.name(), case.name());
+            ensure!(said.contains(router.guard(case)), "{}, {}: {said}", router.name(), case.name());
             Ok(())
         })?;
     }
@@ -227,7 +232,7 @@ fn farewell(told: &mut Told<'_>) {
                 ensure!(said.contains(speakers::LAST_WORD), "{said}");
                 for prefix in Case::Plain.private(router) {
                     let route = router.route(lab, Case::Plain, &prefix).unwrap_or_default();
-                    ensure!(!route.contains(router.no_export()), "{route}");
+                    ensure!(!route.contains(router.guard(Case::Plain)), "{route}");
                 }
                 let line = said.lines().find(|line| line.contains(speakers::LAST_WORD)).unwrap_or_default();
                 Ok(line.trim().to_owned())

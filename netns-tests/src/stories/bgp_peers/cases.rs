@@ -155,6 +155,11 @@ impl Case {
         v4.into_iter().chain(v6).collect()
     }
 
+    /// Whether NO_ADVERTISE guards its private routes, and not NO_EXPORT.
+    pub(super) const fn is_advertised_to_nobody(self) -> bool {
+        matches!(self, Self::Guarded)
+    }
+
     /// What is injected and may go further; of `restarting`, what stays when we are gone.
     pub(super) fn public(self, router: Router) -> Vec<String> {
         let v4 = format!("198.18.{}.0/24", self.number(router));

@@ -1,10 +1,10 @@
 //! Connections that cross: both ends connect at once, and the router id decides which connection stays (RFC 4271 §6.8).
 //!
-//! That both are there at once is no matter of luck. A firewall lets nothing pass until both ends are connecting; then
-//! connections be made and nothing be said on them; then OPENs, and no KEEPALIVE. So each end has two OPENs, no session
-//! is established yet, and both ends have to choose the same connection.
+//! That both are there at once is no matter of luck. A firewall lets nothing pass until both ends are connecting, and then
+//! connections be made and nothing be said on them. Both ends are stopped while the four OPENs are delivered; when they go
+//! on, no KEEPALIVE passes. So each end has two OPENs, no session is established, and both ends have to choose.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bgp_wire::{ErrorCode, Message};
 
 use super::cases::Case;
@@ -30,7 +30,7 @@ pub(super) fn tell(told: &mut Told<'_>) -> Result<(), Stopped> {
             eventually(BOUND, "both ends are connecting", || {
                 for host in ["speaker", router.name()] {
                     let trying = connections(lab, host, router, case, "syn-sent")?;
-                    ensure!(trying > 0, "{}, {} at {host} is not", router.name(), case.name());
+                    ensure!(!trying.is_empty(), "{}, {} at {host} is not", router.name(), case.name());
                 }
                 Ok(())
             })
@@ -39,9 +39,11 @@ pub(super) fn tell(told: &mut Told<'_>) -> Result<(), Stopped> {
         each(|router, case| two_or_one(lab, router, case, 2))?;
         Ok((format!("{count} speakers"), ()))
     })?;
-    evidence.require("OPENs pass, and no KEEPALIVE: both ends close the same connection", || {
-        // 19 octets behind the headers.
-        lets(lab, "tcp flags & psh == psh meta length 71")?;
+    evidence.require("the OPENs are delivered, and no KEEPALIVE: both ends close one connection", || {
+        freeze(lab, true)?;
+        let delivered = deliver(lab);
+        freeze(lab, false)?;
+        delivered?;
         each(|router, case| two_or_one(lab, router, case, 1))?;
         lab.must("speaker", &["nft", "delete", "table", "inet", "crossing"])?;
         Ok(("one is left of each two".to_owned(), ()))
@@ -56,7 +58,7 @@ pub(super) fn tell(told: &mut Told<'_>) -> Result<(), Stopped> {
             Ok(row.state)
         });
         if crosses {
-            let claim = format!(", {}: of two connections with OPENs both ways, the right one stayed", case.name());
+            let claim = format!(", {}: of two connections the right one stayed", case.name());
             told.check(router, [Feature::Crossing], &claim, |lab, _| which_stayed(lab, router, case));
         }
     }
@@ -92,50 +94,82 @@ fn lets(lab: &Lab, dropped: &str) -> Result<()> {
     lab.must("speaker", &["nft", &rules]).map(drop)
 }
 
+/// Both ends of every session stop where they are, or go on.
+fn freeze(lab: &Lab, frozen: bool) -> Result<()> {
+    each(|router, case| lab.freeze(&case.process(router), frozen))?;
+    crossing().try_for_each(|router| lab.freeze(router.daemon(), frozen))
+}
+
+/// Lets everything that was said arrive, and from then on nothing as short as a KEEPALIVE and a NOTIFICATION behind it.
+fn deliver(lab: &Lab) -> Result<()> {
+    lab.must("speaker", &["nft", "flush", "table", "inet", "crossing"])?;
+    each(|router, case| {
+        eventually(BOUND, "all that was said has arrived", || {
+            for host in ["speaker", router.name()] {
+                let queues = connections(lab, host, router, case, "established")?;
+                let delivered = queues.iter().filter(|(unread, unsent)| *unread > 0 && *unsent == 0).count();
+                ensure!(delivered == 2, "{}, {} at {host}: {queues:?}", router.name(), case.name());
+            }
+            Ok(())
+        })
+    })?;
+    // Headers have 52 octets, an OPEN 29 and more, a KEEPALIVE 19, a NOTIFICATION 21 and more.
+    lets(lab, "tcp flags & psh == psh meta length < 97")
+}
+
 /// Waits until both ends have so many connections of the session.
 fn two_or_one(lab: &Lab, router: Router, case: Case, count: usize) -> Result<()> {
     eventually(BOUND, &format!("connections: {count}"), || {
         for host in ["speaker", router.name()] {
-            let made = connections(lab, host, router, case, "established")?;
+            let made = connections(lab, host, router, case, "established")?.len();
             ensure!(made == count, "{}, {} at {host}: {made}", router.name(), case.name());
         }
         Ok(())
     })
 }
 
-/// How many connections of the session this end has in that state.
-fn connections(lab: &Lab, host: &str, router: Router, case: Case, state: &str) -> Result<usize> {
+/// The connections of the session that this end has in that state: octets that wait to be read, and to be acknowledged.
+fn connections(lab: &Lab, host: &str, router: Router, case: Case, state: &str) -> Result<Vec<(u64, u64)>> {
     let said = lab.must(host, &["ss", "-Htn", "state", state])?;
     let ends = [case.local(router), router.address(case)];
     // An address, sometimes an interface, and a port.
     let of = |end: &str| end.rsplit_once(':').and_then(|(host, _)| Some(host.split('%').next()?.to_owned()));
-    let ours = said.lines().filter(|line| {
-        let found: Vec<String> = line.split_whitespace().skip(2).take(2).filter_map(of).collect();
-        ends.iter().all(|end| found.contains(end))
-    });
-    Ok(ours.count())
+    let mut queues = Vec::new();
+    for line in said.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [unread, unsent, here, there, ..] = words.as_slice() else { continue };
+        let found: Vec<String> = [here, there].into_iter().filter_map(|end| of(end)).collect();
+        if ends.iter().all(|end| found.contains(end)) {
+            queues.push((unread.parse().context("no queue")?, unsent.parse().context("no queue")?));
+        }
+    }
+    Ok(queues)
 }
 
-/// The connection of the end with the higher router id goes on, the other was closed for the collision.
+/// The connection of the end with the higher router id goes on, the other was closed: with a word, or, where an end saw
+/// which it would be before it was asked, without one.
 fn which_stayed(lab: &Lab, router: Router, case: Case) -> Result<String> {
     let (ours, theirs) = (case.local(router), router.address(case));
     let higher = if case == Case::Higher { &ours } else { &theirs };
     eventually(BOUND, "the capture tells", || {
         let said = bgp_capture::conversations(&lab.capture(router.name()))?;
-        let both = said.iter().filter(|talk| talk.is_between(&ours, &theirs));
-        let opened = |who: &str, talk: &bgp_capture::Conversation| {
-            talk.said_by(who).any(|message| matches!(message, Message::Open(_)))
+        let both = || said.iter().filter(|talk| talk.is_between(&ours, &theirs));
+        let all = |talk: &bgp_capture::Conversation| {
+            [&ours, &theirs].into_iter().flat_map(|who| talk.said_by(who)).cloned().collect::<Vec<_>>()
         };
-        let open: Vec<_> = both.filter(|talk| opened(&ours, talk) && opened(&theirs, talk)).collect();
-        ensure!(open.len() == 2, "{} connections with OPENs both ways", open.len());
-        let refused = |talk: &bgp_capture::Conversation| {
-            [&ours, &theirs].into_iter().flat_map(|who| talk.said_by(who)).any(
-                |message| matches!(message, Message::Notification(why) if why.error == ErrorCode::CONNECTION_COLLISION),
-            )
-        };
-        let stayed: Vec<_> = open.iter().filter(|talk| !refused(talk)).collect();
+        let openers: Vec<String> = both()
+            .filter(|talk| all(talk).iter().any(|message| matches!(message, Message::Open(_))))
+            .map(|talk| talk.opener().to_string())
+            .collect();
+        ensure!(openers.contains(&ours) && openers.contains(&theirs), "OPENs on connections of {openers:?}");
+        let stayed: Vec<_> =
+            both().filter(|talk| all(talk).iter().any(|message| matches!(message, Message::Update(_)))).collect();
         let [stayed] = stayed.as_slice() else { anyhow::bail!("{} connections stayed", stayed.len()) };
         ensure!(stayed.opener().to_string() == *higher, "the connection of {} stayed", stayed.opener());
-        Ok(format!("that of {higher} stayed, the other ended with Cease, Connection Collision Resolution"))
+        let refused = both().flat_map(all).any(
+            |message| matches!(message, Message::Notification(why) if why.error == ErrorCode::CONNECTION_COLLISION),
+        );
+        let how = if refused { "with Cease, Connection Collision Resolution" } else { "without a word" };
+        Ok(format!("that of {higher} stayed, the other ended {how}"))
     })
 }

@@ -32,9 +32,9 @@ pub(super) fn tell(told: &mut Told<'_>) -> Result<(), Stopped> {
             })
         });
         for prefix in case.private(router) {
-            let claim = format!(", {}: it holds {prefix} with NO_EXPORT", case.name());
+            let claim = format!(", {}: it holds {prefix} with its guard", case.name());
             told.check(router, features(), &claim, |lab, _| {
-                holds(lab, router, case, &prefix, &[router.no_export(), &case.next_hop(router, &prefix)])
+                holds(lab, router, case, &prefix, &[router.guard(case), &case.next_hop(router, &prefix)])
             });
         }
         for prefix in case.public(router).into_iter().chain(case.passing(router)) {

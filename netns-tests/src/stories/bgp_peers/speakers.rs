@@ -50,8 +50,10 @@ fn config(case: Case, router: Router, lab: &Lab) -> Result<String> {
             format!("export = \"injected\"\ngraceful-restart = {{ restart-s = 60, long-lived-s = {KEEP_S} }}\n")
         }
     };
+    let guard = if case.is_advertised_to_nobody() { "no-advertise" } else { "no-export" };
     let route = |prefix: String| {
-        format!("[[private-routes]]\nprefix = \"{prefix}\"\nnext-hop = \"{}\"\n", case.next_hop(router, &prefix))
+        let hop = case.next_hop(router, &prefix);
+        format!("[[private-routes]]\nprefix = \"{prefix}\"\nnext-hop = \"{hop}\"\nguard = \"{guard}\"\n")
     };
     let private: String = case.private(router).into_iter().map(route).collect();
     let health = if private.is_empty() { String::new() } else { format!("[health]\nsocket = \"{run}/health.sock\"\n") };

@@ -9,12 +9,15 @@ use crate::lab::Lab;
 use crate::stories::shown;
 
 impl Router {
-    /// How it writes the community in the answer to [`Router::route`].
-    pub(super) const fn no_export(self) -> &'static str {
-        match self {
-            Self::Bird => "(65535,65281)",
-            Self::Frr | Self::GoBgp | Self::Ourselves => "no-export",
-            Self::OpenBgpd => "NO_EXPORT",
+    /// How it writes the guard of a private route in the answer to [`Router::route`].
+    pub(super) const fn guard(self, case: Case) -> &'static str {
+        match (self, case.is_advertised_to_nobody()) {
+            (Self::Bird, false) => "(65535,65281)",
+            (Self::Bird, true) => "(65535,65282)",
+            (Self::Frr | Self::GoBgp | Self::Ourselves, false) => "no-export",
+            (Self::Frr | Self::GoBgp | Self::Ourselves, true) => "no-advertise",
+            (Self::OpenBgpd, false) => "NO_EXPORT",
+            (Self::OpenBgpd, true) => "NO_ADVERTISE",
         }
     }
 
