@@ -118,7 +118,13 @@ fn row(shared: &Shared, prefix: IpNet, wanted: &Wanted, asked: &Asked, report: &
             }
         },
         (None, Route::Injected(candidates)) => match told(candidates, asked, &report.status, &prefix) {
-            Ok(candidate) => (true, format!("announced: from set {}{}", candidate.set, wanted.note)),
+            Ok(candidate) => {
+                let how = match report.queue.behind || report.queue.unsent > 0 {
+                    true => "announced, or about to be (the peer is behind)",
+                    false => "announced",
+                };
+                (true, format!("{how}: from set {}{}", candidate.set, wanted.note))
+            }
             Err(why) => (false, why),
         },
         (None, Route::Received) => match shared.rib.passes_on(&asked.peer, &prefix) {

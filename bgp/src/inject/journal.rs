@@ -187,13 +187,14 @@ fn seal(at: u64) -> io::Result<Vec<u8>> {
 
 /// Where behind `at` the first seal stands: it names its place, so that nothing else is taken for one.
 fn sealed_behind(bytes: &[u8], at: usize) -> Option<usize> {
-    let rest = bytes.get(at..)?;
+    let head = u32::try_from(SEALED - 4 - CHECKSUM).unwrap_or(u32::MAX).to_be_bytes();
     let stands = |(offset, window): (usize, &[u8])| {
+        // Most octets are none, and a bulk that was cut off has many.
         let place = at + offset;
-        let named = window.get(SEALED - 9..)? == [&[SEAL][..], &(place as u64).to_be_bytes()].concat();
-        (named && frame(bytes, place).is_some()).then_some(place)
+        let is_seal = window.starts_with(&head) && window.get(SEALED - 9) == Some(&SEAL);
+        (is_seal && window.ends_with(&(place as u64).to_be_bytes()) && frame(bytes, place).is_some()).then_some(place)
     };
-    rest.windows(SEALED).enumerate().find_map(stands)
+    bytes.get(at..)?.windows(SEALED).enumerate().find_map(stands)
 }
 
 /// A part of a long record.

@@ -45,13 +45,48 @@ fn cell(value: &Value) -> String {
     }
 }
 
+/// Columns that say which row it is and how it stands come first.
+const FIRST: [&str; 13] = [
+    "peer",
+    "router",
+    "cache",
+    "name",
+    "set",
+    "prefix",
+    "rule",
+    "then",
+    "state",
+    "connected",
+    "healthy",
+    "announced",
+    "source",
+];
+/// Long ones come last.
+const LAST: [&str; 2] = ["reason", "last_down"];
+
+fn rank(column: &str) -> usize {
+    let place = |list: &[&str]| list.iter().position(|name| *name == column);
+    place(&FIRST).or(place(&LAST).map(|at| FIRST.len() + 1 + at)).unwrap_or(FIRST.len())
+}
+
+/// What says nothing in any row is left out.
+fn says_nothing(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => true,
+        Some(Value::String(text)) => text.is_empty(),
+        Some(Value::Array(items)) => items.is_empty(),
+        Some(_) => false,
+    }
+}
+
 fn table(rows: &[Value]) -> String {
     let mut columns: Vec<&str> = Vec::new();
     for name in rows.iter().filter_map(Value::as_object).flat_map(serde_json::Map::keys) {
-        if !columns.contains(&name.as_str()) {
+        if !columns.contains(&name.as_str()) && !rows.iter().all(|row| says_nothing(row.get(name))) {
             columns.push(name);
         }
     }
+    columns.sort_by_key(|name| rank(name));
     let head: Vec<String> = columns.iter().map(|name| name.to_uppercase()).collect();
     let body = rows.iter().map(|row| columns.iter().map(|name| row.get(name).map(cell).unwrap_or_default()).collect());
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
@@ -77,5 +112,15 @@ mod tests {
         assert_eq!(render(&list), "PEER        STATE\n192.0.2.1   Established\n192.0.2.22  -\n");
         assert_eq!(render(&json!({"a": 1, "long": [1, 2]})), "a     1\nlong  1,2\n");
         assert_eq!(render(&json!([])), "none\n");
+    }
+
+    #[test]
+    fn a_table_begins_with_what_tells_rows_apart_and_leaves_out_what_says_nothing() {
+        let list = json!([
+            {"address": "192.0.2.1", "group": null, "held": [], "peer": "edge", "reason": "", "state": "Idle"},
+            {"address": "192.0.2.2", "group": null, "held": [], "peer": "far", "reason": "down", "state": "Idle"},
+        ]);
+        let table = render(&list);
+        assert_eq!(table, "PEER  STATE  ADDRESS    REASON\nedge  Idle   192.0.2.1\nfar   Idle   192.0.2.2  down\n");
     }
 }
