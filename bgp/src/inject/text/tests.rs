@@ -178,3 +178,59 @@ proptest! {
         let _ = parse(&line);
     }
 }
+
+/// The rule and its actions that a line announces, in our own words; or what is wrong with it.
+fn flow(line: &str) -> Result<String, String> {
+    match parse(&format!("announce flow {line}"))? {
+        Command::AnnounceFlow(_, rule, route) => Ok(format!("{rule}: {}", route.actions)),
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn flow_rules_are_read_in_one_line_and_in_blocks() {
+    for (line, expected) in [
+        (
+            "route { match { destination 10.0.0.1/24; protocol [ udp tcp ]; } then { discard; } }",
+            "destination 10.0.0.0/24 protocol =17 =6: discard",
+        ),
+        (
+            "route name {\\n match {\\n source ::5678:0:0/104/64;\\n next-header tcp;\\n }\\n then {\\n accept;\\n }\\n }\\n",
+            "source ::5678:0:0/64-104 protocol =6: accept",
+        ),
+        (
+            "route destination 10.0.0.0/24 tcp-flags [ syn&!ack ] mark 7",
+            "destination 10.0.0.0/24 tcp-flags 0x2&!0x10: mark 7",
+        ),
+        ("route destination 10.0.0.0/24 fragment [ not-a-fragment ]", "destination 10.0.0.0/24 fragment !0x2: accept"),
+        ("route destination 10.0.0.0/24 redirect 64500:7", "destination 10.0.0.0/24: redirect 64500:7"),
+    ] {
+        assert_eq!(flow(line).as_deref(), Ok(expected), "{line}");
+    }
+    let withdrawn = parse("withdraw flow route destination 10.0.0.0/24 discard");
+    assert!(matches!(withdrawn, Ok(Command::WithdrawFlow(..))), "{withdrawn:?}");
+    for (line, named) in [
+        ("destination 10.0.0.0/24", "route goes behind it"),
+        ("route discard", "nothing to match"),
+        ("route destination 10.0.0.0/24 redirect 192.0.2.1", "to a VRF by its route target alone"),
+        ("route destination 10.0.0.0/24 redirect 2001:db8::1", "to a VRF by its route target alone"),
+        ("route destination 10.0.0.0/24 copy 192.0.2.1", "copy: not understood"),
+        ("route destination 10.0.0.0/24 protocol [ tcp", "its list has no end"),
+        ("route destination 10.0.0.0/24 source-port http", "no number"),
+        ("route destination 10.0.0.0", "write it with its length"),
+        ("route destination", "its value is missing"),
+        ("route destination 10.0.0.0/24 action louder", "sample, terminal or sample-terminal"),
+    ] {
+        let error = flow(line).unwrap_err();
+        assert!(error.contains(named), "{line}: {error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_flow_line_does_harm(
+        line in "(route|match|then|\\{|\\}|;|destination|source|10.0.0.0/8|::1/128/9|protocol|port|fragment|redirect|mark|&|=|!|>|\\[|\\]| |[a-z0-9]){0,20}",
+    ) {
+        let _ = flow(&line);
+    }
+}
