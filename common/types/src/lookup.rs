@@ -4,6 +4,8 @@
 //! longer, else 16. What is longer hangs below in a poptrie (Asai and Ohara, SIGCOMM 2015): each six bits index a node
 //! of 24 octets, in which a bit says whether a child follows, and the number of bits before it where it is.
 //! Values are kept once each and named by numbers. 1e6 IPv4 prefixes take some 70 MB, and one cache miss or two a look-up.
+//! Nothing branches on whether an address has a value: a guess would be wrong half the time, and each wrong one waits for
+//! the memory that a look-up reads, while right ones overlap.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -56,7 +58,10 @@ fn rank(set: u64, index: usize) -> u32 {
     (set & (2_u64 << index).wrapping_sub(1)).count_ones()
 }
 
-/// Numbers by prefix; 0 stands for none.
+/// The number of no value.
+const NONE: u32 = 0;
+
+/// Numbers by prefix; [`NONE`] where there is none.
 #[derive(Debug, Clone)]
 struct Trie<K> {
     top: Vec<u32>,
@@ -113,12 +118,14 @@ impl<K: Key> Trie<K> {
         }
     }
 
-    fn find(&self, key: K) -> Option<u32> {
-        let entry = *self.top.get(key.bits(0, self.top_bits))?;
-        if entry & NODE == 0 {
-            return Some(entry);
-        }
-        let (mut node, mut from) = (self.nodes.get((entry & !NODE) as usize)?, self.top_bits);
+    fn find(&self, key: K) -> u32 {
+        let Some(entry) = self.top.get(key.bits(0, self.top_bits)) else { return NONE };
+        if entry & NODE == 0 { *entry } else { self.below(key, entry & !NODE).unwrap_or(NONE) }
+    }
+
+    /// What the node at `place` and those below it say.
+    fn below(&self, key: K, place: u32) -> Option<u32> {
+        let (mut node, mut from) = (self.nodes.get(place as usize)?, self.top_bits);
         loop {
             let index = key.bits(from, STRIDE);
             if node.children & 1 << index == 0 {
@@ -166,9 +173,9 @@ fn paint<K: Key>(entries: &[Entry<K, u32>], from: u8, stride: u8, inherited: u32
     (slots, below)
 }
 
-/// Each value once; its number is its place and one.
+/// Each value once; its number is its place, and the first is none.
 struct Numbers<T> {
-    distinct: Vec<T>,
+    distinct: Vec<Option<T>>,
     known: HashMap<T, u32>,
     last: Option<(T, u32)>,
 }
@@ -187,8 +194,8 @@ impl<T: Copy + Eq + Hash> Numbers<T> {
         }
         let distinct = &mut self.distinct;
         let number = *self.known.entry(value).or_insert_with(|| {
-            distinct.push(value);
-            number(distinct.len())
+            distinct.push(Some(value));
+            number(distinct.len() - 1)
         });
         self.last = Some((value, number));
         number
@@ -202,7 +209,7 @@ impl<T: Copy + Eq + Hash> Numbers<T> {
 pub struct AddressMap<T> {
     v4: Trie<u32>,
     v6: Trie<u128>,
-    distinct: Vec<T>,
+    distinct: Vec<Option<T>>,
     prefixes: usize,
 }
 
@@ -214,7 +221,7 @@ impl<T: Copy + Eq + Hash> AddressMap<T> {
             IpAddr::V4(address) => self.v4.find(address.into()),
             IpAddr::V6(address) => self.v6.find(address.into()),
         };
-        self.distinct.get((number? as usize).checked_sub(1)?).copied()
+        self.distinct.get(number as usize).copied().flatten()
     }
 
     /// How many prefixes have a value.
@@ -232,7 +239,7 @@ impl<T: Copy + Eq + Hash> AddressMap<T> {
     /// Octets that it takes.
     #[must_use]
     pub fn octets(&self) -> usize {
-        self.v4.octets() + self.v6.octets() + self.distinct.len() * size_of::<T>()
+        self.v4.octets() + self.v6.octets() + self.distinct.len() * size_of::<Option<T>>()
     }
 }
 
@@ -270,7 +277,7 @@ impl<T: Copy + Eq + Hash> AddressMapBuilder<T> {
         settle(&mut self.v4, &merge);
         settle(&mut self.v6, &merge);
         let prefixes = self.v4.len() + self.v6.len();
-        let mut numbers = Numbers { distinct: Vec::new(), known: HashMap::new(), last: None };
+        let mut numbers = Numbers { distinct: vec![None], known: HashMap::new(), last: None };
         let (v4, v6) = (numbers.of(self.v4), numbers.of(self.v6));
         let v4 = Trie::new(&v4, if v4.len() < MANY { TOP } else { WIDE_TOP });
         AddressMap { v4, v6: Trie::new(&v6, TOP), distinct: numbers.distinct, prefixes }
