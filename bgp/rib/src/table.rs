@@ -132,10 +132,8 @@ impl<const N: usize> Table<N> {
 pub(crate) fn cut<const N: usize>(address: [u8; N], bits: u8) -> [u8; N] {
     let mut cut = address;
     for (at, octet) in cut.iter_mut().enumerate() {
-        let left = usize::from(bits).saturating_sub(8 * at);
-        if left < 8 {
-            *octet &= !(0xff_u8.checked_shr(u32::try_from(left).unwrap_or(8)).unwrap_or(0));
-        }
+        let left = usize::from(bits).saturating_sub(8 * at).min(8);
+        *octet &= (0xff00_u16 >> left) as u8;
     }
     cut
 }

@@ -131,14 +131,19 @@ impl Rib {
     /// IPv4.
     #[must_use]
     pub fn origin(&self, address: IpAddr) -> Option<Origin> {
-        let (family, places) = self.holding(address);
-        places.into_iter().find_map(|at| {
-            let head = self.head(family, at)?;
-            let mut origins = self.core.candidates(head).map(|candidate| candidate.summary.origin_as());
-            let first = origins.next()?;
-            let asn = if origins.all(|other| other == first) { first } else { None };
-            Some(Origin { prefix: self.prefix(family, at)?, asn })
-        })
+        match address.to_canonical() {
+            IpAddr::V4(address) => self.v4.holding(address.octets()).find_map(|at| self.originator(Family::Ipv4, at)),
+            IpAddr::V6(address) => self.v6.holding(address.octets()).find_map(|at| self.originator(Family::Ipv6, at)),
+        }
+    }
+
+    /// Whose the prefix at `at` is, if it has a usable route.
+    fn originator(&self, family: Family, at: u32) -> Option<Origin> {
+        let head = self.head(family, at)?;
+        let mut origins = self.core.candidates(head).map(|candidate| candidate.summary.origin_as());
+        let first = origins.next()?;
+        let asn = if origins.all(|other| other == first) { first } else { None };
+        Some(Origin { prefix: self.prefix(family, at)?, asn })
     }
 
     fn holding(&self, address: IpAddr) -> (Family, Vec<u32>) {
