@@ -31,4 +31,5 @@ mod show;
 pub mod speaker;
 pub mod tcp;
 mod telemetry;
+mod threads;
 mod why;

@@ -16,6 +16,7 @@ use bgp_wire::{Families, Family, FlowRule};
 use cloakway_runtime::clock;
 use cloakway_types::Instant;
 use mrt_wire::writer::{Direction, Style};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,8 +35,10 @@ use crate::telemetry::PeerMetrics;
 const READ: usize = 64 * 1024;
 /// A peer that leaves this much unread is given up.
 const BACKLOG_LIMIT: usize = 1 << 20;
-/// Pulls from the table in a row.
-const TURN: usize = 8;
+/// How long a session makes UPDATEs in a row: timers, and the other sessions of the thread, wait no longer.
+const TURN: Duration = Duration::from_millis(2);
+/// Octets that the kernel holds and has not sent: what is urgent waits behind no more of a bulk.
+const UNSENT: u32 = 256 * 1024;
 /// How often the peer's acknowledgements are looked at while somebody waits for them.
 const ACKNOWLEDGED: Duration = Duration::from_millis(1);
 /// How long it may take to withdraw what is not to be kept.
@@ -158,6 +161,8 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
     routes.mark_changed();
     task.handle(Input::Start);
     loop {
+        // The event loop learns of the time when it looks, and that is when nothing else is ready.
+        task.tick();
         let hungry = task.is_hungry();
         // Withdrawals before all else; the keepalive timer before the peer's bytes.
         tokio::select! {
@@ -186,9 +191,15 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
                     task.carry_out();
                 }
             },
-            () = clock::until(task.session.poll_timeout()) => task.handle(Input::Tick),
-            Ok(()) = changes.changed() => task.feed(true),
-            Ok(()) = told_others.changed() => task.pass_on(true),
+            () = clock::until(task.session.poll_timeout()) => task.tick(),
+            Ok(()) = changes.changed() => {
+                task.feed(true);
+                task.breathe().await;
+            }
+            Ok(()) = told_others.changed() => {
+                task.pass_on(true);
+                task.breathe().await;
+            }
             () = Outlet::look(task.outlet.as_ref()) => task.acknowledged(),
             Some(stream) = ways.incoming.recv() => task.accept(stream),
             Some(Ok((id, connected))) = task.connecting.join_next() => task.connected(id, connected),
@@ -196,7 +207,10 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
                 // An asker that has gone away wants no answer.
                 let _ = question.send(task.report());
             }
-            (id, readiness) = ready(&task.links, hungry) => task.transfer(id, readiness),
+            (id, readiness) = ready(&task.links, hungry) => {
+                task.transfer(id, readiness);
+                task.breathe().await;
+            }
             Some(_) = task.farewells.join_next() => {}
         }
         if lifetime == Lifetime::UntilOver && task.session.is_over() && ways.incoming.is_empty() {
@@ -397,7 +411,8 @@ impl Task {
     /// Sends of others' routes what the socket takes, behind everything else. `fresh`: there may be something new.
     fn pass_on(&mut self, fresh: bool) {
         self.passing |= fresh;
-        for _ in 0..TURN {
+        let end = clock::now() + TURN;
+        while clock::now() < end {
             let behind = self.links.values().any(|link| !link.backlog.is_empty());
             if !self.passing || behind || self.outlet.as_ref().is_some_and(|outlet| outlet.hungry) {
                 return;
@@ -423,7 +438,8 @@ impl Task {
     /// `fresh`: there may be something new.
     fn feed(&mut self, fresh: bool) {
         self.tell_flows();
-        for _ in 0..TURN {
+        let end = clock::now() + TURN;
+        while clock::now() < end {
             let Some(outlet) = &mut self.outlet else { return };
             outlet.hungry |= fresh;
             // What is unsent goes first, and a peer that does not read is asked to before anything is made for it.
@@ -562,6 +578,10 @@ impl Task {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
+        // Nor must a KEEPALIVE wait for megabytes of a bulk.
+        if let Err(error) = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT) {
+            tracing::debug!(%error, "cannot set TCP_NOTSENT_LOWAT");
+        }
         let base = inject::acknowledged(&stream).unwrap_or_default();
         let mut link = Link { stream, backlog: Vec::new(), taken: 0, base, tape: None };
         let settings = &self.peer.settings;
@@ -578,24 +598,47 @@ impl Task {
                 self.feed(false);
                 self.pass_on(false);
             }
-            Readiness::Read => {
-                let Some(link) = self.links.get(&id) else { return };
-                let mut buffer = Vec::with_capacity(READ);
-                match link.stream.try_read_buf(&mut buffer) {
-                    Ok(0) => self.lost(id),
-                    Ok(_) => {
-                        let style = style(&self.session, id, Direction::Received);
-                        if let Some(tape) = self.links.get_mut(&id).and_then(|link| link.tape.as_mut()) {
-                            tape.pass(Direction::Received, &buffer, style);
-                        }
-                        self.handle(Input::Received(id, &buffer));
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(error) => {
-                        tracing::debug!(%error, "cannot read");
-                        self.lost(id);
-                    }
+            Readiness::Read => self.read(id),
+        }
+    }
+
+    /// Does what is due, if anything is. A peer whose word has come in time is not silent, however late we are.
+    fn tick(&mut self) {
+        if self.session.poll_timeout().is_some_and(|due| due <= clock::now()) {
+            self.read_all();
+            self.handle(Input::Tick);
+        }
+    }
+
+    /// Changes may come as fast as they are told, and a socket take as fast as is made for it: the event loop gets a look
+    /// at the others all the same, and the peer is heard.
+    async fn breathe(&mut self) {
+        tokio::task::yield_now().await;
+        self.read_all();
+    }
+
+    /// Takes what has come on any connection, a buffer of each.
+    fn read_all(&mut self) {
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.read(id));
+    }
+
+    fn read(&mut self, id: LinkId) {
+        let Some(link) = self.links.get(&id) else { return };
+        let mut buffer = Vec::with_capacity(READ);
+        match link.stream.try_read_buf(&mut buffer) {
+            Ok(0) => self.lost(id),
+            Ok(_) => {
+                let style = style(&self.session, id, Direction::Received);
+                if let Some(tape) = self.links.get_mut(&id).and_then(|link| link.tape.as_mut()) {
+                    tape.pass(Direction::Received, &buffer, style);
                 }
+                self.handle(Input::Received(id, &buffer));
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => {
+                tracing::debug!(%error, "cannot read");
+                self.lost(id);
             }
         }
     }

@@ -19,6 +19,7 @@ use crate::reload::Reloader;
 use crate::rib::{self, Table};
 use crate::rpki::Rpki;
 use crate::show::{self, Shared};
+use crate::threads::Threads;
 
 /// Runs until the stop.
 ///
@@ -32,6 +33,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     let gate = Gate { injector: injector.clone(), announce, events: events.clone() };
     let engine = config.inject.map(|inject| Engine::open(inject, events.clone())).transpose()?;
     let mut tasks = JoinSet::new();
+    let threads = Threads::start()?;
     let restarted = engine.as_ref().is_some_and(|engine| engine.keeps_anything());
     let (look_up_socket, look_up_tcp) = (config.rib.look_up_socket.clone(), config.rib.look_up_tcp.clone());
     let dump = config.rib.dump.clone();
@@ -49,8 +51,12 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         stop: stop.clone(),
     };
     let (neighbours, mut list) = List::new(common);
-    list.want(Wanted { listen: config.listen, peers: config.peers, dynamic: config.dynamic }, || {})?;
-    tasks.spawn(list.run());
+    let wanted = Wanted { listen: config.listen, peers: config.peers, dynamic: config.dynamic };
+    {
+        let _there = threads.handle().enter();
+        list.want(wanted, || {})?;
+    }
+    tasks.spawn_on(list.run(), threads.handle());
     let station =
         config.bmp.map(|bmp| Station::start(bmp, gate.clone(), events.clone(), &mut tasks, &stop)).transpose()?;
     let rpki = config.rpki.map(|rpki| Rpki::start(rpki, payloads, events.clone(), &mut tasks, &stop));
@@ -111,7 +117,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         metrics::serve(listen, stop.clone()).await?;
     }
     if let Some(socket) = config.health_socket {
-        tasks.spawn(health::run(socket, gate, stop.clone()));
+        tasks.spawn_on(health::run(socket, gate, stop.clone()), threads.handle());
     }
     while let Some(ended) = tasks.join_next().await {
         if !stop.is_told() || ended.is_err() {

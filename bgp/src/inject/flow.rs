@@ -1,13 +1,14 @@
 //! Sets of flow rules: asked for in words, journaled like routes, told before them.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bgp_core::record;
 use bgp_core::{FlowChange, FlowChangeError, FlowRoute, FlowTable, Flows, Guard, Others, Outcome, Policy, check_name};
 use bgp_wire::{Community, FlowRule};
 use cloakway_crypto::hash::sha256;
 use serde::{Deserialize, Serialize};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{Engine, lock};

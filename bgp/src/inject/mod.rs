@@ -20,7 +20,7 @@ pub(crate) mod told;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bgp_core::record::{self, Record};
@@ -31,6 +31,7 @@ use bgp_core::{
 use cloakway_crypto::hash::sha256;
 use cloakway_runtime::Stop;
 use ipnet::IpNet;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -107,8 +108,10 @@ pub(crate) struct Engine {
     shown: shown::Shown,
 }
 
+/// A bulk takes the table slice after slice, and a session must get it in between: the standard lock goes to whoever asks
+/// while it is free, and that is the bulk again; this one goes to who has waited longest.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 impl Engine {

@@ -5,10 +5,11 @@
 //! prefer any other path, and only then taken back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bgp_core::{Drain, Walk, record};
+use parking_lot::Mutex;
 
 use super::{Engine, lock};
 
