@@ -40,6 +40,8 @@ pub struct Export {
     pub next_hop_v6: Option<Ipv6Addr>,
     /// It knows what long-lived stale means (RFC 9494).
     pub llgr: bool,
+    /// It keeps routes when we are gone, but for those marked NO_LLGR: none of these is to be kept.
+    pub keeps: bool,
 }
 
 /// Why a peer is not told of a best route.
@@ -439,6 +441,9 @@ fn told(local_as: Asn, export: &Export, path: &Path, local_pref: u32, mut attrib
     }
     if path.state.is_llgr_stale() && !attributes.communities.contains(&Community::LLGR_STALE) {
         attributes.communities.push(Community::LLGR_STALE);
+    }
+    if export.keeps && !attributes.communities.contains(&Community::NO_LLGR) {
+        attributes.communities.push(Community::NO_LLGR);
     }
     // RFC 9234 §5: whoever gets it downwards or sideways must not pass it up or sideways.
     if matches!(export.role, Some(Role::Provider | Role::Peer | Role::RouteServer)) {

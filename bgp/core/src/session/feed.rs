@@ -93,6 +93,8 @@ pub struct Teller {
     pub role: Option<Role>,
     /// It knows what long-lived stale means (RFC 9494).
     pub long_lived: bool,
+    /// It keeps routes when we are gone, but for those marked NO_LLGR.
+    pub keeps: bool,
 }
 
 impl Session {
@@ -165,9 +167,9 @@ impl Session {
     #[must_use]
     pub fn teller(&self) -> Option<Teller> {
         let (link, exporter) = self.exporter().filter(|_| self.settings.options.pass_on)?;
-        let Exporter { context, families, role, .. } = exporter;
+        let Exporter { context, families, role, keeps, .. } = exporter;
         let long_lived = self.established().is_some_and(|(_, negotiated)| negotiated.long_lived);
-        Some(Teller { link, context, families, role, long_lived })
+        Some(Teller { link, context, families, role, long_lived, keeps: keeps.is_some() })
     }
 
     /// The peer has been sent `updates` messages with other peers' routes. With `end`, it knows all that are there, and
