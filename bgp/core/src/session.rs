@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp_wire::{Context, ErrorCode, Family, Framer, Message, Open};
+use bgp_wire::{Context, ErrorCode, Family, Framer, Message, Notification, Open};
 use cloakway_types::Instant;
 
 use crate::flow::{FlowRoutes, Flows};
@@ -337,6 +337,7 @@ impl Session {
         {
             *hold_until = negotiated.hold_time.duration().map(|hold| now + hold);
         }
+        let kind = message.kind();
         match (phase.clone(), message) {
             // The peer is fine and does not want this connection. Were both ends to wait this out in Idle, where
             // each refuses the other, they could miss each other for ever.
@@ -366,22 +367,24 @@ impl Session {
                 self.opening(id, &open, now);
             }
             (Phase::Delayed, Message::Update(_) | Message::KeepAlive | Message::RouteRefresh(_)) => {
-                self.unexpected(id, ErrorCode::UNEXPECTED_IN_OPEN_SENT, now);
+                self.unexpected(id, (ErrorCode::UNEXPECTED_IN_OPEN_SENT, kind), now);
             }
             (Phase::OpenSent, Message::Update(_) | Message::KeepAlive | Message::RouteRefresh(_)) => {
-                self.unexpected(id, ErrorCode::UNEXPECTED_IN_OPEN_SENT, now);
+                self.unexpected(id, (ErrorCode::UNEXPECTED_IN_OPEN_SENT, kind), now);
             }
             (Phase::OpenConfirm(_), Message::Open(_) | Message::Update(_) | Message::RouteRefresh(_)) => {
-                self.unexpected(id, ErrorCode::UNEXPECTED_IN_OPEN_CONFIRM, now);
+                self.unexpected(id, (ErrorCode::UNEXPECTED_IN_OPEN_CONFIRM, kind), now);
             }
             (Phase::Established(_), Message::Open(_)) => {
-                self.unexpected(id, ErrorCode::UNEXPECTED_IN_ESTABLISHED, now);
+                self.unexpected(id, (ErrorCode::UNEXPECTED_IN_ESTABLISHED, kind), now);
             }
         }
     }
 
-    fn unexpected(&mut self, id: LinkId, error: ErrorCode, now: Instant) {
-        self.fail(id, error.into(), "a message that this state does not take".to_owned(), now);
+    /// RFC 6608 §4: the data is the type of what came.
+    fn unexpected(&mut self, id: LinkId, (error, kind): (ErrorCode, u8), now: Instant) {
+        let notification = Notification::new(error, [kind]);
+        self.fail(id, notification, format!("a message of type {kind}, which this state does not take"), now);
     }
 
     /// The peer's OPEN, in OpenSent.

@@ -142,13 +142,16 @@ fn a_peer_without_capabilities_is_an_ipv4_speaker_of_two_octets() {
 fn a_message_out_of_turn_is_a_state_machine_error_with_the_state_in_the_subcode() {
     let open = || Message::Open(peer_open());
     let update = || Message::Update(bgp_wire::Update::end_of_rib(Family::Ipv4));
-    for message in [Message::KeepAlive, update()] {
-        assert_eq!(Bench::open_sent(settings()).hear(message), refused(ErrorCode::UNEXPECTED_IN_OPEN_SENT));
+    let told = |error, kind, end| [Seen::Notification(error, vec![kind]), Seen::Close, end];
+    for (message, kind) in [(Message::KeepAlive, 4), (update(), 2)] {
+        let expected = told(ErrorCode::UNEXPECTED_IN_OPEN_SENT, kind, Seen::Failed);
+        assert_eq!(Bench::open_sent(settings()).hear(message), expected);
     }
-    for message in [open(), update()] {
-        assert_eq!(Bench::open_confirm().hear(message), refused(ErrorCode::UNEXPECTED_IN_OPEN_CONFIRM));
+    for (message, kind) in [(open(), 1), (update(), 2)] {
+        let expected = told(ErrorCode::UNEXPECTED_IN_OPEN_CONFIRM, kind, Seen::Failed);
+        assert_eq!(Bench::open_confirm().hear(message), expected);
     }
-    assert_eq!(Bench::established().hear(open()), reset(ErrorCode::UNEXPECTED_IN_ESTABLISHED));
+    assert_eq!(Bench::established().hear(open()), told(ErrorCode::UNEXPECTED_IN_ESTABLISHED, 1, Seen::Down));
 }
 
 #[test]
@@ -163,7 +166,8 @@ fn garbage_ends_each_state_with_its_notification() {
 fn nothing_after_a_fatal_message_counts() {
     let mut bench = Bench::established();
     let bytes = [encode(Message::Open(peer_open())), encode(Message::KeepAlive)].concat();
-    assert_eq!(bench.hear_bytes(&bytes), reset(ErrorCode::UNEXPECTED_IN_ESTABLISHED));
+    let told = Seen::Notification(ErrorCode::UNEXPECTED_IN_ESTABLISHED, vec![1]);
+    assert_eq!(bench.hear_bytes(&bytes), [told, Seen::Close, Seen::Down]);
     assert_eq!(bench.session.status().counters.received.keepalive, 1);
 }
 

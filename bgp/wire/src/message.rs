@@ -150,6 +150,18 @@ impl Header {
 }
 
 impl Message {
+    /// The type in the header.
+    #[must_use]
+    pub const fn kind(&self) -> u8 {
+        match self {
+            Self::Open(_) => kind::OPEN,
+            Self::Update(_) => kind::UPDATE,
+            Self::Notification(_) => kind::NOTIFICATION,
+            Self::KeepAlive => kind::KEEPALIVE,
+            Self::RouteRefresh(_) => kind::ROUTE_REFRESH,
+        }
+    }
+
     /// Reads one whole message, as [`crate::Framer`] cuts it.
     ///
     /// # Errors
