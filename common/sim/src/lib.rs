@@ -10,10 +10,11 @@ mod rng;
 pub use net::{Faults, Net, NodeId};
 pub use rng::Rng;
 
-/// The seeds of a run: 0 to `count`, or the one in the environment variable `SIM_SEED`.
+/// The seeds of a run: 0 to `count`, or to the environment variable `SIM_SEEDS`; or the one in `SIM_SEED`.
 pub fn seeds(count: u64) -> Vec<u64> {
-    match std::env::var("SIM_SEED").ok().and_then(|text| text.parse().ok()) {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match number("SIM_SEED") {
         Some(seed) => vec![seed],
-        None => (0..count).collect(),
+        None => (0..number("SIM_SEEDS").unwrap_or(count)).collect(),
     }
 }
