@@ -1,22 +1,23 @@
 //! The running program among strangers: garbage, cut, giant and slow messages, and sockets that are left half open. A
 //! neighbour that behaves notices none of it.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 #![cfg(test)]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod support;
 
-use bgp_wire::{Asn, Context, Family, Framer, HoldTime, Message, Open, RouterId};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use bgp_wire::Message;
 use cloakway_sim::Rng;
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
-use tempfile::TempDir;
+use support::peer::Peer;
+use support::program::Program;
+use support::{HEAD, INJECT, PATIENCE, encoded, eventually, frame, free_port};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Neighbours that misbehave, each in its own way, from 127.0.1.1 upwards.
 const HOSTILE: u8 = 14;
 /// The one that behaves.
@@ -24,45 +25,15 @@ const GOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 200);
 /// The one that is not configured.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 2, 1);
 
-/// A running speaker, killed when dropped.
+/// A running speaker with all of them as neighbours, and where they connect.
 struct Speaker {
-    child: Child,
-    folder: TempDir,
+    program: Program,
     bgp: SocketAddr,
-}
-
-impl Drop for Speaker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Speaker {
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        // Free when asked for; taken by another in between, the start fails and says so.
-        let bgp = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let file = folder.path().join("speaker.toml");
-        std::fs::write(&file, Self::config(folder.path(), bgp)).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_bgp-speaker"))
-            .args(["run", "--config"])
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut speaker = Self { child, folder, bgp };
-        eventually("the speaker listens", || {
-            assert_eq!(speaker.child.try_wait().unwrap(), None, "it ended at once");
-            TcpStream::connect(speaker.bgp).is_ok() && speaker.path("admin").exists() && speaker.path("api").exists()
-        });
-        speaker
-    }
-
-    fn config(folder: &Path, bgp: SocketAddr) -> String {
-        let path = |name: &str| folder.join(name);
-        let (admin, health, api, journal) = (path("admin"), path("health"), path("api"), path("journal"));
+        let bgp = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let hostile = (1..=HOSTILE).map(|n| (format!("hostile-{n}"), Ipv4Addr::new(127, 0, 1, n)));
         let peers: String = hostile
             .chain([("good".to_owned(), GOOD)])
@@ -70,110 +41,19 @@ impl Speaker {
                 format!("[[peers]]\nname = \"{name}\"\naddress = \"{address}\"\nremote-as = 64500\npassive = true\n")
             })
             .collect();
-        format!(
-            "admin-socket = {admin:?}\n[speaker]\nlocal-as = 64500\nrouter-id = \"198.51.100.2\"\nlisten = [\"{bgp}\"]\n\
-             {peers}[[private-routes]]\nprefix = \"203.0.113.200/32\"\nnext-hop = \"198.51.100.2\"\n\
-             [health]\nsocket = {health:?}\n\
-             [inject]\njournal = {journal:?}\napi-socket = {api:?}\nallow = [\"10.0.0.0/8\"]\n"
-        )
+        let private = "[[private-routes]]\nprefix = \"203.0.113.200/32\"\nnext-hop = \"198.51.100.2\"\n\
+                       [health]\nsocket = \"$/health\"\n";
+        let program = Program::start(&format!("{HEAD}listen = [\"{bgp}\"]\n{peers}{private}{INJECT}"));
+        Self { program, bgp }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// A connection from `source`.
-    fn connect(&self, source: Ipv4Addr) -> Client {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
-        socket.connect(&self.bgp.into()).unwrap();
-        let stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Client { stream, framer: Framer::default() }
-    }
-
-    fn ask(&self, socket: &str, line: &str) -> Value {
-        let mut stream = UnixStream::connect(self.path(socket)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        writeln!(stream, "{line}").unwrap();
-        let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer).unwrap();
-        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
-    }
-
-    fn sessions(&self) -> Vec<Value> {
-        self.ask("admin", r#"{"topic":"sessions"}"#)["ok"].as_array().unwrap().clone()
-    }
-
-    fn session(&self, peer: &str) -> Value {
-        self.sessions().into_iter().find(|row| row["peer"] == peer || row["name"] == peer).unwrap()
-    }
-}
-
-/// The other end of a BGP connection.
-struct Client {
-    stream: TcpStream,
-    framer: Framer,
-}
-
-impl Client {
-    /// Writes what it can: the speaker may have had enough.
-    fn say(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes);
-    }
-
-    /// The next message; `None` when the speaker closed.
-    fn next(&mut self) -> Option<Message> {
-        loop {
-            if let Some(frame) = self.framer.next_frame().unwrap() {
-                return Some(Message::decode(frame, Context::default()).unwrap());
-            }
-            let mut bytes = [0; 4096];
-            match self.stream.read(&mut bytes) {
-                Ok(0) => return None,
-                Ok(length) => self.framer.push(&bytes[..length]),
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("neither a message nor an end: {error}"),
-            }
-        }
-    }
-
-    /// Whether the session comes up; not while the speaker keeps the peer out for what it did before.
-    fn establish(&mut self) -> bool {
-        self.say(&encoded(&open()));
-        if !matches!(self.next(), Some(Message::Open(_))) || self.next() != Some(Message::KeepAlive) {
-            return false;
-        }
-        self.say(&encoded(&Message::KeepAlive));
-        true
-    }
-
-    /// Reads until the speaker closes.
-    fn until_closed(&mut self) {
-        while self.next().is_some() {}
+    fn connect(&self, source: Ipv4Addr) -> Peer {
+        Peer::connect(self.bgp, source)
     }
 }
 
 fn open() -> Message {
-    let router_id = RouterId::new([10, 0, 0, 9].into()).unwrap();
-    Message::Open(Open::new(Asn(64500), HoldTime::from_secs(30).unwrap(), router_id, Family::ALL))
-}
-
-fn encoded(message: &Message) -> Vec<u8> {
-    message.encode(Context::default()).unwrap()
-}
-
-fn frame(kind: u8, length: u16, body: &[u8]) -> Vec<u8> {
-    [&[0xff; 16][..], &length.to_be_bytes(), &[kind], body].concat()
-}
-
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !done() {
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    Message::Open(support::open(64500, [10, 0, 0, 9], 30))
 }
 
 fn random(rng: &mut Rng, length: usize) -> Vec<u8> {
@@ -251,12 +131,12 @@ fn a_neighbour_that_behaves_notices_nothing_of_those_that_do_not() {
     let mut rng = Rng::new(std::env::var("SIM_SEED").ok().map_or(1, |seed| seed.parse().unwrap()));
     let mut good = speaker.connect(GOOD);
     assert!(good.establish());
-    eventually("the session is up", || speaker.session("good")["state"] == "Established");
+    eventually("the session is up", || speaker.program.session("good")["state"] == "Established");
 
     for n in 1..=HOSTILE {
         misbehave(&speaker, n, &mut rng);
-        assert_eq!(speaker.child.try_wait().unwrap(), None, "hostile neighbour {n} ended the process");
-        assert_eq!(speaker.sessions().len(), usize::from(HOSTILE) + 1, "after {n}");
+        speaker.program.assert_runs();
+        assert_eq!(speaker.program.sessions().len(), usize::from(HOSTILE) + 1, "after {n}");
     }
     // Who is not configured is told nothing but the end.
     let mut stranger = speaker.connect(STRANGER);
@@ -264,7 +144,7 @@ fn a_neighbour_that_behaves_notices_nothing_of_those_that_do_not() {
     assert!(!matches!(stranger.next(), Some(Message::Open(_))), "a stranger got an OPEN");
     stranger.until_closed();
 
-    let row = speaker.session("good");
+    let row = speaker.program.session("good");
     assert_eq!((&row["state"], &row["flaps"]), (&Value::from("Established"), &Value::from(0)), "{row}");
     good.say(&encoded(&Message::KeepAlive));
     // Whoever misbehaved may come back and behave.
@@ -278,7 +158,7 @@ fn a_neighbour_that_behaves_notices_nothing_of_those_that_do_not() {
         encoded(&open()).iter().for_each(|octet| slow.say(&[*octet]));
         matches!(slow.next(), Some(Message::Open(_))) && slow.next() == Some(Message::KeepAlive)
     });
-    assert_eq!(speaker.child.try_wait().unwrap(), None);
+    speaker.program.assert_runs();
 }
 
 #[test]
@@ -296,7 +176,7 @@ fn local_sockets_bear_garbage_giant_lines_and_half_closed_connections() {
             vec![b'x'; 40 << 20],
         ] {
             for half_close in [true, false] {
-                let mut stream = UnixStream::connect(speaker.path(socket)).unwrap();
+                let mut stream = UnixStream::connect(speaker.program.path(socket)).unwrap();
                 stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
                 // It may be refused in the middle.
                 let _ = stream.write_all(&bytes);
@@ -313,13 +193,13 @@ fn local_sockets_bear_garbage_giant_lines_and_half_closed_connections() {
             }
         }
         // With those still open, it answers.
-        assert!(speaker.sessions().len() > 1);
-        let answer = speaker.ask("api", r#"{"sets":{}}"#);
+        assert!(speaker.program.sessions().len() > 1);
+        let answer = speaker.program.ask("api", r#"{"sets":{}}"#);
         assert!(answer.get("ok").is_some(), "{answer}");
-        assert_eq!(speaker.child.try_wait().unwrap(), None, "{socket}");
+        speaker.program.assert_runs();
     }
     let put = r#"{"put":{"set":"a","routes":[{"next-hop":"192.0.2.1","prefixes":["10.0.0.0/24"]}]}}"#;
-    assert!(speaker.ask("api", put).get("ok").is_some());
+    assert!(speaker.program.ask("api", put).get("ok").is_some());
     let refused = r#"{"put":{"set":"b","routes":[{"next-hop":"192.0.2.1","prefixes":["11.0.0.0/24"]}]}}"#;
-    assert!(speaker.ask("api", refused).get("error").is_some());
+    assert!(speaker.program.ask("api", refused).get("error").is_some());
 }

@@ -2,189 +2,49 @@
 #![cfg(test)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+mod support;
+
 use std::time::Duration;
 
-use bgp::config::Config;
-use bgp_wire::{Asn, Context as Wire, ErrorCode, Family, Framer, HoldTime, Message, Open, RouterId};
-use cloakway_runtime::{Context, Outcome, Stop, admin, config};
+use bgp_wire::{Context as Wire, ErrorCode, Family, Message};
+use cloakway_runtime::admin;
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
-use tokio::task::JoinHandle;
+use support::inside::Inside;
+use support::program::{Program, binary};
+use support::router::Router;
+use support::{HEAD, INJECT, PATIENCE, free_port, soon};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, UnixStream};
 
-const PATIENCE: Duration = Duration::from_secs(20);
-
-async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+/// A configuration; `tables` stands behind the speaker's own table.
+fn text(speaker: &str, tables: &str) -> String {
+    let inject = match tables.contains("# narrow") {
+        true => INJECT.replace("10.0.0.0/8", "10.0.0.0/16"),
+        false => INJECT.to_owned(),
+    };
+    format!("{HEAD}{speaker}\n{tables}\n{inject}")
 }
 
-/// A speaker that runs from a file.
-struct Speaker {
-    folder: TempDir,
-    stop: Stop,
-    task: JoinHandle<Outcome>,
+/// Another file, read again: what changed.
+async fn reload(running: &Inside, speaker: &str, tables: &str) -> Result<Value, String> {
+    running.configure(&text(speaker, tables));
+    running.ask("reload").await
 }
 
-impl Speaker {
-    /// `tables` stands behind the speaker's own tables.
-    fn start(speaker: &str, tables: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let text = text(&folder, speaker, tables);
-        let path = folder.path().join("speaker.toml");
-        std::fs::write(&path, &text).unwrap();
-        let config: Config = config::parse("speaker.toml", &text).unwrap();
-        let stop = Stop::new();
-        let context = Context { stop: stop.clone(), config_path: path, config_text: text };
-        Self { folder, task: tokio::spawn(bgp::speaker::run(config, context)), stop }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    async fn ask(&self, topic: &str) -> Result<Value, String> {
-        soon("the admin socket", async {
-            loop {
-                match admin::ask(&self.path("admin"), topic).await {
-                    Err(error) if error.contains("is the role running") => tokio::task::yield_now().await,
-                    answer => return answer,
-                }
-            }
-        })
-        .await
-    }
-
-    async fn sessions_until(&self, fits: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        soon("the sessions", async {
-            loop {
-                let sessions = self.ask("sessions").await.unwrap();
-                let sessions = sessions.as_array().unwrap();
-                if fits(sessions) {
-                    return sessions.clone();
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await
-    }
-
-    /// Another file, read again: what changed.
-    async fn reload(&self, speaker: &str, tables: &str) -> Result<Value, String> {
-        std::fs::write(self.path("speaker.toml"), text(&self.folder, speaker, tables)).unwrap();
-        self.ask("reload").await
-    }
-
-    /// Puts a set of routes.
-    async fn put(&self, set: &str, prefixes: &[String]) {
-        let mut stream = soon("the API", UnixStream::connect(self.path("api"))).await.unwrap();
-        let routes = [json!({ "next-hop": "192.0.2.1", "prefixes": prefixes })];
-        let request = json!({ "put": { "set": set, "routes": routes } });
-        stream.write_all(format!("{request}\n").as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        soon("an answer", BufReader::new(stream).read_line(&mut answer)).await.unwrap();
-        assert!(answer.starts_with("{\"ok\""), "{answer}");
-    }
-
-    async fn end(self) {
-        self.stop.tell();
-        soon("the end", self.task).await.unwrap().unwrap();
-    }
+async fn sessions_until(running: &Inside, fits: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let sessions = running.show_until("sessions", |sessions| fits(sessions.as_array().unwrap())).await;
+    sessions.as_array().unwrap().clone()
 }
 
-fn text(folder: &TempDir, speaker: &str, tables: &str) -> String {
-    let path = |name: &str| folder.path().join(name);
-    let (admin, api, journal) = (path("admin"), path("api"), path("journal"));
-    format!(
-        "admin-socket = {admin:?}\n[speaker]\nlocal-as = 64500\nrouter-id = \"198.51.100.2\"\n{speaker}\n{tables}\n\
-         [inject]\napi-socket = {api:?}\njournal = {journal:?}\nallow = [{}]\n",
-        if tables.contains("# narrow") { "\"10.0.0.0/16\"" } else { "\"10.0.0.0/8\"" }
-    )
-}
-
-/// A router, played by the test.
-struct Router {
-    stream: TcpStream,
-    framer: Framer,
-}
-
-impl Router {
-    async fn accept(listener: &TcpListener) -> Self {
-        let (stream, _) = soon("a connection", listener.accept()).await.unwrap();
-        Self { stream, framer: Framer::default() }
-    }
-
-    async fn connect(from: &str, port: u16) -> Self {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
-        let stream = soon("a connection", socket.connect(([127, 0, 0, 1], port).into())).await.unwrap();
-        Self { stream, framer: Framer::default() }
-    }
-
-    async fn opened(mut self, asn: u32) -> Self {
-        let router_id = RouterId::new([198, 51, 100, 1].into()).unwrap();
-        let open = Open::new(Asn(asn), HoldTime::from_secs(90).unwrap(), router_id, Family::ALL);
-        self.send(Message::Open(open)).await;
-        assert!(matches!(self.next().await, Some(Message::Open(_))));
-        self.send(Message::KeepAlive).await;
-        self
-    }
-
-    async fn send(&mut self, message: Message) {
-        self.stream.write_all(&message.encode(Wire::default()).unwrap()).await.unwrap();
-    }
-
-    async fn next(&mut self) -> Option<Message> {
-        soon("a message", async {
-            loop {
-                if let Some(frame) = self.framer.next_frame().unwrap() {
-                    return Some(Message::decode(frame, Wire::default()).unwrap());
-                }
-                let mut bytes = Vec::new();
-                if self.stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
-                    return None;
-                }
-                self.framer.push(&bytes);
-            }
-        })
-        .await
-    }
-
-    /// The next routes, or the end of what there was.
-    async fn routes(&mut self) -> String {
-        loop {
-            match self.next().await {
-                Some(Message::KeepAlive) => self.send(Message::KeepAlive).await,
-                Some(Message::Update(update)) if update.ends_rib_of().is_some() => return "end".to_owned(),
-                Some(Message::Update(update)) => {
-                    let gone = update.unreachable().map(|prefix| format!("-{prefix}"));
-                    let mut all: Vec<String> =
-                        gone.chain(update.reachable().map(|prefix| format!("+{prefix}"))).collect();
-                    all.sort();
-                    return all.join(" ");
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    /// How the speaker ends it; nothing else has been told before.
-    async fn ended(&mut self) -> Option<ErrorCode> {
-        loop {
-            match self.next().await {
-                Some(Message::Notification(notification)) => return Some(notification.error),
-                Some(_) => {}
-                None => return None,
-            }
-        }
-    }
-}
-
-/// A port that nobody had a moment ago.
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+/// Puts a set of routes.
+async fn put(running: &Inside, set: &str, prefixes: &[String]) {
+    let mut stream = soon("the API", UnixStream::connect(running.path("api"))).await.unwrap();
+    let routes = [json!({ "next-hop": "192.0.2.1", "prefixes": prefixes })];
+    let request = json!({ "put": { "set": set, "routes": routes } });
+    stream.write_all(format!("{request}\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    soon("an answer", BufReader::new(stream).read_line(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("{\"ok\""), "{answer}");
 }
 
 fn peer(name: &str, listener: &TcpListener, more: &str) -> String {
@@ -206,7 +66,7 @@ async fn an_unchanged_neighbour_is_not_touched_while_others_come_go_and_start_ag
     let (a, b, c) =
         (TcpListener::bind(a).await.unwrap(), TcpListener::bind(b).await.unwrap(), TcpListener::bind(c).await.unwrap());
     let first = peer("a", &a, "") + &peer("b", &b, "");
-    let speaker = Speaker::start("", &first);
+    let speaker = Inside::start(&text("", &first));
     let (mut at_a, mut at_b) =
         (Router::accept(&a).await.opened(64500).await, Router::accept(&b).await.opened(64500).await);
     for router in [&mut at_a, &mut at_b] {
@@ -214,9 +74,9 @@ async fn an_unchanged_neighbour_is_not_touched_while_others_come_go_and_start_ag
     }
     // A stream of changes goes on all the while.
     let mut told = 0;
-    let mut change = async |speaker: &Speaker, at_a: &mut Router| {
+    let mut change = async |speaker: &Inside, at_a: &mut Router| {
         told += 1;
-        speaker.put("s", &prefixes(told..told + 1)).await;
+        put(speaker, "s", &prefixes(told..told + 1)).await;
         let expected = if told == 1 { format!("+10.0.{told}.0/24") } else { format!("-10.0.{}.0/24", told - 1) };
         let mut all = at_a.routes().await;
         while !all.contains(&expected) {
@@ -227,7 +87,7 @@ async fn an_unchanged_neighbour_is_not_touched_while_others_come_go_and_start_ag
 
     // The hold time of b, and c: a hears nothing of either.
     let second = peer("a", &a, "") + &peer("b", &b, "hold-time-s = 30") + &peer("c", &c, "");
-    let done = speaker.reload("", &second).await.unwrap();
+    let done = reload(&speaker, "", &second).await.unwrap();
     let effects = [("b", "reset: hold-time-s changed"), ("c", "new")];
     let effects = effects.map(|(peer, effect)| json!({ "peer": peer, "effect": effect }));
     assert_eq!((&done["changed"], &done["peers"]), (&json!(["peers"]), &json!(effects)));
@@ -242,7 +102,7 @@ async fn an_unchanged_neighbour_is_not_touched_while_others_come_go_and_start_ag
     // What is told and how is taken over as it runs.
     let list = "[[prefix-lists]]\nname = \"none\"\nrules = []\n";
     let third = peer("a", &a, "") + &peer("b", &b, "hold-time-s = 30\nexport-prefixes = \"none\"") + list;
-    let done = speaker.reload("shutdown-communication = \"bye\"", &third).await.unwrap();
+    let done = reload(&speaker, "shutdown-communication = \"bye\"", &third).await.unwrap();
     assert_eq!(done["changed"], json!(["peers", "prefix-lists", "speaker.shutdown-communication"]));
     assert_eq!(done["peers"][2], json!({ "peer": "c", "effect": "removed" }));
     assert_eq!(done["peers"][1]["effect"], "changed, without a reset");
@@ -253,7 +113,7 @@ async fn an_unchanged_neighbour_is_not_touched_while_others_come_go_and_start_ag
     }
     change(&speaker, &mut at_a).await;
 
-    let sessions = speaker.sessions_until(|sessions| sessions.len() == 2).await;
+    let sessions = sessions_until(&speaker, |sessions| sessions.len() == 2).await;
     assert_eq!((&sessions[0]["state"], &sessions[0]["flaps"]), (&json!("Established"), &json!(0)));
     assert_eq!((&sessions[1]["flaps"], &sessions[1]["hold_time_s"]), (&json!(1), &json!(30)));
     speaker.end().await;
@@ -263,15 +123,15 @@ async fn an_unchanged_neighbour_is_not_touched_while_others_come_go_and_start_ag
 #[tokio::test]
 async fn a_narrower_allow_list_withdraws_what_is_outside_and_a_wider_one_brings_it_back() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let speaker = Speaker::start("", &peer("a", &listener, ""));
+    let speaker = Inside::start(&text("", &peer("a", &listener, "")));
     let mut router = Router::accept(&listener).await.opened(64500).await;
     assert_eq!([router.routes().await, router.routes().await], ["end", "end"]);
-    speaker.put("s", &["10.0.1.0/24".to_owned(), "10.7.0.0/24".to_owned()]).await;
+    put(&speaker, "s", &["10.0.1.0/24".to_owned(), "10.7.0.0/24".to_owned()]).await;
     assert_eq!(router.routes().await, "+10.0.1.0/24 +10.7.0.0/24");
-    let done = speaker.reload("", &format!("# narrow\n{}", peer("a", &listener, ""))).await.unwrap();
+    let done = reload(&speaker, "", &format!("# narrow\n{}", peer("a", &listener, ""))).await.unwrap();
     assert_eq!(done, json!({ "changed": ["inject.allow"], "peers": [] }));
     assert_eq!(router.routes().await, "-10.7.0.0/24");
-    speaker.reload("", &peer("a", &listener, "")).await.unwrap();
+    reload(&speaker, "", &peer("a", &listener, "")).await.unwrap();
     assert_eq!(router.routes().await, "+10.7.0.0/24");
     speaker.end().await;
 }
@@ -280,29 +140,25 @@ async fn a_narrower_allow_list_withdraws_what_is_outside_and_a_wider_one_brings_
 async fn a_file_with_an_error_and_what_takes_a_restart_change_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let speaker = Speaker::start("", &peer("a", &listener, ""));
+    let speaker = Inside::start(&text("", &peer("a", &listener, "")));
     let mut router = Router::accept(&listener).await.opened(64500).await;
     assert_eq!([router.routes().await, router.routes().await], ["end", "end"]);
-    let error = speaker.reload("", &peer("a", &listener, "hold-time-s = 2")).await.unwrap_err();
+    let error = reload(&speaker, "", &peer("a", &listener, "hold-time-s = 2")).await.unwrap_err();
     assert!(error.contains("speaker.toml:11: peers[0].hold-time-s: 2 s is not allowed"), "{error}");
-    let error = speaker.reload("", &format!("metrics-listen = 1\n{}", peer("a", &listener, ""))).await.unwrap_err();
+    let error = reload(&speaker, "", &format!("metrics-listen = 1\n{}", peer("a", &listener, ""))).await.unwrap_err();
     assert!(error.contains("speaker.metrics-listen: unknown field"), "{error}");
-    let admin = text(&speaker.folder, "", &peer("a", &listener, "")).replacen(
-        "[speaker]",
-        "metrics-listen = \"127.0.0.1:1\"\n[speaker]",
-        1,
-    );
-    std::fs::write(speaker.path("speaker.toml"), admin).unwrap();
+    let admin =
+        text("", &peer("a", &listener, "")).replacen("[speaker]", "metrics-listen = \"127.0.0.1:1\"\n[speaker]", 1);
+    speaker.configure(&admin);
     let error = speaker.ask("reload").await.unwrap_err();
     assert!(error.contains("metrics-listen: takes a restart to change: nothing has changed"), "{error}");
     // A socket that cannot be had, beside a peer that would be reset.
     let _taken = TcpListener::bind(taken).await.unwrap();
-    let error = speaker
-        .reload(&format!("listen = [\"{taken}\"]"), &peer("a", &listener, "hold-time-s = 33"))
+    let error = reload(&speaker, &format!("listen = [\"{taken}\"]"), &peer("a", &listener, "hold-time-s = 33"))
         .await
         .unwrap_err();
     assert!(error.contains(&format!("cannot listen on {taken}: ")), "{error}");
-    let sessions = speaker.sessions_until(|_| true).await;
+    let sessions = sessions_until(&speaker, |_| true).await;
     assert_eq!(
         (&sessions[0]["state"], &sessions[0]["flaps"], &sessions[0]["hold_time_s"]),
         (&json!("Established"), &json!(0), &json!(9))
@@ -312,24 +168,24 @@ async fn a_file_with_an_error_and_what_takes_a_restart_change_nothing() {
 
 #[tokio::test]
 async fn whoever_connects_from_a_known_prefix_is_a_neighbour_until_the_session_is_over() {
-    let port = free_port().await;
+    let port = free_port();
     let listens = format!("listen = [\"127.0.0.1:{port}\"]");
     let tables = "[[peer-groups]]\nname = \"leaf\"\nexport = \"all\"\n\
                   [[dynamic-peers]]\nprefix = \"127.0.0.16/28\"\ngroup = \"leaf\"\nremote-as = [64510, \"64520-64529\"]\nlimit = 2\n";
-    let speaker = Speaker::start(&listens, tables);
-    assert_eq!(speaker.sessions_until(|_| true).await, Vec::<Value>::new());
+    let speaker = Inside::start(&text(&listens, tables));
+    assert_eq!(sessions_until(&speaker, |_| true).await, Vec::<Value>::new());
     let mut first = Router::connect("127.0.0.17", port).await.opened(64510).await;
     let mut second = Router::connect("127.0.0.18", port).await.opened(64525).await;
     for router in [&mut first, &mut second] {
         assert_eq!([router.routes().await, router.routes().await], ["end", "end"]);
     }
-    let sessions = speaker.sessions_until(|sessions| sessions.len() == 2).await;
+    let sessions = sessions_until(&speaker, |sessions| sessions.len() == 2).await;
     assert_eq!(
         (&sessions[1]["peer"], &sessions[1]["remote_as"], &sessions[1]["dynamic"]),
         (&json!("leaf/127.0.0.18"), &json!(64525), &json!(true))
     );
     // They share one table.
-    speaker.put("s", &["10.0.0.0/24".to_owned()]).await;
+    put(&speaker, "s", &["10.0.0.0/24".to_owned()]).await;
     assert_eq!([first.routes().await, second.routes().await], ["+10.0.0.0/24", "+10.0.0.0/24"]);
     // The limit, and somebody from outside.
     for from in ["127.0.0.19", "127.0.0.9"] {
@@ -338,20 +194,20 @@ async fn whoever_connects_from_a_known_prefix_is_a_neighbour_until_the_session_i
     }
     second.send(Message::Notification(ErrorCode::ADMINISTRATIVE_SHUTDOWN.into())).await;
     assert_eq!(second.ended().await, None);
-    speaker.sessions_until(|sessions| sessions.len() == 1).await;
+    sessions_until(&speaker, |sessions| sessions.len() == 1).await;
     // There is room again; but not for an AS that is not listed.
     let mut third = Router::connect("127.0.0.19", port).await;
     third = third.opened(64530).await;
     assert_eq!(third.ended().await, Some(ErrorCode::BAD_PEER_AS));
     // A setting of the group that the OPEN depends on starts the dynamic sessions again; they may come back.
-    let done = speaker.reload(&listens, &tables.replace("export", "hold-time-s = 30\nexport")).await.unwrap();
+    let done = reload(&speaker, &listens, &tables.replace("export", "hold-time-s = 30\nexport")).await.unwrap();
     assert_eq!(done["changed"], json!(["peer-groups"]));
     assert_eq!(first.ended().await, Some(ErrorCode::CONFIGURATION_CHANGE));
     let mut first = Router::connect("127.0.0.17", port).await.opened(64510).await;
     assert_eq!(first.routes().await, "+10.0.0.0/24");
     // Without its prefix nobody comes.
     let none = peer("other", &TcpListener::bind("127.0.0.1:0").await.unwrap(), "");
-    speaker.reload(&listens, &none).await.unwrap();
+    reload(&speaker, &listens, &none).await.unwrap();
     assert_eq!(first.ended().await, Some(ErrorCode::PEER_DECONFIGURED));
     assert_eq!(Router::connect("127.0.0.17", port).await.next().await, None);
     speaker.end().await;
@@ -359,13 +215,10 @@ async fn whoever_connects_from_a_known_prefix_is_a_neighbour_until_the_session_i
 
 #[test]
 fn check_warns_of_open_doors_and_groups_that_nobody_is_of() {
-    let folder = tempfile::tempdir().unwrap();
     let tables = "[[peer-groups]]\nname = \"a\"\n[[peer-groups]]\nname = \"b\"\n\
                   [[dynamic-peers]]\nprefix = \"192.0.2.0/24\"\ngroup = \"a\"\nremote-as = 64501\n";
-    let path = folder.path().join("speaker.toml");
-    std::fs::write(&path, text(&folder, "listen = [\"127.0.0.1:1179\"]", tables)).unwrap();
-    let output =
-        std::process::Command::new(env!("CARGO_BIN_EXE_bgp-speaker")).arg("check").arg(&path).output().unwrap();
+    let program = Program::stopped(&text("listen = [\"127.0.0.1:1179\"]", tables));
+    let output = binary().arg("check").arg(program.path("speaker.toml")).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("up to 100 neighbours from 192.0.2.0/24, external"), "{said}");
     assert!(said.contains("warning: whoever can send from 192.0.2.0/24 is a neighbour"), "{said}");
@@ -385,7 +238,7 @@ fn update(prefixes: &[&str]) -> Message {
     Message::Update(updates.into_iter().next().unwrap())
 }
 
-async fn neighbour_until(speaker: &Speaker, fits: impl Fn(&Value) -> bool) -> Value {
+async fn neighbour_until(speaker: &Inside, fits: impl Fn(&Value) -> bool) -> Value {
     soon("the neighbour", async {
         loop {
             let rows = speaker.ask("neighbours").await.unwrap();
@@ -402,7 +255,7 @@ async fn neighbour_until(speaker: &Speaker, fits: impl Fn(&Value) -> bool) -> Va
 async fn more_routes_than_allowed_end_the_session_until_its_time() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let limit = "import = \"all\"\nmax-prefix = { limit = 2, restart-s = 1 }";
-    let speaker = Speaker::start("", &peer("a", &listener, limit));
+    let speaker = Inside::start(&text("", &peer("a", &listener, limit)));
     let mut router = Router::accept(&listener).await.opened(64500).await;
     assert_eq!([router.routes().await, router.routes().await], ["end", "end"]);
     router.send(update(&["192.0.2.0/24", "198.51.100.0/24"])).await;
@@ -430,8 +283,7 @@ async fn routes_of_a_peer_that_restarts_stay_until_it_has_told_them_again() {
         Capability::GracefulRestart(GracefulRestart { restart_time_s: 60, families, ..GracefulRestart::default() })
     };
     let open = |mut router: Router| async move {
-        let router_id = RouterId::new([198, 51, 100, 1].into()).unwrap();
-        let mut open = Open::new(Asn(64500), HoldTime::from_secs(90).unwrap(), router_id, Family::ALL);
+        let mut open = support::open(64500, [198, 51, 100, 1], 90);
         open.capabilities.push(graceful());
         router.send(Message::Open(open)).await;
         let Some(Message::Open(theirs)) = router.next().await else { panic!() };
@@ -441,7 +293,7 @@ async fn routes_of_a_peer_that_restarts_stay_until_it_has_told_them_again() {
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let helps = "import = \"all\"\ngraceful-restart = { restart-s = 30 }";
-    let speaker = Speaker::start("", &peer("a", &listener, helps));
+    let speaker = Inside::start(&text("", &peer("a", &listener, helps)));
     let mut router = open(Router::accept(&listener).await).await;
     router.send(update(&["192.0.2.0/24", "198.51.100.0/24"])).await;
     neighbour_until(&speaker, |row| row["held"] == json!(["2 of ipv4-unicast"])).await;
@@ -463,7 +315,7 @@ async fn routes_of_a_peer_that_restarts_stay_until_it_has_told_them_again() {
 }
 
 /// What became of the route to `prefix`, by `show look-up`; empty where there is none.
-async fn standing_until(speaker: &Speaker, prefix: &str, expected: &str) {
+async fn standing_until(speaker: &Inside, prefix: &str, expected: &str) {
     let address = prefix.split_once('/').unwrap().0.to_owned();
     let arguments = [("address".to_owned(), address)].into();
     let request = admin::Request { topic: "look-up".to_owned(), arguments };
@@ -485,12 +337,12 @@ const LISTS: &str = "[[prefix-lists]]\nname = \"some\"\nrules = [{ prefix = \"19
 async fn what_is_taken_of_a_peer_changes_and_its_session_stays() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let tables = |more: &str| peer("a", &listener, more) + LISTS;
-    let speaker = Speaker::start("", &tables("import = \"all\""));
+    let speaker = Inside::start(&text("", &tables("import = \"all\"")));
     let mut router = Router::accept(&listener).await.opened(64500).await;
     assert_eq!([router.routes().await, router.routes().await], ["end", "end"]);
     router.send(update(&["192.0.2.0/24", "198.51.100.0/24"])).await;
     standing_until(&speaker, "198.51.100.0/24", "best").await;
-    let effect = async |more: &str| speaker.reload("", &tables(more)).await.unwrap()["peers"][0]["effect"].clone();
+    let effect = async |more: &str| reload(&speaker, "", &tables(more)).await.unwrap()["peers"][0]["effect"].clone();
 
     // What is kept is judged again.
     assert_eq!(effect("import = \"all\"\nimport-prefixes = \"some\"").await, "changed, without a reset");
@@ -522,7 +374,7 @@ async fn what_is_taken_of_a_peer_changes_and_its_session_stays() {
     standing_until(&speaker, "203.0.113.0/24", "").await;
     let row = neighbour_until(&speaker, |row| row["state"] == "Established").await;
     assert_eq!(row["held"], json!(["1 of ipv4-unicast"]));
-    let sessions = speaker.sessions_until(|sessions| sessions.len() == 1).await;
+    let sessions = sessions_until(&speaker, |sessions| sessions.len() == 1).await;
     assert_eq!(sessions[0]["flaps"], 0, "one connection all the while");
     speaker.end().await;
     assert_eq!(router.ended().await, Some(ErrorCode::ADMINISTRATIVE_SHUTDOWN));
@@ -531,16 +383,15 @@ async fn what_is_taken_of_a_peer_changes_and_its_session_stays() {
 #[tokio::test]
 async fn a_peer_that_can_not_be_asked_starts_again_when_its_routes_are_wanted() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let speaker = Speaker::start("", &peer("a", &listener, ""));
+    let speaker = Inside::start(&text("", &peer("a", &listener, "")));
     let mut router = Router::accept(&listener).await;
-    let router_id = RouterId::new([198, 51, 100, 1].into()).unwrap();
-    let mut open = Open::new(Asn(64500), HoldTime::from_secs(90).unwrap(), router_id, Family::ALL);
+    let mut open = support::open(64500, [198, 51, 100, 1], 90);
     open.capabilities.retain(|capability| *capability != bgp_wire::Capability::RouteRefresh);
     router.send(Message::Open(open)).await;
     assert!(matches!(router.next().await, Some(Message::Open(_))));
     router.send(Message::KeepAlive).await;
     assert_eq!([router.routes().await, router.routes().await], ["end", "end"]);
-    let done = speaker.reload("", &peer("a", &listener, "import = \"all\"")).await.unwrap();
+    let done = reload(&speaker, "", &peer("a", &listener, "import = \"all\"")).await.unwrap();
     assert_eq!(
         done["peers"][0]["effect"],
         "reset: import changed, and the peer can't be asked for its routes (RFC 2918)"

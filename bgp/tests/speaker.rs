@@ -1,188 +1,67 @@
 //! The speaker on loopback, between a scripted router and a scripted forwarder.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 #![cfg(test)]
 
-use std::path::{Path, PathBuf};
+mod support;
+
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use bgp::config::Config;
-use bgp_wire::{Asn, Community, Context, ErrorCode, Family, Framer, HoldTime, Message, Open, RouterId};
-use cloakway_runtime::{Stop, admin, config};
+use bgp_wire::{Community, Context, ErrorCode, Message, Open};
 use serde_json::Value;
-use tempfile::TempDir;
+use support::inside::{Inside, Place};
+use support::program::{Program, binary};
+use support::router::Router;
+use support::{HEAD, soon};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
 const V4: &str = "203.0.113.200/32";
 const V6: &str = "2001:db8:c10a::200/128";
-const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
-}
-
-/// A folder with a speaker's configuration and sockets.
-struct Site(TempDir);
-
-impl Site {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn text(&self, speaker: &str, peer: &str) -> String {
-        let (admin, health) = (self.path("admin"), self.path("health"));
-        format!(
-            "admin-socket = {admin:?}\n[speaker]\nlocal-as = 64500\nrouter-id = \"198.51.100.2\"\n{speaker}\n\
-             [[peers]]\nname = \"edge\"\nremote-as = 64500\n{peer}\n\
-             [[private-routes]]\nprefix = \"{V4}\"\nnext-hop = \"198.51.100.2\"\n\
-             [[private-routes]]\nprefix = \"{V6}\"\nnext-hop = \"2001:db8:5100:1::2\"\nguard = \"no-advertise\"\n\
-             [health]\nsocket = {health:?}\n"
-        )
-    }
-
-    fn start(&self, speaker: &str, peer: &str) -> Speaker {
-        let config: Config = config::parse("test.toml", &self.text(speaker, peer)).unwrap();
-        let stop = Stop::new();
-        let task = tokio::spawn(bgp::speaker::run(config, stop.clone()));
-        Speaker { stop, task, admin: self.path("admin") }
-    }
-}
-
-struct Speaker {
-    stop: Stop,
-    task: JoinHandle<cloakway_runtime::Outcome>,
-    admin: PathBuf,
-}
-
-impl Speaker {
-    async fn show(&self, topic: &str) -> Value {
-        soon("show", async {
-            loop {
-                match admin::ask(&self.admin, topic).await {
-                    Ok(value) => return value,
-                    Err(_) => tokio::task::yield_now().await,
-                }
-            }
-        })
-        .await
-    }
-
-    async fn show_until(&self, topic: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        soon(topic, async {
-            loop {
-                let value = self.show(topic).await;
-                if fits(&value) {
-                    return value;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await
-    }
-
-    async fn end(self) {
-        self.stop.tell();
-        soon("the end", self.task).await.unwrap().unwrap();
-    }
-}
-
-/// The edge router, played by the test.
-struct Router {
-    stream: TcpStream,
-    framer: Framer,
-}
-
-impl Router {
-    async fn accept(listener: &TcpListener) -> Self {
-        let (stream, _) = soon("a connection", listener.accept()).await.unwrap();
-        Self { stream, framer: Framer::default() }
-    }
-
-    async fn established(listener: &TcpListener) -> Self {
-        let mut router = Self::accept(listener).await;
-        assert!(matches!(router.next().await, Some(Message::Open(_))));
-        router.send(Message::Open(open())).await;
-        assert_eq!(router.next().await, Some(Message::KeepAlive));
-        router.send(Message::KeepAlive).await;
-        router
-    }
-
-    async fn send(&mut self, message: Message) {
-        self.send_bytes(&message.encode(Context::default()).unwrap()).await;
-    }
-
-    async fn send_bytes(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).await.unwrap();
-    }
-
-    /// The next message; `None` when the speaker closed.
-    async fn next(&mut self) -> Option<Message> {
-        soon("a message", async {
-            loop {
-                if let Some(frame) = self.framer.next_frame().unwrap() {
-                    return Some(Message::decode(frame, Context::default()).unwrap());
-                }
-                let mut bytes = Vec::new();
-                if self.stream.read_buf(&mut bytes).await.unwrap() == 0 {
-                    return None;
-                }
-                self.framer.push(&bytes);
-            }
-        })
-        .await
-    }
-
-    /// The next UPDATE as text; keepalives are answered on the way.
-    async fn update(&mut self) -> String {
-        loop {
-            match self.next().await {
-                Some(Message::KeepAlive) => self.send(Message::KeepAlive).await,
-                Some(Message::Update(update)) => {
-                    if let Some(family) = update.ends_rib_of() {
-                        return format!("end of {family}");
-                    }
-                    let communities: Vec<String> =
-                        update.attributes.communities.iter().map(Community::to_string).collect();
-                    let gone = update.unreachable().map(|prefix| format!("-{prefix}"));
-                    let come = update.reachable().map(|prefix| format!("+{prefix} {}", communities.join(" ")));
-                    return gone.chain(come).collect::<Vec<_>>().join(", ");
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    async fn updates<const N: usize>(&mut self) -> [String; N] {
-        let mut updates = [(); N].map(|()| String::new());
-        for update in &mut updates {
-            *update = self.update().await;
-        }
-        updates
-    }
-
-    async fn notification(&mut self) -> (ErrorCode, Vec<u8>) {
-        loop {
-            match self.next().await {
-                Some(Message::Notification(notification)) => {
-                    assert_eq!(self.next().await, None, "the speaker closes after a NOTIFICATION");
-                    return (notification.error, notification.data);
-                }
-                Some(Message::KeepAlive | Message::Update(_)) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-    }
+/// A configuration with two private routes and a router.
+fn text(speaker: &str, peer: &str) -> String {
+    format!(
+        "{HEAD}{speaker}\n\
+         [[peers]]\nname = \"edge\"\nremote-as = 64500\n{peer}\n\
+         [[private-routes]]\nprefix = \"{V4}\"\nnext-hop = \"198.51.100.2\"\n\
+         [[private-routes]]\nprefix = \"{V6}\"\nnext-hop = \"2001:db8:5100:1::2\"\nguard = \"no-advertise\"\n\
+         [health]\nsocket = \"$/health\"\n"
+    )
 }
 
 fn open() -> Open {
-    let router_id = RouterId::new([198, 51, 100, 1].into()).unwrap();
-    Open::new(Asn(64500), HoldTime::from_secs(90).unwrap(), router_id, Family::ALL)
+    support::open(64500, [198, 51, 100, 1], 90)
+}
+
+/// The next UPDATE as text; keepalives are answered on the way.
+async fn update(router: &mut Router) -> String {
+    loop {
+        match router.next().await {
+            Some(Message::KeepAlive) => router.send(Message::KeepAlive).await,
+            Some(Message::Update(update)) => {
+                if let Some(family) = update.ends_rib_of() {
+                    return format!("end of {family}");
+                }
+                let communities: Vec<String> = update.attributes.communities.iter().map(Community::to_string).collect();
+                let gone = update.unreachable().map(|prefix| format!("-{prefix}"));
+                let come = update.reachable().map(|prefix| format!("+{prefix} {}", communities.join(" ")));
+                return gone.chain(come).collect::<Vec<_>>().join(", ");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn updates<const N: usize>(router: &mut Router) -> [String; N] {
+    let mut all = [(); N].map(|()| String::new());
+    for one in &mut all {
+        *one = update(router).await;
+    }
+    all
 }
 
 fn announced() -> [String; 2] {
@@ -267,27 +146,27 @@ impl Beating {
 }
 
 /// A speaker that connects to a scripted router, with a health socket for a scripted forwarder.
-async fn active(site: &Site) -> (Speaker, TcpListener, UnixListener) {
+async fn active() -> (Inside, TcpListener, UnixListener) {
+    let place = Place::new();
     let router = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let health = UnixListener::bind(site.path("health")).unwrap();
+    let health = UnixListener::bind(place.path("health")).unwrap();
     let port = router.local_addr().unwrap().port();
-    let speaker = site.start("", &format!("address = \"127.0.0.1\"\nport = {port}"));
+    let speaker = place.start(&text("", &format!("address = \"127.0.0.1\"\nport = {port}")));
     (speaker, router, health)
 }
 
 #[tokio::test]
 async fn routes_follow_the_forwarders_words() {
-    let site = Site::new();
-    let (speaker, listener, health) = active(&site).await;
+    let (speaker, listener, health) = active().await;
     let mut router = Router::established(&listener).await;
-    assert_eq!(router.updates().await, ends(), "nothing is announced before a good word");
+    assert_eq!(updates(&mut router).await, ends(), "nothing is announced before a good word");
 
     let forwarder = Forwarder::accept(&health).await.healthy().await;
-    assert_eq!(router.updates().await, announced());
+    assert_eq!(updates(&mut router).await, announced());
     forwarder.word(V4, false).await;
-    assert_eq!(router.update().await, format!("-{V4}"));
+    assert_eq!(update(&mut router).await, format!("-{V4}"));
     forwarder.word(V4, true).await;
-    assert_eq!(router.update().await, announced()[0]);
+    assert_eq!(update(&mut router).await, announced()[0]);
 
     let routes = speaker.show("routes").await;
     assert_eq!(routes[0]["announced_to"], serde_json::json!(["edge"]));
@@ -296,27 +175,26 @@ async fn routes_follow_the_forwarders_words() {
     assert_eq!((&health["connected"], &health["prefixes"][0]["healthy"]), (&true.into(), &true.into()));
     let sessions = speaker.show("sessions").await;
     assert_eq!((&sessions[0]["state"], &sessions[0]["announced"]), (&"Established".into(), &2.into()));
-    assert!(admin::ask(&site.path("admin"), "cards").await.unwrap_err().contains("sessions, routes, "));
+    assert!(speaker.ask("cards").await.unwrap_err().contains("sessions, routes, "));
     speaker.end().await;
     assert_eq!(router.notification().await, (ErrorCode::ADMINISTRATIVE_SHUTDOWN, vec![]));
 }
 
 #[tokio::test]
 async fn a_withdrawal_is_in_the_socket_long_before_50_ms() {
-    let site = Site::new();
-    let (speaker, listener, health) = active(&site).await;
+    let (speaker, listener, health) = active().await;
     let mut router = Router::established(&listener).await;
     let forwarder = Forwarder::accept(&health).await.healthy().await;
-    assert_eq!(router.updates::<4>().await.iter().filter(|update| update.starts_with('+')).count(), 2);
+    assert_eq!(updates::<4>(&mut router).await.iter().filter(|update| update.starts_with('+')).count(), 2);
     // The best of five: a busy machine may take the processor away from us at any time.
     let mut took = Vec::new();
     for _ in 0..5 {
         let start = std::time::Instant::now();
         forwarder.word(V4, false).await;
-        assert_eq!(router.update().await, format!("-{V4}"));
+        assert_eq!(update(&mut router).await, format!("-{V4}"));
         took.push(start.elapsed());
         forwarder.word(V4, true).await;
-        assert_eq!(router.update().await, announced()[0]);
+        assert_eq!(update(&mut router).await, announced()[0]);
     }
     assert!(took.iter().min().unwrap() < &Duration::from_millis(20), "{took:?}");
     let sessions = speaker.show("sessions").await;
@@ -326,33 +204,32 @@ async fn a_withdrawal_is_in_the_socket_long_before_50_ms() {
 
 #[tokio::test]
 async fn the_death_of_the_health_stream_withdraws_and_its_return_announces() {
-    let site = Site::new();
-    let (speaker, listener, health) = active(&site).await;
+    let (speaker, listener, health) = active().await;
     let mut router = Router::established(&listener).await;
     let forwarder = Forwarder::accept(&health).await.healthy().await;
-    router.updates::<4>().await;
+    updates::<4>(&mut router).await;
     forwarder.kill();
     let gone = [format!("-{V4}"), format!("-{V6}")];
-    assert_eq!(router.updates().await, gone);
+    assert_eq!(updates(&mut router).await, gone);
 
     // A line that is none is as good as no forwarder.
     let mut forwarder = Forwarder::accept(&health).await;
     forwarder.heartbeat().await;
     forwarder.word(V4, true).await;
-    assert_eq!(router.update().await, announced()[0]);
+    assert_eq!(update(&mut router).await, announced()[0]);
     forwarder.line("{\"type\":\"prefix\"}\n").await;
-    assert_eq!(router.update().await, gone[0]);
+    assert_eq!(update(&mut router).await, gone[0]);
 
     // So is one that never ends.
     let mut forwarder = Forwarder::accept(&health).await;
     forwarder.heartbeat().await;
     forwarder.word(V4, true).await;
-    assert_eq!(router.update().await, announced()[0]);
+    assert_eq!(update(&mut router).await, announced()[0]);
     forwarder.line(&"x".repeat(forwarder_wire::MAX_LINE + 1)).await;
-    assert_eq!(router.update().await, gone[0]);
+    assert_eq!(update(&mut router).await, gone[0]);
 
     let _forwarder = Forwarder::accept(&health).await.healthy().await;
-    let mut back = router.updates::<2>().await;
+    let mut back = updates::<2>(&mut router).await;
     back.sort();
     assert_eq!(back, [&announced()[1], &announced()[0]].map(String::clone));
     speaker.end().await;
@@ -360,28 +237,26 @@ async fn the_death_of_the_health_stream_withdraws_and_its_return_announces() {
 
 #[tokio::test]
 async fn silence_of_a_second_withdraws() {
-    let site = Site::new();
-    let (speaker, listener, health) = active(&site).await;
+    let (speaker, listener, health) = active().await;
     let mut router = Router::established(&listener).await;
     let mut forwarder = Forwarder::accept(&health).await;
-    router.updates::<2>().await;
+    updates::<2>(&mut router).await;
     forwarder.word(V4, true).await;
     let start = std::time::Instant::now();
     forwarder.heartbeat().await;
-    assert_eq!(router.update().await, announced()[0]);
-    assert_eq!(router.update().await, format!("-{V4}"));
+    assert_eq!(update(&mut router).await, announced()[0]);
+    assert_eq!(update(&mut router).await, format!("-{V4}"));
     assert!(start.elapsed() >= Duration::from_millis(990), "{:?}", start.elapsed());
     speaker.end().await;
 }
 
 #[tokio::test]
 async fn a_session_that_starts_later_gets_what_is_healthy() {
-    let site = Site::new();
-    let (speaker, listener, health) = active(&site).await;
+    let (speaker, listener, health) = active().await;
     let _forwarder = Forwarder::accept(&health).await.healthy().await;
     speaker.show_until("routes", |routes| routes[0]["healthy"] == true && routes[1]["healthy"] == true).await;
     let mut router = Router::established(&listener).await;
-    assert_eq!(router.updates::<4>().await, [announced(), ends()].concat()[..]);
+    assert_eq!(updates::<4>(&mut router).await, [announced(), ends()].concat()[..]);
     speaker.end().await;
 }
 
@@ -402,8 +277,7 @@ async fn what_a_broken_router_sends_gets_its_notification_and_the_session_starts
 }
 
 async fn broken(bytes: Vec<u8>, error: ErrorCode, data: &[u8]) {
-    let site = Site::new();
-    let (speaker, listener, health) = active(&site).await;
+    let (speaker, listener, health) = active().await;
     let _forwarder = Forwarder::accept(&health).await.healthy().await;
     let mut router = Router::established(&listener).await;
     speaker.show_until("sessions", |sessions| sessions[0]["announced"] == 2).await;
@@ -415,18 +289,15 @@ async fn broken(bytes: Vec<u8>, error: ErrorCode, data: &[u8]) {
     let last_down = sessions[0]["last_down"].as_str().unwrap();
     assert!(last_down.starts_with(&format!("sent {error}: ")), "{last_down}");
     let mut router = Router::established(&listener).await;
-    assert_eq!(router.updates::<4>().await, [announced(), ends()].concat()[..]);
+    assert_eq!(updates::<4>(&mut router).await, [announced(), ends()].concat()[..]);
     speaker.end().await;
 }
 
 #[tokio::test]
 async fn an_open_of_the_wrong_as_and_a_half_open_are_refused() {
-    let site = Site::new();
-    let (speaker, listener, _health) = active(&site).await;
+    let (speaker, listener, _health) = active().await;
     let mut router = Router::accept(&listener).await;
-    let router_id = RouterId::new([198, 51, 100, 1].into()).unwrap();
-    let other = Open::new(Asn(64511), HoldTime::from_secs(90).unwrap(), router_id, Family::ALL);
-    router.send(Message::Open(other)).await;
+    router.send(Message::Open(support::open(64511, [198, 51, 100, 1], 90))).await;
     assert!(matches!(router.next().await, Some(Message::Open(_))));
     assert_eq!(router.notification().await, (ErrorCode::BAD_PEER_AS, vec![]));
     let sessions = speaker.show_until("sessions", |sessions| sessions[0]["last_down"] != Value::Null).await;
@@ -438,14 +309,13 @@ async fn an_open_of_the_wrong_as_and_a_half_open_are_refused() {
     router.send_bytes(&bytes[..bytes.len() / 2]).await;
     drop(router);
     let mut router = Router::established(&listener).await;
-    assert_eq!(router.updates().await, ends());
+    assert_eq!(updates(&mut router).await, ends());
     speaker.end().await;
 }
 
 #[tokio::test]
 async fn messages_may_come_octet_by_octet() {
-    let site = Site::new();
-    let (speaker, listener, _health) = active(&site).await;
+    let (speaker, listener, _health) = active().await;
     let mut router = Router::accept(&listener).await;
     router.stream.set_nodelay(true).unwrap();
     let messages =
@@ -455,15 +325,14 @@ async fn messages_may_come_octet_by_octet() {
     }
     assert!(matches!(router.next().await, Some(Message::Open(_))));
     assert_eq!(router.next().await, Some(Message::KeepAlive));
-    assert_eq!(router.updates().await, ends());
+    assert_eq!(updates(&mut router).await, ends());
     speaker.end().await;
 }
 
 #[tokio::test]
 async fn a_refused_connection_is_tried_again_and_its_reason_shown() {
-    let site = Site::new();
-    let port = free_port().await;
-    let speaker = site.start("", &format!("address = \"127.0.0.1\"\nport = {port}"));
+    let port = support::free_port();
+    let speaker = Inside::start(&text("", &format!("address = \"127.0.0.1\"\nport = {port}")));
     let sessions = speaker.show_until("sessions", |sessions| sessions[0]["last_down"] != Value::Null).await;
     assert!(sessions[0]["last_down"].as_str().unwrap().contains("refused"), "{sessions}");
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
@@ -471,25 +340,18 @@ async fn a_refused_connection_is_tried_again_and_its_reason_shown() {
     speaker.end().await;
 }
 
-/// A port that nobody had a moment ago.
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
-}
-
 #[tokio::test]
 async fn two_speakers_meet_over_the_listener_and_strangers_do_not() {
-    let (here, there) = (Site::new(), Site::new());
-    let port = free_port().await;
+    let port = support::free_port();
     let listens = format!("listen = [\"127.0.0.1:{port}\"]");
-    let passive = here.start(&listens, "address = \"127.0.0.2\"\npassive = true");
+    let passive = Inside::start(&text(&listens, "address = \"127.0.0.2\"\npassive = true"));
     // The other speaker has another router id and its own private route.
-    let text = there
-        .text("", &format!("address = \"127.0.0.1\"\nport = {port}\nlocal-address = \"127.0.0.2\""))
-        .replace("\"198.51.100.2\"\n\n", "\"198.51.100.9\"\n\n");
-    let config: Config = config::parse("test.toml", &text).unwrap();
-    let stop = Stop::new();
-    let active =
-        Speaker { stop: stop.clone(), task: tokio::spawn(bgp::speaker::run(config, stop)), admin: there.path("admin") };
+    let there = text("", &format!("address = \"127.0.0.1\"\nport = {port}\nlocal-address = \"127.0.0.2\"")).replacen(
+        "\"198.51.100.2\"",
+        "\"198.51.100.9\"",
+        1,
+    );
+    let active = Inside::start(&there);
     passive.show_until("sessions", |sessions| sessions[0]["state"] == "Established").await;
 
     let mut stranger = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -498,7 +360,7 @@ async fn two_speakers_meet_over_the_listener_and_strangers_do_not() {
     assert!(heard.is_empty(), "a stranger hears nothing");
 
     // Both have the same private routes here: hearing one's own from a peer is counted.
-    let health = UnixListener::bind(there.path("health")).unwrap();
+    let health = UnixListener::bind(active.path("health")).unwrap();
     let _forwarder = Forwarder::accept(&health).await.healthy().await;
     let sessions = passive.show_until("sessions", |sessions| sessions[0]["private_received"] == 2).await;
     assert_eq!(sessions[0]["prefixes_received"], 2);
@@ -506,10 +368,6 @@ async fn two_speakers_meet_over_the_listener_and_strangers_do_not() {
     let sessions = passive.show_until("sessions", |sessions| sessions[0]["state"] != "Established").await;
     assert_eq!(sessions[0]["last_down"], "received 6/2 Administrative Shutdown");
     passive.end().await;
-}
-
-fn binary() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_bgp-speaker"))
 }
 
 fn output(command: &mut Command) -> (Option<i32>, String) {
@@ -520,39 +378,27 @@ fn output(command: &mut Command) -> (Option<i32>, String) {
 #[test]
 fn the_command_line_checks_and_explains() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/bgp-speaker.toml");
-    let (code, text) = output(binary().arg("check").arg(&example));
-    assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("203.0.113.200/32 via 198.51.100.2, guarded by no-export"), "{text}");
-    let site = Site::new();
-    std::fs::write(site.path("bad.toml"), site.text("", "address = \"127.0.0.1\"\nhold-time-s = 2")).unwrap();
-    let (code, text) = output(binary().arg("check").arg(site.path("bad.toml")));
-    assert_eq!(code, Some(2), "{text}");
-    assert!(text.contains("bad.toml:10: peers[0].hold-time-s: 2 s is not allowed: 3 to 65535"), "{text}");
-    let (code, text) = output(binary().args(["show", "sessions", "--socket"]).arg(site.path("none")));
-    assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("is the role running?"), "{text}");
-}
-
-/// A running binary, killed at the latest when the test ends.
-struct Process(std::process::Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    let (code, said) = output(binary().arg("check").arg(&example));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("203.0.113.200/32 via 198.51.100.2, guarded by no-export"), "{said}");
+    let place = Place::new();
+    let bad = place.text(&text("", "address = \"127.0.0.1\"\nhold-time-s = 2"));
+    std::fs::write(place.path("bad.toml"), bad).unwrap();
+    let (code, said) = output(binary().arg("check").arg(place.path("bad.toml")));
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("bad.toml:10: peers[0].hold-time-s: 2 s is not allowed: 3 to 65535"), "{said}");
+    let (code, said) = output(binary().args(["show", "sessions", "--socket"]).arg(place.path("none")));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("is the role running?"), "{said}");
 }
 
 #[tokio::test]
 async fn kill_9_ends_the_session_and_offers_no_graceful_restart() {
-    let site = Site::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let health = UnixListener::bind(site.path("health")).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let text = site.text("", &format!("address = \"127.0.0.1\"\nport = {port}"));
-    std::fs::write(site.path("speaker.toml"), text).unwrap();
-    let child = binary().arg("run").arg("--config").arg(site.path("speaker.toml")).spawn().unwrap();
-    let mut process = Process(child);
+    let mut program = Program::stopped(&text("", &format!("address = \"127.0.0.1\"\nport = {port}")));
+    let health = UnixListener::bind(program.path("health")).unwrap();
+    program.run();
     let mut router = Router::accept(&listener).await;
     let Some(Message::Open(theirs)) = router.next().await else { panic!() };
     let codes: Vec<u8> = theirs.capabilities.iter().map(|capability| capability.encode().unwrap()[0]).collect();
@@ -561,9 +407,9 @@ async fn kill_9_ends_the_session_and_offers_no_graceful_restart() {
     router.send(Message::KeepAlive).await;
     assert_eq!(router.next().await, Some(Message::KeepAlive));
     let _forwarder = Forwarder::accept(&health).await.healthy().await;
-    let mut updates = router.updates::<4>().await.to_vec();
+    let mut updates = updates::<4>(&mut router).await.to_vec();
     updates.sort();
     assert_eq!(updates[..2], [&announced()[1], &announced()[0]].map(String::clone));
-    process.0.kill().unwrap();
+    program.kill();
     assert_eq!(router.next().await, None);
 }

@@ -87,7 +87,13 @@ fn rows() -> Vec<Row> {
             ErrorCode::BAD_PEER_AS,
             vec![],
         ),
-        ("§6.2 identifier 0 (RFC 6286)", &[OpenSent], open_with(4, 64500, 90, [0; 4], &[]), ErrorCode::BAD_IDENTIFIER, vec![]),
+        (
+            "§6.2 identifier 0 (RFC 6286)",
+            &[OpenSent],
+            open_with(4, 64500, 90, [0; 4], &[]),
+            ErrorCode::BAD_IDENTIFIER,
+            vec![],
+        ),
         (
             "§6.2 identifier of our own (RFC 6286)",
             &[OpenSent],
@@ -267,7 +273,11 @@ fn an_error_in_a_notification_is_not_answered() {
             let mut bench = in_state(*state);
             let notification = Notification { error: ErrorCode(code, subcode), data: vec![1, 2, 3] };
             let end = if *state == Established { Seen::Down } else { Seen::Failed };
-            assert_eq!(bench.hear(Message::Notification(notification)), [Seen::Close, end], "{code}/{subcode} in {state}");
+            assert_eq!(
+                bench.hear(Message::Notification(notification)),
+                [Seen::Close, end],
+                "{code}/{subcode} in {state}"
+            );
         }
     }
 }

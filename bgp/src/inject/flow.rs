@@ -7,8 +7,8 @@ use bgp_core::record;
 use bgp_core::{FlowChange, FlowChangeError, FlowRoute, FlowTable, Flows, Guard, Others, Outcome, Policy, check_name};
 use bgp_wire::{Community, FlowRule};
 use cloakway_crypto::hash::sha256;
-use serde::{Deserialize, Serialize};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Engine, lock};

@@ -7,5 +7,7 @@ mod counted;
 mod crash;
 mod requests;
 mod scripts;
+#[path = "../support/mod.rs"]
+mod shared;
 mod support;
 mod truth;

@@ -1,7 +1,7 @@
 //! The binary, a client of its API, and a router that takes what it is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -13,22 +13,10 @@ use bgp_wire::{
     Actions, AsPath, Asn, Attributes, Capability, Context, Family, FlowRule, Framer, HoldTime, Message, MpReach, Open,
     Origin, RouterId, Update, announce_v4,
 };
-use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Calls until `done`, at most for the patience.
-pub(crate) fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = done() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
+pub(crate) use crate::shared::program::Api;
+pub(crate) use crate::shared::{PATIENCE, listener, until};
 
 /// The binary with its folder; killed at the latest when the test ends.
 pub(crate) struct Speaker {
@@ -135,9 +123,7 @@ impl Speaker {
     }
 
     pub(crate) fn api(&self) -> Api {
-        let stream = until("the API", || UnixStream::connect(self.path("api")).ok());
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Api { lines: BufReader::new(stream.try_clone().unwrap()), stream }
+        until("the API", || UnixStream::connect(self.path("api")).ok()).into()
     }
 }
 
@@ -146,36 +132,6 @@ impl Drop for Speaker {
         if self.child.is_some() {
             self.kill();
         }
-    }
-}
-
-pub(crate) struct Api {
-    stream: UnixStream,
-    lines: BufReader<UnixStream>,
-}
-
-impl Api {
-    pub(crate) fn send(&mut self, text: &str) {
-        self.stream.write_all(text.as_bytes()).unwrap();
-    }
-
-    pub(crate) fn answer(&mut self) -> Value {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
-    }
-
-    /// The answer that had come before the speaker was killed, if a whole one had.
-    pub(crate) fn left(&mut self) -> Option<Value> {
-        let mut line = String::new();
-        // What was cut off is no answer, and the connection may have been reset.
-        let _ = self.lines.read_line(&mut line);
-        line.strip_suffix('\n').map(|line| serde_json::from_str(line).unwrap())
-    }
-
-    pub(crate) fn ask(&mut self, request: &Value) -> Value {
-        self.send(&format!("{request}\n"));
-        self.answer()
     }
 }
 
@@ -330,10 +286,4 @@ fn plain(rule: &FlowRule) -> String {
     let text = rule.to_string();
     let widths = ["#1", "#2", "#4", "#8"];
     widths.iter().fold(text, |text, width| text.replace(width, ""))
-}
-
-pub(crate) fn listener() -> (TcpListener, u16) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    (listener, port)
 }

@@ -293,7 +293,7 @@ impl Node {
                     families: teller.families.clone(),
                     next_hop_v4: Some(address(self.node)),
                     next_hop_v6: None,
-                    llgr: false,
+                    llgr: teller.long_lived,
                     keeps: teller.keeps,
                 })
             });
