@@ -241,5 +241,6 @@ fn export(peer: PeerId, teller: &Teller, locals: &[IpAddr]) -> Export {
         next_hop_v4,
         next_hop_v6,
         llgr: teller.long_lived,
+        keeps: teller.keeps,
     }
 }

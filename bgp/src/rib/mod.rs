@@ -22,6 +22,7 @@ use cloakway_runtime::{Stop, clock};
 use cloakway_types::Instant;
 use ipnet::IpNet;
 use look_up_wire::Verdict;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use dump::Dump;

@@ -163,7 +163,7 @@ impl Node {
         let (journal, private_gone) = (std::mem::take(&mut self.journal), self.private_gone);
         let mut new = Self::new(self.node, seed, now);
         let kept = new.table.set(KEPT);
-        new.table.keep(kept, true);
+        new.table.keep(kept, Some(KEEP_S));
         for record in &journal {
             let Ok(Record::Change { change, .. }) = record::decode(record) else { panic!("a record") };
             apply(&change, &mut new.table);
