@@ -252,6 +252,10 @@ impl Client {
         if self.expires.is_some_and(|expires| expires <= now) {
             self.forget();
             self.output.push_back(Output::Event(Event::Expired));
+            if !self.whole && matches!(self.phase, Phase::Asking { .. }) {
+                self.output.push_back(Output::Close);
+                self.rest(now, "what it is to be a difference to has expired".to_owned());
+            }
         }
         match self.phase {
             Phase::Waiting { until } if until <= now => {

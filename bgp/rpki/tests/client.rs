@@ -245,6 +245,26 @@ fn what_was_said_counts_until_it_expires_and_not_a_second_longer() {
 }
 
 #[test]
+fn a_difference_to_what_has_expired_is_no_answer() {
+    let mut client = synchronised();
+    client.handle(Input::Tick, at(3601));
+    drain(&mut client);
+    // It is asked, hung up on, and asked again when little time is left.
+    client.handle(Input::Closed("gone"), at(3602));
+    drain(&mut client);
+    let asked = connect(&mut client, at(7170));
+    assert_eq!(asked, [(Version::V1, Pdu::SerialQuery { session: SESSION, serial: 1 })]);
+    let difference = answer(2, &[(true, 3)]);
+    say(&mut client, Version::V1, &difference[..2], at(7190));
+    client.handle(Input::Tick, at(7201));
+    let outputs = drain(&mut client);
+    assert!(outputs.contains(&Output::Event(Event::Expired)) && outputs.contains(&Output::Close), "{outputs:?}");
+    say(&mut client, Version::V1, &difference[2..], at(7201));
+    assert_eq!(client.data(), None);
+    assert_eq!(connect(&mut client, at(7210)), [(Version::V1, Pdu::ResetQuery)]);
+}
+
+#[test]
 fn silence_in_the_middle_of_an_answer_ends_the_connection() {
     let mut client = client();
     connect(&mut client, at(0));
