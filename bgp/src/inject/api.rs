@@ -16,6 +16,7 @@ use std::time::Duration;
 use bgp_core::{Checked, Others, Outcome, SetChange, Walk};
 use cloakway_runtime::{Stop, admin};
 use ipnet::IpNet;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -23,14 +24,17 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::lines::Lines;
 use super::request::{RawGroup, Request, Wait};
-use super::{Engine, LISTING, lock, process};
+use super::{Engine, lock, process};
 use crate::neighbours::Neighbours;
 
 /// Clients at a time.
 const CLIENTS: usize = 64;
 /// The longest line: a bulk that needs more is streamed.
 const LINE: usize = 16 << 20;
-const READ: usize = 256 * 1024;
+/// What one read takes at most: the lines in it are looked at in one go, and everybody else waits so long.
+const READ: usize = 64 * 1024;
+/// Routes in one line of a listing: made in one go, too.
+const LISTING: u32 = 1024;
 /// How long a client that does not read its answer is borne with.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -65,6 +69,12 @@ pub(crate) fn serve(engine: Arc<Engine>, neighbours: Neighbours, stop: Stop) -> 
         }
     });
     Ok(())
+}
+
+/// A line of a listing.
+#[derive(Serialize)]
+struct Listed<'a> {
+    routes: &'a [RawGroup],
 }
 
 struct Client {
@@ -136,10 +146,10 @@ impl Client {
         error
     }
 
-    async fn say(&mut self, value: &Value) -> Result<(), String> {
-        let mut text = value.to_string();
-        text.push('\n');
-        let written = tokio::time::timeout(PATIENCE, self.write.write_all(text.as_bytes())).await;
+    async fn say(&mut self, value: &impl Serialize) -> Result<(), String> {
+        let mut text = serde_json::to_vec(value).map_err(|error| error.to_string())?;
+        text.push(b'\n');
+        let written = tokio::time::timeout(PATIENCE, self.write.write_all(&text)).await;
         written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
@@ -220,6 +230,8 @@ impl Client {
             if self.buffer.len() > LINE {
                 return Err(self.too_long().await);
             }
+            // A bulk has time: who asks for one route goes first.
+            tokio::task::yield_now().await;
             if !self.more().await {
                 return Err("the stream ended without a full stop: nothing of it was taken".to_owned());
             }
@@ -280,8 +292,9 @@ impl Client {
                 })
             };
             if !groups.is_empty() {
-                self.say(&json!({ "routes": groups })).await?;
+                self.say(&Listed { routes: &groups }).await?;
             }
+            tokio::task::yield_now().await;
             if flow.is_break() {
                 return Ok(json!({ "set": set, "routes": count }));
             }
