@@ -1,8 +1,12 @@
 //! Routes of peers: decoding, keeping and looking up a full table, loading a dump, and a full table from BIRD beside
 //! BIRD as the receiver of the same, over one veth between two namespaces.
 //!
-//! `cargo bench -p bgp --bench rib`; the part with BIRD takes root, `bird` and `ip`, and is skipped aloud without. RUNS=3
-//! repeats everything. The table is made from a seed: 1 M IPv4 prefixes of 18 to 24 bits, 176 k attribute sets.
+//! `cargo bench -p bgp --bench rib`; the parts with BIRD take root, `bird` and `ip`, and are skipped aloud without. RUNS=5
+//! repeats everything that often, 1 unless given. ONLY takes parts, with commas between them: table, dump, replay, live.
+//! The table is made from a seed: 1 M IPv4 prefixes of 18 to 24 bits, 176 k attribute sets.
+//!
+//! BIRD as a sender is slower than either receiver. So its UPDATEs are taken down once, and then sent at line speed: what
+//! `replay` shows is the receivers', what `live` shows is mostly the sender's.
 //!
 //! Sketch: 1 M x (12 + 16 + 5 B) + 176 k x (48 + 70 + 16 B) = 33 + 24 MB; 176 k messages x 0.5 us + 1 M x 0.15 us = 0.25 s.
 #![allow(
@@ -14,23 +18,24 @@
 )]
 #![allow(missing_docs, reason = "a bench has no API")]
 
+#[path = "lab/mod.rs"]
+mod lab;
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bgp_rib::{Import, PeerSettings, Rib, Settings};
 use bgp_wire::{
-    AsPath, Asn, Attributes, Bulk, Community, Context, Family, Framer, HoldTime, Message, Open, Origin, RouterId,
-    Update,
+    AsPath, Asn, Attributes, Bulk, Community, Context, Family, HoldTime, Message, Open, Origin, RouterId, Update,
 };
 use facilitation::dump::read_rib;
 use flate2::Compression;
+use lab::replay::{Replayer, connected, recorder};
+use lab::{Bird, Figures, Lab, Process, memory_mb, receiver, until, wanted};
 
-const SENDER: &str = "rib-sender";
-const RECEIVER: &str = "rib-receiver";
 const ROUTES: usize = 1_000_000;
 const SETS: usize = 176_000;
 const FEEDER_AS: u32 = 64502;
@@ -112,7 +117,7 @@ fn frames(stream: &[u8]) -> Vec<&[u8]> {
     frames
 }
 
-fn in_process() {
+fn table(figures: &mut Figures) {
     let context = Context { external: true, ..Context::default() };
     let stream = stream(context);
     let frames = frames(&stream);
@@ -125,12 +130,7 @@ fn in_process() {
     }
     let took = start.elapsed().as_secs_f64();
     assert_eq!(routes, ROUTES);
-    println!(
-        "decode {} MB, {} messages: {took:.3} s, {:.1} M routes/s a core",
-        stream.len() >> 20,
-        frames.len(),
-        routes as f64 / took / 1e6
-    );
+    figures.add("decode, M routes/s a core", routes as f64 / took / 1e6);
 
     let mut rib = Rib::new(Settings {
         local_as: Asn(64500),
@@ -150,29 +150,61 @@ fn in_process() {
         enforce_first_as: true,
     });
     rib.peer_up(peer, RouterId::new([10, 0, 0, 2].into()).unwrap(), None);
-    let before = memory_mb("self");
+    let before = memory_mb("self").unwrap();
     let start = Instant::now();
     for frame in &frames {
         if let Ok(Message::Update(update)) = Message::decode(frame, context) {
             rib.apply(peer, update);
         }
     }
-    let took = start.elapsed().as_secs_f64();
+    figures.add("decode, keep, best path chosen, s", start.elapsed().as_secs_f64());
     assert_eq!((rib.prefixes(Family::Ipv4), rib.attribute_sets()), (ROUTES, SETS));
-    println!("decode and keep, best path chosen: {took:.3} s, {:.1} MB", memory_mb("self") - before);
-
-    let mut numbers = Numbers(3);
-    let addresses: Vec<IpAddr> =
-        (0..1 << 20).map(|_| IpAddr::V4(Ipv4Addr::from(0x0100_0000 + numbers.below(0x3000_0000) as u32))).collect();
-    let start = Instant::now();
-    let found = addresses.iter().filter(|address| rib.origin(**address).is_some()).count();
-    let took = start.elapsed().as_secs_f64();
-    println!("look-ups in the live table: {:.1} M/s a core ({found} found)", addresses.len() as f64 / took / 1e6);
+    figures.add("decode, keep, best path chosen, MB", memory_mb("self").unwrap() - before);
+    for (kind, addresses) in addresses() {
+        let took = seconds_of(|| addresses.iter().filter(|address| rib.origin(**address).is_some()).count());
+        figures.add(&format!("look-ups in the live table, {kind}, M/s a core"), addresses.len() as f64 / took / 1e6);
+    }
     let start = Instant::now();
     rib.peer_lost(peer);
-    println!("the peer lost, all taken out: {:.3} s", start.elapsed().as_secs_f64());
-    drop(rib);
+    figures.add("the peer lost, all taken out, s", start.elapsed().as_secs_f64());
+}
 
+/// Addresses to look up. "Any": evenly from the part of the address space that the table covers, a third of which it
+/// holds. "Held": in prefixes that are there, each as likely as another. "Popular": of those 20 000, the first a lot more
+/// often than the last (Zipf), as clients of a service come.
+fn addresses() -> [(&'static str, Vec<IpAddr>); 3] {
+    const COUNT: usize = 1 << 20;
+    const POPULAR: usize = 20_000;
+    let mut numbers = Numbers(3);
+    let prefixes = prefixes();
+    let end = u32::from(prefixes.last().unwrap().0);
+    let any =
+        (0..COUNT).map(|_| Ipv4Addr::from(0x0100_0000 + numbers.below(u64::from(end) - 0x0100_0000) as u32).into());
+    let any = any.collect();
+    let inside = |numbers: &mut Numbers| {
+        let (network, _) = prefixes[numbers.below(ROUTES as u64) as usize];
+        IpAddr::V4(Ipv4Addr::from(u32::from(network) + numbers.below(256) as u32))
+    };
+    let held = (0..COUNT).map(|_| inside(&mut numbers)).collect();
+    let known: Vec<IpAddr> = (0..POPULAR).map(|_| inside(&mut numbers)).collect();
+    let popular = |numbers: &mut Numbers| {
+        // The rank of a Zipf distribution with exponent 1, by its inverse: POPULAR^u.
+        let share = numbers.below(1 << 32) as f64 / (1_u64 << 32) as f64;
+        known[(POPULAR as f64).powf(share) as usize % POPULAR]
+    };
+    let popular = (0..COUNT).map(|_| popular(&mut numbers)).collect();
+    [("any", any), ("held", held), ("popular", popular)]
+}
+
+/// How long it takes, the second time.
+fn seconds_of<T>(mut work: impl FnMut() -> T) -> f64 {
+    std::hint::black_box(work());
+    let start = Instant::now();
+    std::hint::black_box(work());
+    start.elapsed().as_secs_f64()
+}
+
+fn from_dump(figures: &mut Figures) {
     let dump = dump();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), Compression::default());
     gzip.write_all(&dump).unwrap();
@@ -182,24 +214,16 @@ fn in_process() {
     for (name, bytes) in [("plain", &dump), ("gzip", &gzip.finish().unwrap()), ("bzip2", &bzip2.finish().unwrap())] {
         let start = Instant::now();
         let rib = read_rib(bytes.as_slice()).unwrap();
-        println!(
-            "MRT of {} entries, {name}, {:.1} MB: loaded in {:.3} s, {:.1} MB kept",
-            rib.len(),
-            bytes.len() as f64 / 1e6,
-            start.elapsed().as_secs_f64(),
-            rib.octets() as f64 / 1e6
-        );
+        figures.add(&format!("MRT of 1 M entries loaded, {name}, s"), start.elapsed().as_secs_f64());
         map = Some(rib);
     }
     let map = map.unwrap();
-    let start = Instant::now();
-    let mut found = 0;
-    for _ in 0..16 {
-        found += addresses.iter().filter(|address| map.find(**address).is_some()).count();
+    assert_eq!(map.len(), ROUTES);
+    figures.add("MRT of 1 M entries, kept, MB", map.octets() as f64 / 1e6);
+    for (kind, addresses) in addresses() {
+        let took = seconds_of(|| addresses.iter().filter(|address| map.find(**address).is_some()).count());
+        figures.add(&format!("look-ups in the dump, {kind}, M/s a core"), addresses.len() as f64 / took / 1e6);
     }
-    let took = start.elapsed().as_secs_f64();
-    let count = 16 * addresses.len();
-    println!("look-ups in it, random addresses: {:.1} M/s a core ({found} found)", count as f64 / took / 1e6);
 }
 
 /// TABLE_DUMP_V2 with one peer.
@@ -226,140 +250,9 @@ fn dump() -> Vec<u8> {
     out
 }
 
-fn run(command: &str) -> bool {
-    let mut words = command.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).output();
-    output.is_ok_and(|output| output.status.success())
-}
-
-/// Two namespaces, gone when dropped.
-struct Namespaces;
-
-impl Namespaces {
-    fn new() -> Option<Self> {
-        let namespaces = Self;
-        for name in [SENDER, RECEIVER] {
-            run(&format!("ip netns del {name}"));
-            if !run(&format!("ip netns add {name}")) {
-                return None;
-            }
-        }
-        let made = [
-            format!("ip link add rib0 netns {SENDER} type veth peer name rib1 netns {RECEIVER}"),
-            format!("ip -n {SENDER} addr add 192.0.2.1/30 dev rib0"),
-            format!("ip -n {RECEIVER} addr add 192.0.2.2/30 dev rib1"),
-            format!("ip -n {SENDER} link set rib0 up"),
-            format!("ip -n {SENDER} link set lo up"),
-            format!("ip -n {RECEIVER} link set rib1 up"),
-        ];
-        made.iter().all(|command| run(command)).then_some(namespaces)
-    }
-}
-
-impl Drop for Namespaces {
-    fn drop(&mut self) {
-        for name in [SENDER, RECEIVER] {
-            run(&format!("ip netns del {name}"));
-        }
-    }
-}
-
-fn memory_mb(pid: &str) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-}
-
-/// A process in a namespace, killed when dropped.
-struct Process(Child);
-
-impl Process {
-    fn spawn(namespace: &str, words: &[&str]) -> Self {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]).args(words);
-        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-
-    /// Resident memory, in MB. `ip netns exec` becomes the program, so the child is it.
-    fn memory_mb(&self) -> f64 {
-        memory_mb(&self.0.id().to_string())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = done() {
-            return value;
-        }
-        assert!(start.elapsed() < Duration::from_secs(120), "{what}: not within 120 s");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-struct Bird {
-    process: Process,
-    control: UnixStream,
-}
-
-impl Bird {
-    fn start(namespace: &str, folder: &Path, name: &str, config: &str) -> Self {
-        let (file, socket) = (folder.join(format!("{name}.conf")), folder.join(format!("{name}.ctl")));
-        std::fs::write(&file, config).unwrap();
-        let words = ["bird", "-f", "-c", file.to_str().unwrap(), "-s", socket.to_str().unwrap()];
-        let process = Process::spawn(namespace, &words);
-        let control = until("BIRD's control socket", || UnixStream::connect(&socket).ok());
-        let mut bird = Self { process, control };
-        bird.reply();
-        bird
-    }
-
-    fn reply(&mut self) -> String {
-        let (mut text, mut bytes) = (String::new(), [0; 4096]);
-        loop {
-            let count = self.control.read(&mut bytes).unwrap();
-            assert!(count > 0, "BIRD hung up: {text}");
-            text.push_str(&String::from_utf8_lossy(&bytes[..count]));
-            let last = text.trim_end().lines().last().unwrap_or_default();
-            if text.ends_with('\n')
-                && last.len() >= 4
-                && last.as_bytes()[..4].iter().all(u8::is_ascii_digit)
-                && last.as_bytes().get(4) != Some(&b'-')
-            {
-                return text;
-            }
-        }
-    }
-
-    fn ask(&mut self, command: &str) -> String {
-        self.control.write_all(format!("{command}\n").as_bytes()).unwrap();
-        self.reply()
-    }
-
-    fn routes(&mut self) -> usize {
-        let text = self.ask("show route table master4 count");
-        let count = text.split(" of ").nth(1).and_then(|rest| rest.split(' ').next());
-        count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{text}"))
-    }
-
-    fn has_session(&mut self) -> bool {
-        self.ask("show protocols session1").contains("Established")
-    }
-}
-
 /// Runs inside the sender's namespace: tells BIRD the table, and keeps the session until it is killed.
 fn feed() {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&"127.0.0.2:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-    socket.connect(&"127.0.0.1:179".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-    let mut stream: TcpStream = socket.into();
+    let mut stream: TcpStream = connected("127.0.0.2:0", "127.0.0.1:179");
     let context = Context { external: true, ..Context::default() };
     let open = Open::new(
         Asn(FEEDER_AS),
@@ -367,17 +260,8 @@ fn feed() {
         RouterId::new([127, 0, 0, 2].into()).unwrap(),
         [Family::Ipv4],
     );
-    stream.write_all(&Message::Open(open).encode(context).unwrap()).unwrap();
-    stream.write_all(&Message::KeepAlive.encode(context).unwrap()).unwrap();
-    let (mut framer, mut up) = (Framer::default(), false);
-    while !up {
-        let mut bytes = [0; 4096];
-        let count = stream.read(&mut bytes).unwrap();
-        assert!(count > 0, "BIRD hung up");
-        framer.push(&bytes[..count]);
-        while let Some(frame) = framer.next_frame().unwrap() {
-            up |= Message::decode(frame, context).unwrap() == Message::KeepAlive;
-        }
+    for message in [Message::Open(open), Message::KeepAlive] {
+        stream.write_all(&message.encode(context).unwrap()).unwrap();
     }
     stream.write_all(&self::stream(context)).unwrap();
     stream.write_all(&Message::Update(Update::end_of_rib(Family::Ipv4)).encode(context).unwrap()).unwrap();
@@ -388,22 +272,19 @@ fn feed() {
 const SENDER_CONFIG: &str = "router id 192.0.2.1;\nprotocol device {}\nprotocol direct { ipv4; }\n\
 protocol bgp feeder {\n local 127.0.0.1 as 64500;\n neighbor 127.0.0.2 as 64502;\n multihop;\n passive on;\n hold time 0;\n ipv4 { import all; export none; };\n}\n\
 protocol bgp session1 {\n disabled;\n local 192.0.2.1 as 64500;\n neighbor 192.0.2.2 as 64500;\n connect delay time 1;\n hold time 90;\n ipv4 { import none; export where source = RTS_BGP; next hop self; };\n}\n";
-const RECEIVER_CONFIG: &str = "router id 192.0.2.2;\nprotocol device {}\nprotocol bgp session1 {\n local 192.0.2.2 as 64500;\n neighbor 192.0.2.1 as 64500;\n passive on;\n hold time 90;\n ipv4 { import all; export none; };\n}\n";
 
-/// Seconds from BIRD's session to the last route, as `count` sees it, and the receiver's memory.
-fn transfer(sender: &mut Bird, mut count: impl FnMut() -> usize, memory: impl Fn() -> f64) -> (f64, f64) {
-    sender.ask("enable session1");
-    until("BIRD's session", || sender.has_session().then_some(()));
-    let start = Instant::now();
-    until("the routes", || (count() == ROUTES).then_some(()));
-    let took = start.elapsed().as_secs_f64();
-    let memory = memory();
-    sender.ask("disable session1");
-    (took, memory)
+/// BIRD with the whole table, told by a session of its own, and who told it.
+fn loaded(lab: &Lab) -> (Bird, Process) {
+    let mut sender = Bird::start(lab, &lab.sender(), "sender", SENDER_CONFIG);
+    let bench = std::env::current_exe().unwrap();
+    let feeder = Process::spawn(&lab.sender(), &[bench.to_str().unwrap(), "--feed"]);
+    until("BIRD's table", || (sender.imported("feeder") as usize >= ROUTES).then_some(()));
+    (sender, feeder)
 }
 
-/// Prefixes that the speaker keeps, by `show rib`.
-fn kept(socket: &PathBuf) -> usize {
+/// Prefixes that the speaker keeps, by `show rib`; not asked so often that it is busy with that.
+fn kept(socket: &Path) -> usize {
+    std::thread::sleep(Duration::from_millis(4));
     let Ok(mut stream) = UnixStream::connect(socket) else { return 0 };
     stream.write_all(b"{\"topic\":\"rib\"}\n").unwrap();
     let mut text = String::new();
@@ -412,57 +293,124 @@ fn kept(socket: &PathBuf) -> usize {
     count.and_then(|count| count.parse().ok()).unwrap_or_default()
 }
 
-fn beside_bird(folder: &Path) {
-    let mut sender = Bird::start(SENDER, folder, "sender", SENDER_CONFIG);
-    let bench = std::env::current_exe().unwrap();
-    let _feeder = Process::spawn(SENDER, &[bench.to_str().unwrap(), "--feed"]);
-    until("BIRD's table", || (sender.routes() >= ROUTES).then_some(()));
-
-    let receiver = Bird::start(RECEIVER, folder, "receiver", RECEIVER_CONFIG);
-    let pid = receiver.process.0.id().to_string();
-    let mut asked = receiver;
-    let (bird, bird_mb) = transfer(&mut sender, || asked.routes(), || memory_mb(&pid));
-    drop(asked);
-
-    let admin = folder.join("admin");
+/// Our speaker as the receiver, and where it is asked.
+fn speaker(lab: &Lab) -> (Process, std::path::PathBuf) {
+    let admin = lab.folder().join("admin");
+    let _ = std::fs::remove_file(&admin);
     let text = format!(
         "admin-socket = {admin:?}\n[speaker]\nlocal-as = 64500\nrouter-id = \"192.0.2.2\"\nlisten = [\"192.0.2.2:179\"]\n\
          [[peers]]\nname = \"bird\"\nremote-as = 64500\naddress = \"192.0.2.1\"\nhold-time-s = 90\npassive = true\n\
          import = \"all\"\n[rib]\n"
     );
-    let config = folder.join("speaker.toml");
-    std::fs::write(&config, text).unwrap();
-    let words = [env!("CARGO_BIN_EXE_bgp-speaker"), "run", "--config", config.to_str().unwrap()];
-    let speaker = Process::spawn(RECEIVER, &words);
+    let config = lab.write("speaker.toml", text);
+    let speaker = Process::spawn(&lab.receiver(), &[env!("CARGO_BIN_EXE_bgp-speaker"), "run", "--config", &config]);
     until("the admin socket", || UnixStream::connect(&admin).ok());
-    let idle = speaker.memory_mb();
-    let (ours, ours_mb) = transfer(&mut sender, || kept(&admin), || speaker.memory_mb());
-    println!("full table from BIRD: BIRD {bird:.3} s, {bird_mb:.0} MB");
-    println!(
-        "full table from BIRD: we {ours:.3} s, {ours_mb:.0} MB ({idle:.0} MB idle): {:.2} of BIRD's time, {:.2} of its memory",
-        ours / bird,
-        ours_mb / bird_mb
-    );
+    (speaker, admin)
+}
+
+/// Seconds from BIRD's session to the last route, as `count` sees it.
+fn transfer(sender: &mut Bird, mut count: impl FnMut() -> usize) -> f64 {
+    sender.ask("enable session1");
+    until("BIRD's session", || sender.has_session().then_some(()));
+    let start = Instant::now();
+    until("the routes", || (count() == ROUTES).then_some(()));
+    start.elapsed().as_secs_f64()
+}
+
+/// From BIRD, live.
+fn live(lab: &Lab, sender: &mut Bird, figures: &mut Figures) {
+    let mut bird = receiver(lab);
+    figures.add(BIRD_LIVE, transfer(sender, || bird.imported("session1") as usize));
+    sender.ask("disable session1");
+    drop(bird);
+    let (speaker, admin) = speaker(lab);
+    figures.add("from BIRD live: we, s", transfer(sender, || kept(&admin)));
+    sender.ask("disable session1");
+    drop(speaker);
+}
+
+/// What BIRD sent, at line speed: from the first UPDATE to the last best path.
+fn replayed(lab: &Lab, file: &str, figures: &mut Figures) {
+    let mut bird = receiver(lab);
+    let mut replayer = Replayer::start(lab, file);
+    until("the session", || bird.has_session().then_some(()));
+    let start = replayer.go();
+    until("the routes", || (bird.imported("session1") as usize == ROUTES).then_some(()));
+    figures.add(BIRD_REPLAYED, start.elapsed().as_secs_f64());
+    figures.add(BIRD_MEMORY, bird.process.memory_mb());
+    drop((bird, replayer));
+
+    let (speaker, admin) = speaker(lab);
+    figures.add("we, idle, MB", speaker.memory_mb());
+    let mut replayer = Replayer::start(lab, file);
+    until("the session", || is_up(&admin).then_some(()));
+    let (start, cpu) = (replayer.go(), speaker.cpu());
+    until("the routes", || (kept(&admin) == ROUTES).then_some(()));
+    figures.add("BIRD's UPDATEs at line speed: we, s", start.elapsed().as_secs_f64());
+    figures.add("we, processor time for it, s", speaker.cpu() - cpu);
+    figures.add("with them: we, MB", speaker.memory_mb());
+}
+
+fn is_up(socket: &Path) -> bool {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(b"{\"topic\":\"sessions\"}\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.contains("Established")
+}
+
+const BIRD_LIVE: &str = "from BIRD live: BIRD, s";
+const BIRD_REPLAYED: &str = "BIRD's UPDATEs at line speed: BIRD, s";
+const BIRD_MEMORY: &str = "with them: BIRD, MB";
+
+fn beside(what: &str) -> Option<String> {
+    let other = match what {
+        "from BIRD live: we, s" => BIRD_LIVE,
+        "BIRD's UPDATEs at line speed: we, s" => BIRD_REPLAYED,
+        "with them: we, MB" => BIRD_MEMORY,
+        _ => return None,
+    };
+    Some(other.to_owned())
 }
 
 fn main() {
+    if lab::replay::inside() {
+        return;
+    }
     if std::env::args().any(|argument| argument == "--feed") {
         return feed();
     }
-    // `cargo test` runs benches too, to see that they build.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    if !lab::is_bench() {
         return;
     }
-    let runs = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(1);
-    let namespaces = (run("ip -V") && run("bird --version")).then(Namespaces::new).flatten();
-    if namespaces.is_none() {
-        println!("skipped beside BIRD: this takes root, iproute2 and BIRD 2");
-    }
-    let folder = tempfile::tempdir().unwrap();
-    for _ in 0..runs {
-        in_process();
-        if namespaces.is_some() {
-            beside_bird(folder.path());
+    let mut figures = Figures::default();
+    let lab = if wanted("replay") || wanted("live") { Lab::new("rib") } else { None };
+    let mut sender = lab.as_ref().map(|lab| {
+        let (mut sender, feeder) = loaded(lab);
+        let file = lab.write("updates", "");
+        if wanted("replay") {
+            let mut recorder = recorder(lab, &file, ROUTES);
+            sender.ask("enable session1");
+            assert!(recorder.0.wait().unwrap().success(), "not recorded");
+            sender.ask("disable session1");
+        }
+        (sender, feeder, file)
+    });
+    for _ in 0..lab::runs(1) {
+        if wanted("table") {
+            table(&mut figures);
+        }
+        if wanted("dump") {
+            from_dump(&mut figures);
+        }
+        if let (Some(lab), Some((sender, _, file))) = (&lab, &mut sender) {
+            if wanted("live") {
+                live(lab, sender, &mut figures);
+            }
+            if wanted("replay") {
+                replayed(lab, file, &mut figures);
+            }
         }
     }
+    figures.print(beside);
 }
