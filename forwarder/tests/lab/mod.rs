@@ -68,7 +68,9 @@ impl Plane {
 }
 
 pub(crate) struct Lab {
-    plane: Plane,
+    pub(crate) plane: Plane,
+    /// More subscriber prefixes than the example has, as they stand in a list.
+    pub(crate) subscribers: String,
     name: String,
     folder: tempfile::TempDir,
     stop: Arc<AtomicBool>,
@@ -79,7 +81,8 @@ impl Lab {
     pub(crate) fn new(plane: Plane) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("fwd{}-{number}", std::process::id());
-        let lab = Self { plane, name, folder: tempfile::tempdir().unwrap(), stop: Arc::default(), threads: Vec::new() };
+        let (subscribers, threads) = (String::new(), Vec::new());
+        let lab = Self { plane, subscribers, name, folder: tempfile::tempdir().unwrap(), stop: Arc::default(), threads };
         // Pins outlive the process only on a BPF file system that does: `ip netns exec` hides the usual one.
         std::fs::create_dir(lab.bpf()).unwrap();
         run("mount", &["-t", "bpf", "bpf", lab.bpf().to_str().unwrap()]);
@@ -312,6 +315,7 @@ impl Lab {
         let example = include_str!("../../../configs/forwarder.toml");
         let (example, _) = example.split_once("[data-plane]").unwrap();
         let text = example.replace("/run/cloakway", self.folder.path().to_str().unwrap());
+        let text = text.replace("prefixes = [", &format!("prefixes = [{}", self.subscribers));
         let text = text + &self.plane.settings(self.bpf().join("pins").to_str().unwrap());
         let path = self.folder.path().join("forwarder.toml");
         std::fs::write(&path, text + extra).unwrap();
