@@ -2,7 +2,12 @@
 //!
 //! `cargo bench -p forwarder` (root). `ROUNDS=n` (7): best and median are told; `LAPS=n` (4): how many million frames a
 //! round sends. Generator, forwarder and sink share the core, so that a ratio says less than the forwarder gained.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a bench tells, and ends when it cannot")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a bench tells, and ends when it cannot"
+)]
 
 #[path = "../../tests/lab/mod.rs"]
 #[allow(dead_code, reason = "the tests need more of it")]
@@ -123,9 +128,12 @@ fn main() {
     println!("millions of 64-octet frames a second on one core: best (median), and its ratio to bare forwarding\n");
     println!("{:24} {:>22} {:>30}", "", "1 source", "4096 sources");
     let mut bare = [0.0; 2];
-    for (name, plane) in
-        [("bare kernel forwarding", None), ("kernel", Some(Plane::Kernel)), ("bpf, tcx", Some(Plane::Tcx)), ("bpf, xdp", Some(Plane::Xdp))]
-    {
+    for (name, plane) in [
+        ("bare kernel forwarding", None),
+        ("kernel", Some(Plane::Kernel)),
+        ("bpf, tcx", Some(Plane::Tcx)),
+        ("bpf, xdp", Some(Plane::Xdp)),
+    ] {
         // Every end as from a wire: the sink is an XDP program in any case.
         let mut lab = Lab::new(Plane::Xdp);
         lab.plane = plane.unwrap_or(Plane::Kernel);

@@ -82,7 +82,8 @@ impl Lab {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("fwd{}-{number}", std::process::id());
         let (subscribers, threads) = (String::new(), Vec::new());
-        let lab = Self { plane, subscribers, name, folder: tempfile::tempdir().unwrap(), stop: Arc::default(), threads };
+        let lab =
+            Self { plane, subscribers, name, folder: tempfile::tempdir().unwrap(), stop: Arc::default(), threads };
         // Pins outlive the process only on a BPF file system that does: `ip netns exec` hides the usual one.
         std::fs::create_dir(lab.bpf()).unwrap();
         run("mount", &["-t", "bpf", "bpf", lab.bpf().to_str().unwrap()]);
