@@ -153,7 +153,7 @@ const FLOWS: &[&str] = &[
     "neighbor 192.0.2.99 announce flow route destination 10.0.7.0/24 protocol tcp discard",
     "announce flow route destination 10.0.8.0/24 protocol tcp discard",
     "withdraw flow route destination 10.0.8.0/24 protocol tcp discard",
-    "announce flow route destination 10.0.9.0/24 protocol tcp discard",
+    // Once: of two rules for one match ExaBGP tells the one or the other last, as its loop happens to take them.
     "announce flow route destination 10.0.9.0/24 protocol tcp rate-limit 9600",
     "announce flow route { match { destination 10.0.10.0/24; source-port nonsense; } then { discard; } }",
     "announce route 10.4.0.0/24 next-hop 192.0.2.1",
