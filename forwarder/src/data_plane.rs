@@ -286,7 +286,8 @@ impl Work {
             Some(fast) => fast,
             empty => empty.insert(FastPath::open(&settings.pin_directory)?),
         };
-        fast.apply(table, hook, forward)
+        // What the operator asks for by name is taken to be had, where the kernel cannot say.
+        fast.apply(table, hook, settings.hook.is_some(), forward)
     }
 }
 

@@ -6,6 +6,7 @@
 //! the new one in its place in every link, and only then lets it forward. Nothing is ever detached for a change, and
 //! a program that was left behind by accident forwards nothing.
 
+mod features;
 mod object;
 mod pins;
 
@@ -90,7 +91,8 @@ impl FastPath {
     }
 
     /// Puts a program that knows `table` in place, unless it is there already; says whether it had to. `forward` lets
-    /// it forward, or does not, by [`FastPath::forwards`].
+    /// it forward, or does not, by [`FastPath::forwards`]. With XDP every interface must take redirected frames, or what
+    /// is sent to it vanishes; an older kernel does not say, and `trusting` takes that for a yes.
     ///
     /// # Errors
     /// When the kernel refuses: nothing of ours forwards then, and everything takes the slow path.
@@ -98,12 +100,17 @@ impl FastPath {
         &mut self,
         table: &Table,
         hook: Hook,
+        trusting: bool,
         forward: impl FnOnce(&Self, u64) -> Result<(), FastPathError>,
     ) -> Result<bool, FastPathError> {
         let same = |now: &&Now| now.hook == hook && now.table == *table;
         if let Some(now) = self.now.as_ref().filter(same)
             && self.pins.has(hook, table.ports.keys())
         {
+            if let Err(error) = redirects(table, hook, trusting) {
+                self.pins.set(0, self.pins.newest()?)?;
+                return Err(error);
+            }
             if self.pins.forwarding()? != now.generation {
                 forward(self, now.generation)?;
             }
@@ -117,6 +124,8 @@ impl FastPath {
         for index in table.ports.keys() {
             object.attach(*index, &self.pins.link(hook, *index))?;
         }
+        // Some drivers say it only now that a program is there.
+        redirects(table, hook, trusting)?;
         self.pins.keep_only(hook, table.ports.keys())?;
         self.now = Some(Now { hook, table: table.clone(), generation });
         forward(self, generation)?;
@@ -161,6 +170,24 @@ impl FastPath {
         }
         Pins::open(directory)?.remove()
     }
+}
+
+/// An error names the interface that takes no redirected frames.
+fn redirects(table: &Table, hook: Hook, trusting: bool) -> Result<(), FastPathError> {
+    if hook != Hook::Xdp {
+        return Ok(());
+    }
+    for (index, port) in &table.ports {
+        let what = || format!("XDP at {}", port.name);
+        let why = match features::takes_redirects(*index).map_err(refused(what()))? {
+            Some(true) => continue,
+            None if trusting => continue,
+            Some(false) => "it takes no redirected frames (a veth does when its other end has GRO on)",
+            None => "the kernel does not say whether it takes redirected frames",
+        };
+        return Err(FastPathError::Refused { what: what(), why: why.to_owned() });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

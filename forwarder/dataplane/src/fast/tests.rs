@@ -32,6 +32,12 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
+/// Without it at its other end a veth takes no redirected frames.
+fn gro(interface: &str, word: &str) {
+    let status = Command::new("ethtool").args(["-K", interface, "gro", word]).status().unwrap();
+    assert!(status.success(), "{interface}");
+}
+
 /// Runs `work` in namespaces of its own with a subscribers' side, a private link and a BPF file system.
 fn within(work: impl FnOnce(&Path) + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
@@ -64,6 +70,7 @@ fn within(work: impl FnOnce(&Path) + Send + 'static) {
             let quiet = format!("net.ipv6.conf.{peer}.disable_ipv6=1");
             assert!(Command::new("sysctl").args(["-q", "-w", &quiet]).status().unwrap().success());
             ip(&format!("link set {peer} up"));
+            gro(peer, "on");
             ip(&format!("link set {name} mtu {} up", if name == "priv0" { MTU } else { 1500 }));
         }
         ip("addr add 198.51.100.65/26 dev edge0");
@@ -343,7 +350,7 @@ fn against_the_model(hook: Hook, directory: &Path) {
     let policy = policy();
     let table = policy.fast_table(&host());
     let mut path = FastPath::open(directory).unwrap();
-    assert!(path.apply(&table, hook, FastPath::forwards).unwrap());
+    assert!(path.apply(&table, hook, false, FastPath::forwards).unwrap());
     // The same program once more, for its file descriptor: it forwards when its generation does.
     let mut object = Object::load(&table, hook, 1, directory).unwrap();
     let mut seen = BTreeMap::<Outcome, u32>::new();
@@ -409,7 +416,7 @@ fn against_the_model(hook: Hook, directory: &Path) {
         || run(&mut object, hook, 3, &frame(&good)).unwrap().0 != if hook == Hook::Xdp { XDP_PASS } else { u32::MAX };
     FastPath::stand_aside(directory).unwrap();
     assert!(!forwards());
-    assert!(!path.apply(&table, hook, FastPath::forwards).unwrap());
+    assert!(!path.apply(&table, hook, false, FastPath::forwards).unwrap());
     assert!(forwards());
 
     // Another generation stands aside, whatever it knows.
@@ -451,7 +458,7 @@ fn a_checksum_that_was_left_to_a_device_is_left_to_the_kernel() {
     within(|directory| {
         let table = policy().fast_table(&host());
         let mut path = FastPath::open(directory).unwrap();
-        path.apply(&table, Hook::Xdp, FastPath::forwards).unwrap();
+        path.apply(&table, Hook::Xdp, false, FastPath::forwards).unwrap();
         let mut object = Object::load(&table, Hook::Xdp, 1, directory).unwrap();
         for v4 in [true, false] {
             let destination = 5;
@@ -487,26 +494,45 @@ fn pins_outlive_the_process_and_go_when_they_are_removed() {
             String::from_utf8(shown.stdout).unwrap().contains("xdp")
         };
         let mut path = FastPath::open(directory).unwrap();
-        assert!(path.apply(&table, Hook::Xdp, FastPath::forwards).unwrap());
-        assert!(!path.apply(&table, Hook::Xdp, FastPath::forwards).unwrap(), "what is there stays");
+        assert!(path.apply(&table, Hook::Xdp, false, FastPath::forwards).unwrap());
+        assert!(!path.apply(&table, Hook::Xdp, false, FastPath::forwards).unwrap(), "what is there stays");
         drop(path);
         assert!(attached());
         // Its successor takes over, and counts on.
         let mut path = FastPath::open(directory).unwrap();
-        assert!(path.apply(&table, Hook::Xdp, FastPath::forwards).unwrap());
+        assert!(path.apply(&table, Hook::Xdp, false, FastPath::forwards).unwrap());
         assert_eq!(path.pins.newest().unwrap(), 2);
         // To the other hook and back, without an interface that the policy no longer has.
         let mut fewer = table.clone();
         fewer.ports.remove(&5);
-        assert!(path.apply(&fewer, Hook::Tcx, FastPath::forwards).unwrap());
+        assert!(path.apply(&fewer, Hook::Tcx, false, FastPath::forwards).unwrap());
         gone(&attached);
         assert!(path.pins.link(Hook::Tcx, 3).exists() && !path.pins.link(Hook::Tcx, 5).exists());
-        assert!(path.apply(&table, Hook::Xdp, FastPath::forwards).unwrap());
+        assert!(path.apply(&table, Hook::Xdp, false, FastPath::forwards).unwrap());
         assert!(attached());
         FastPath::remove(directory).unwrap();
         gone(&attached);
         assert!(!directory.exists());
         FastPath::remove(directory).unwrap();
+    });
+}
+
+#[test]
+fn where_redirected_frames_would_vanish_there_is_no_xdp() {
+    within(|directory| {
+        let table = policy().fast_table(&host());
+        let mut path = FastPath::open(directory).unwrap();
+        gro("far0", "off");
+        let error = path.apply(&table, Hook::Xdp, true, FastPath::forwards).unwrap_err().to_string();
+        assert_eq!(error, "XDP at priv0: it takes no redirected frames (a veth does when its other end has GRO on)");
+        assert_eq!(path.pins.forwarding().unwrap(), 0);
+        assert!(path.apply(&table, Hook::Tcx, false, FastPath::forwards).unwrap(), "tcx does not mind");
+        gro("far0", "on");
+        assert!(path.apply(&table, Hook::Xdp, false, FastPath::forwards).unwrap());
+        // Also when it is so no longer.
+        gro("far0", "off");
+        path.apply(&table, Hook::Xdp, false, FastPath::forwards).unwrap_err();
+        assert_eq!(path.pins.forwarding().unwrap(), 0);
     });
 }
 
