@@ -6,10 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// With the headers that it is made of.
+const FOLDER: &str = "bpf";
 const SOURCE: &str = "bpf/fast_path.c";
 
 fn main() -> Result<(), String> {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed={FOLDER}");
     println!("cargo::rerun-if-env-changed=PATH");
     let object = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("fast_path.o");
     if let Some(why) = compile(&object)? {

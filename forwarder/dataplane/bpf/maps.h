@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only
+//
+// What the program knows and counts: its maps and their values. Their layouts are those of the loader
+// (src/fast/object.rs, src/fast/pins.rs).
+
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <bpf/bpf_helpers.h>
+
+#define ROLE_SUBSCRIBERS 1
+#define ROLE_LINK 2
+
+#define MAX_SERVICES 32
+#define HOPS 8192
+// One jiffy, 1 to 10 ms, is as long as an answer of the routing table may be old.
+#define HOP_LIFE 1
+
+// What came of a packet: the index of its counter, in the order of forwarder_core::fast::Outcome::ALL.
+enum outcome {
+    TO_PRIVATE,
+    FROM_PRIVATE,
+    BYSTANDER,
+    STANDS_ASIDE,
+    NOT_IP,
+    LINK_LAYER,
+    IP_HEADER,
+    FRAGMENT,
+    HOPS_LEFT,
+    SOURCE,
+    DESTINATION,
+    SERVICE,
+    PARTIAL_CHECKSUM,
+    NO_HOP,
+    TOO_BIG,
+    OUTCOMES,
+};
+
+// An interface of the policy, by its index.
+struct port {
+    __u32 role;
+    __u8 mac[ETH_ALEN];
+    __u16 unused;
+};
+
+// A private prefix: the interface of its link, and where its services are (0: everything is allowed).
+struct private_prefix {
+    __u32 link;
+    __u32 services;
+};
+
+struct service {
+    __u8 protocol;
+    __u8 all_ports;
+    __u16 low;
+    __u16 high;
+    __u16 unused;
+};
+
+struct services {
+    __u32 count;
+    struct service list[MAX_SERVICES];
+};
+
+struct key4 {
+    __u32 length;
+    __u8 address[4];
+};
+
+struct key6 {
+    __u32 length;
+    __u8 address[16];
+};
+
+// A kept answer of the routing table.
+struct hop {
+    __u8 address[16];
+    __u64 until;
+    __u32 in;
+    __u32 out;
+    __u32 mtu;
+    __u8 macs[2 * ETH_ALEN];
+};
+
+struct count {
+    __u64 packets;
+    __u64 bytes;
+};
+
+struct state {
+    // The one generation of the program that may forward; 0 for none.
+    __u64 generation;
+    // The newest generation that was ever loaded.
+    __u64 newest;
+};
+
+// This program's generation, set when it is loaded.
+volatile const __u64 generation = 0;
+
+// Pinned: what outlives a program.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct state);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} state SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, OUTCOMES);
+    __type(key, __u32);
+    __type(value, struct count);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} counts SEC(".maps");
+
+// Each program's own: filled before it is attached and not changed afterwards.
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 256);
+    __type(key, __u32);
+    __type(value, struct port);
+} ports SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(max_entries, 1);
+    __type(key, struct key4);
+    __type(value, struct private_prefix);
+} private4 SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(max_entries, 1);
+    __type(key, struct key6);
+    __type(value, struct private_prefix);
+} private6 SEC(".maps");
+
+// 1 for a subscriber's address, 0 for one among them that is not.
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(max_entries, 1);
+    __type(key, struct key4);
+    __type(value, __u32);
+} subscribers4 SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(max_entries, 1);
+    __type(key, struct key6);
+    __type(value, __u32);
+} subscribers6 SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct services);
+} services SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, HOPS);
+    __type(key, __u32);
+    __type(value, struct hop);
+} hops SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+    __uint(max_entries, 256);
+    __type(key, __u32);
+    __type(value, __u32);
+} devices SEC(".maps");
+
+static __always_inline void count(enum outcome outcome, __u64 packets, __u64 bytes)
+{
+    __u32 key = outcome;
+    struct count *counted = bpf_map_lookup_elem(&counts, &key);
+    if (counted) {
+        counted->packets += packets;
+        counted->bytes += bytes;
+    }
+}

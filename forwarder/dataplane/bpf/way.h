@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only
+//
+// Where the kernel's routing table sends a packet, and the frame that leaves.
+
+#pragma once
+
+#include "packet.h"
+
+// Where the kernel would send it, or NULL when it would not, or does not know the neighbour yet.
+static __always_inline struct hop *hop_of(const struct packet *packet)
+{
+    const __u32 *words = (const __u32 *)packet->destination;
+    __u32 slot = words[0] ^ words[1] ^ words[2] ^ words[3] ^ packet->in;
+    slot *= 0x9e3779b1;
+    slot >>= 32 - 13;
+    struct hop *hop = bpf_map_lookup_elem(&hops, &slot);
+    if (!hop)
+        return NULL;
+    __u64 now = bpf_jiffies64();
+    if (hop->until > now && hop->in == packet->in && same16(hop->address, packet->destination))
+        return hop;
+    struct bpf_fib_lookup fib = {};
+    fib.family = packet->family;
+    fib.ifindex = packet->in;
+    fib.l4_protocol = packet->protocol;
+    // Asks for the MTU; whether the packet is too big for it is not for this answer.
+    fib.tot_len = 1;
+    if (packet->family == AF_INET) {
+        fib.tos = packet->tos;
+        __builtin_memcpy(&fib.ipv4_src, packet->source, 4);
+        __builtin_memcpy(&fib.ipv4_dst, packet->destination, 4);
+    } else {
+        __builtin_memcpy(fib.ipv6_src, packet->source, 16);
+        __builtin_memcpy(fib.ipv6_dst, packet->destination, 16);
+    }
+    hop->until = 0;
+    if (bpf_fib_lookup(packet->context, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+        return NULL;
+    __builtin_memcpy(hop->address, packet->destination, 16);
+    hop->in = packet->in;
+    hop->out = fib.ifindex;
+    hop->mtu = fib.mtu_result;
+    __builtin_memcpy(hop->macs, fib.dmac, ETH_ALEN);
+    __builtin_memcpy(hop->macs + ETH_ALEN, fib.smac, ETH_ALEN);
+    hop->until = now + HOP_LIFE;
+    return hop;
+}
+
+// Turns the frame into the one that leaves. Nothing is handed to the kernel after this.
+static __always_inline int rewrite(const struct packet *packet, const struct hop *hop, void *data, void *end)
+{
+    struct ethhdr *ethernet = data;
+    if (packet->family == AF_INET) {
+        struct iphdr *ip = data + sizeof(*ethernet);
+        if ((void *)(ip + 1) > end)
+            return 0;
+        ip->ttl--;
+        // RFC 1141: the sum loses 0x0100, so its complement gains it.
+        __u32 sum = ip->check + bpf_htons(0x0100);
+        ip->check = sum + (sum >= 0xffff);
+    } else {
+        struct ipv6hdr *ip = data + sizeof(*ethernet);
+        if ((void *)(ip + 1) > end)
+            return 0;
+        ip->hop_limit--;
+    }
+    __builtin_memcpy(ethernet, hop->macs, 2 * ETH_ALEN);
+    return 1;
+}
