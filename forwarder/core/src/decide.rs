@@ -154,6 +154,28 @@ impl Reason {
         }
     }
 
+    /// Whether it is seen before routing, so that nothing is answered to what it drops.
+    #[must_use]
+    pub const fn is_of_arrival(self) -> bool {
+        match self {
+            Self::NoRoute
+            | Self::Hairpin
+            | Self::ToPrivateByPublic
+            | Self::Options
+            | Self::OwnSource
+            | Self::SpoofedSource
+            | Self::FromPrivateForeignSource
+            | Self::ForgedPrivate => true,
+            Self::NotPrivate
+            | Self::WrongInterface
+            | Self::Fragment
+            | Self::NotAService
+            | Self::FromPrivateOther
+            | Self::ToHostFromPrivate
+            | Self::HostOutput => false,
+        }
+    }
+
     /// What it means, in a line.
     #[must_use]
     pub const fn meaning(self) -> &'static str {
@@ -181,39 +203,57 @@ impl Policy {
     /// What happens to `packet`. The ruleset of [`crate::ruleset`] asks the same questions in the same order.
     #[must_use]
     pub fn decide(&self, packet: &Packet<'_>) -> Verdict {
+        if let Ingress::Interface(from) = packet.ingress
+            && let Some(reason) = self.arrival(packet, from)
+        {
+            return Verdict::Drop(reason);
+        }
         match (packet.ingress, packet.egress) {
             (Ingress::Interface(from), Egress::Interface(to)) => self.forward(packet, from, to),
             (Ingress::Interface(from), Egress::Host) => self.input(packet, from),
             (Ingress::Host, Egress::Interface(to)) => self.output(packet, Some(to)),
-            (Ingress::Interface(_), Egress::Nowhere) if self.private_link(packet.destination).is_some() => {
-                Verdict::Drop(Reason::NoRoute)
-            }
             (Ingress::Interface(_), Egress::Nowhere) => Verdict::Untouched,
             (Ingress::Host, Egress::Host | Egress::Nowhere) => self.output(packet, None),
         }
     }
 
+    /// What is asked first, of where a packet comes from: before routing, so that what is dropped here is answered by
+    /// nothing, not even by an ICMP error.
+    fn arrival(&self, packet: &Packet<'_>, from: &str) -> Option<Reason> {
+        let private = self.private_link(packet.destination).is_some();
+        if let Some(link) = self.link_of(from) {
+            return match self.private_link(packet.source) {
+                _ if packet.kind == Kind::Neighbour && !private && !self.is_subscriber(packet.destination) => None,
+                _ if packet.has_options => Some(Reason::Options),
+                source if source != Some(link) => Some(Reason::FromPrivateForeignSource),
+                _ => private.then_some(Reason::Hairpin),
+            };
+        }
+        match self.private_link(packet.source) {
+            _ if private && !self.faces_subscribers(from) => Some(Reason::ToPrivateByPublic),
+            _ if private && packet.has_options => Some(Reason::Options),
+            _ if private && packet.source_is_own => Some(Reason::OwnSource),
+            _ if private && !self.is_subscriber(packet.source) => Some(Reason::SpoofedSource),
+            _ if private => (packet.egress == Egress::Nowhere).then_some(Reason::NoRoute),
+            source => source.map(|_| Reason::ForgedPrivate),
+        }
+    }
+
     fn forward(&self, packet: &Packet<'_>, from: &str, to: &str) -> Verdict {
         let destination = self.private_link(packet.destination);
-        let source = self.private_link(packet.source);
         match (self.link_of(from), self.link_of(to)) {
             (Some(_), Some(_)) => Verdict::Drop(Reason::Hairpin),
-            (None, Some(link)) => self.going_out(packet, from, link, destination),
-            (Some(link), None) => self.coming_back(packet, to, link, source, destination),
+            (None, Some(link)) => self.going_out(packet, link, destination),
+            (Some(_), None) => self.coming_back(packet, to),
             (None, None) if destination.is_some() => Verdict::Drop(Reason::WrongInterface),
-            (None, None) if source.is_some() => Verdict::Drop(Reason::ForgedPrivate),
             (None, None) => Verdict::Untouched,
         }
     }
 
-    fn going_out(&self, packet: &Packet<'_>, from: &str, link: LinkId, destination: Option<LinkId>) -> Verdict {
+    fn going_out(&self, packet: &Packet<'_>, link: LinkId, destination: Option<LinkId>) -> Verdict {
         Verdict::Drop(match destination {
             None => Reason::NotPrivate,
             Some(right) if right != link => Reason::WrongInterface,
-            Some(_) if !self.faces_subscribers(from) => Reason::ToPrivateByPublic,
-            Some(_) if packet.has_options => Reason::Options,
-            Some(_) if packet.source_is_own => Reason::OwnSource,
-            Some(_) if !self.is_subscriber(packet.source) => Reason::SpoofedSource,
             Some(_) => match self.serves(packet, packet.destination, |(_, to)| to) {
                 Ok(()) => return Verdict::ToLink(link),
                 Err(reason) => reason,
@@ -238,24 +278,16 @@ impl Policy {
         Err(Reason::NotAService)
     }
 
-    fn coming_back(
-        &self,
-        packet: &Packet<'_>,
-        to: &str,
-        link: LinkId,
-        source: Option<LinkId>,
-        destination: Option<LinkId>,
-    ) -> Verdict {
-        Verdict::Drop(match destination {
-            _ if packet.has_options => Reason::Options,
-            _ if source != Some(link) => Reason::FromPrivateForeignSource,
-            Some(_) => Reason::Hairpin,
-            None if !self.is_subscriber(packet.destination) => Reason::FromPrivateOther,
-            None if !self.faces_subscribers(to) => Reason::WrongInterface,
-            None => match self.serves(packet, packet.source, |(from, _)| from) {
+    fn coming_back(&self, packet: &Packet<'_>, to: &str) -> Verdict {
+        Verdict::Drop(if !self.is_subscriber(packet.destination) {
+            Reason::FromPrivateOther
+        } else if !self.faces_subscribers(to) {
+            Reason::WrongInterface
+        } else {
+            match self.serves(packet, packet.source, |(from, _)| from) {
                 Ok(()) => return Verdict::ToSubscriber,
                 Err(reason) => reason,
-            },
+            }
         })
     }
 
@@ -264,7 +296,6 @@ impl Policy {
             Some(_) if packet.kind == Kind::Neighbour => Verdict::LinkUpkeep,
             Some(_) => Verdict::Drop(Reason::ToHostFromPrivate),
             None if self.private_link(packet.destination).is_some() => Verdict::Drop(Reason::WrongInterface),
-            None if self.private_link(packet.source).is_some() => Verdict::Drop(Reason::ForgedPrivate),
             None => Verdict::Untouched,
         }
     }

@@ -164,44 +164,50 @@ fn chains(text: &mut String, policy: &Policy) {
         rules.collect::<Vec<_>>()
     };
 
-    // The blackhole would drop these without a word; here they are counted. Not `type blackhole`: for IPv4 the
-    // kernel looks for the type in its local table only.
-    let no_route = both("daddr ", "@private", NoRoute);
-    let no_route =
-        no_route.map(|rule| rule.replacen(" counter", " fib daddr oif missing fib daddr type != local counter", 1));
-    base_chain(text, "prerouting", &no_route);
+    // Before routing, so that nothing is answered to what is dropped here, not even by an ICMP error.
+    let mut prerouting = vec!["iifname @links goto link-arrival".to_owned()];
+    prerouting.extend(["ip daddr @private4 goto arrival", "ip6 daddr @private6 goto arrival"].map(str::to_owned));
+    prerouting.extend(both("saddr ", "@private", ForgedPrivate));
+    base_chain(text, "prerouting", &prerouting);
 
     let mut forward = vec!["oifname @links goto to-link".to_owned(), "iifname @links goto from-link".to_owned()];
     forward.extend(both("daddr ", "@private", WrongInterface));
-    forward.extend(both("saddr ", "@private", ForgedPrivate));
     base_chain(text, "forward", &forward);
 
     let mut input = vec!["iifname @links goto link-to-host".to_owned()];
     input.extend(both("daddr ", "@private", WrongInterface));
-    input.extend(both("saddr ", "@private", ForgedPrivate));
     base_chain(text, "input", &input);
 
     let mut output = vec!["oifname @links goto host-to-link".to_owned()];
     output.extend(both("daddr ", "@private", HostOutput));
     base_chain(text, "output", &output);
 
+    let mut arrival = vec![format!("iifname != @subscriber-ports {}", drop(ToPrivateByPublic))];
+    arrival.extend(options.clone());
+    arrival.push(format!("fib saddr type {{ local, broadcast, anycast, multicast }} {}", drop(OwnSource)));
+    arrival.extend(both("saddr != ", "@subscribers", SpoofedSource));
+    // The blackhole would drop these without a word; here they are counted. Not `type blackhole`: for IPv4 the
+    // kernel looks for the type in its local table only.
+    arrival.push(format!("fib daddr oif missing fib daddr type != local {}", drop(NoRoute)));
+    chain(text, "arrival", &arrival);
+
+    let neighbour = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255";
+    let mut link_arrival = vec![format!("{neighbour} ip6 daddr != @private6 ip6 daddr != @subscribers6 accept")];
+    link_arrival.extend(options);
+    link_arrival.extend(per_link("iifname", "saddr != ", FromPrivateForeignSource));
+    link_arrival.extend(both("daddr ", "@private", Hairpin));
+    chain(text, "link-arrival", &link_arrival);
+
     let mut to_link = vec![format!("iifname @links {}", drop(Hairpin))];
     to_link.extend(both("daddr != ", "@private", NotPrivate));
     to_link.extend(per_link("oifname", "daddr != ", WrongInterface));
-    to_link.push(format!("iifname != @subscriber-ports {}", drop(ToPrivateByPublic)));
-    to_link.extend(options.clone());
-    to_link.push(format!("fib saddr type {{ local, broadcast, anycast, multicast }} {}", drop(OwnSource)));
-    to_link.extend(both("saddr != ", "@subscribers", SpoofedSource));
     if has_services(policy) {
         to_link.extend(["ip daddr @limited4 goto service", "ip6 daddr @limited6 goto service"].map(str::to_owned));
     }
     to_link.push(pass(TO_PRIVATE));
     chain(text, "to-link", &to_link);
 
-    let mut from_link = options.to_vec();
-    from_link.extend(per_link("iifname", "saddr != ", FromPrivateForeignSource));
-    from_link.extend(both("daddr ", "@private", Hairpin));
-    from_link.extend(both("daddr != ", "@subscribers", FromPrivateOther));
+    let mut from_link = both("daddr != ", "@subscribers", FromPrivateOther).to_vec();
     from_link.push(format!("oifname != @subscriber-ports {}", drop(WrongInterface)));
     if has_services(policy) {
         from_link.extend(["ip saddr @limited4 goto answer", "ip6 saddr @limited6 goto answer"].map(str::to_owned));
@@ -213,8 +219,7 @@ fn chains(text: &mut String, policy: &Policy) {
         chain(text, "answer", &service_rules("saddr", "sport", FROM_PRIVATE));
     }
 
-    let neighbour =
-        format!("icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 {}", pass(LINK_UPKEEP));
+    let neighbour = format!("{neighbour} {}", pass(LINK_UPKEEP));
     chain(text, "link-to-host", &[neighbour.clone(), drop(ToHostFromPrivate)]);
 
     let report = format!("icmpv6 type {{ mld-listener-report, mld2-listener-report }} {}", pass(LINK_UPKEEP));

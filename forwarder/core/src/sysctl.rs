@@ -38,6 +38,8 @@ impl Policy {
                     // forged source is stopped even while the guard is being put back.
                     set(format!("{conf}/rp_filter"), "1".into());
                     set(format!("{conf}/send_redirects"), "0".into());
+                    // Not for the host's other addresses, which the private side has no business with.
+                    set(format!("{conf}/arp_ignore"), "1".into());
                 } else {
                     set(format!("{conf}/accept_ra"), "0".into());
                     // Without it the link's addresses are gone after it was set down and up.

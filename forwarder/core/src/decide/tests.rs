@@ -57,7 +57,10 @@ fn the_table_of_cases() {
         ("edge0", "priv0", "203.0.113.10", priv4, Verdict::Drop(SpoofedSource)),
         ("edge0", "priv0", priv4, priv4, Verdict::Drop(SpoofedSource)),
         ("edge0", "priv0", "::ffff:203.0.113.10", priv6, Verdict::Drop(SpoofedSource)),
+        ("edge0", "priv0", "::ffff:198.51.100.70", priv6, Verdict::Drop(SpoofedSource)),
+        ("edge0", "up0", "::ffff:198.51.100.70", "::ffff:203.0.113.200", Verdict::Untouched),
         ("up0", "priv0", sub4, priv4, Verdict::Drop(ToPrivateByPublic)),
+        ("up0", "host", sub4, priv4, Verdict::Drop(ToPrivateByPublic)),
         ("edge0", "up0", sub4, priv4, Verdict::Drop(WrongInterface)),
         ("edge0", "priv1", sub4, priv4, Verdict::Drop(WrongInterface)),
         ("edge0", "priv0", sub4, "192.0.2.250", Verdict::Drop(NotPrivate)),
@@ -71,7 +74,11 @@ fn the_table_of_cases() {
         ("up0", "host", priv4, "198.51.100.2", Verdict::Drop(ForgedPrivate)),
         ("edge0", "host", sub4, priv4, Verdict::Drop(WrongInterface)),
         ("edge0", "nowhere", sub4, priv4, Verdict::Drop(NoRoute)),
-        ("up0", "nowhere", "192.0.2.18", priv6, Verdict::Drop(NoRoute)),
+        ("edge0", "nowhere", "203.0.113.10", priv4, Verdict::Drop(SpoofedSource)),
+        ("up0", "nowhere", "192.0.2.18", priv4, Verdict::Drop(ToPrivateByPublic)),
+        ("priv0", "nowhere", priv4, "192.0.2.18", Verdict::Untouched),
+        ("priv0", "nowhere", "192.0.2.250", "192.0.2.18", Verdict::Drop(FromPrivateForeignSource)),
+        ("priv0", "host", "192.0.2.250", "192.0.2.249", Verdict::Drop(FromPrivateForeignSource)),
         ("edge0", "nowhere", sub4, "192.0.2.18", Verdict::Untouched),
         ("priv0", "host", priv4, "192.0.2.249", Verdict::Drop(ToHostFromPrivate)),
         ("host", "priv0", "192.0.2.249", priv4, Verdict::Drop(HostOutput)),
@@ -138,9 +145,16 @@ fn the_host_itself_only_keeps_the_link_up() {
     assert_eq!(out(Kind::MulticastReport, "ff02::16"), Verdict::LinkUpkeep);
     assert_eq!(out(Kind::IcmpError, "2001:db8:c10a::200"), Verdict::LinkUpkeep);
     assert_eq!(out(Kind::IcmpError, "2001:db8::1"), Verdict::Drop(Reason::HostOutput));
-    let within = |kind| policy.decide(&Packet { kind, ..packet("priv0", "host", "fe80::1", "fe80::2") });
-    assert_eq!(within(Kind::Neighbour), Verdict::LinkUpkeep);
-    assert_eq!(within(Kind::MulticastReport), Verdict::Drop(Reason::ToHostFromPrivate));
+    let within = |kind, to| policy.decide(&Packet { kind, ..packet("priv0", "host", "fe80::1", to) });
+    assert_eq!(within(Kind::Neighbour, "fe80::2"), Verdict::LinkUpkeep);
+    assert_eq!(within(Kind::MulticastReport, "fe80::2"), Verdict::Drop(Reason::FromPrivateForeignSource));
+    // Neighbour discovery is between neighbours.
+    for to in ["2001:db8:5100:64::1", "2001:db8:c10a::200"] {
+        assert_eq!(within(Kind::Neighbour, to), Verdict::Drop(Reason::FromPrivateForeignSource));
+    }
+    let beyond = packet("priv0", "up0", "fe80::1", "2001:db8::1");
+    let beyond = policy.decide(&Packet { kind: Kind::Neighbour, ..beyond });
+    assert_eq!(beyond, Verdict::Drop(Reason::FromPrivateOther));
 }
 
 /// The policy's facts about one packet, found by linear search over what the operator wrote.
@@ -255,12 +269,14 @@ proptest! {
             && facts.to_subscribers
             && facts.subscriber_destination
             && !packet.has_options;
-        let private_side = (facts.from_link.is_some() && packet.egress != Egress::Nowhere)
+        let upkeep = packet.kind == Kind::Neighbour
+            && !facts.subscriber_destination
+            && facts.private_destination.is_none();
+        let refused = !upkeep && (packet.has_options || facts.private_source != facts.from_link);
+        let private_side = (facts.from_link.is_some() && (packet.egress != Egress::Nowhere || refused))
             || facts.to_link.is_some()
             || facts.private_destination.is_some()
-            || (facts.private_source.is_some()
-                && packet.ingress != Ingress::Host
-                && packet.egress != Egress::Nowhere);
+            || (facts.private_source.is_some() && packet.ingress != Ingress::Host && facts.from_link.is_none());
         prop_assert_eq!(matches!(verdict, Verdict::ToLink(_)), there, "{:?}", verdict);
         prop_assert_eq!(verdict == Verdict::ToSubscriber, back, "{:?}", verdict);
         prop_assert_eq!(verdict == Verdict::Untouched, !private_side, "{:?}", verdict);

@@ -163,13 +163,13 @@ impl Policy {
     /// The private prefix that `address` is in.
     #[must_use]
     pub fn private_prefix(&self, address: IpAddr) -> Option<&PrivatePrefix> {
-        self.private.lookup(address).and_then(|(_, index)| self.prefixes.get(*index))
+        self.private.lookup(plain(address)?).and_then(|(_, index)| self.prefixes.get(*index))
     }
 
     /// Whether `address` is a subscriber's.
     #[must_use]
     pub fn is_subscriber(&self, address: IpAddr) -> bool {
-        self.subscribers.contains(address)
+        plain(address).is_some_and(|address| self.subscribers.contains(address))
     }
 
     /// Whether subscribers' packets arrive by `interface`.
@@ -177,6 +177,11 @@ impl Policy {
     pub fn faces_subscribers(&self, interface: &str) -> bool {
         self.subscriber_interfaces.iter().any(|name| name == interface)
     }
+}
+
+/// An IPv4 address that is written as IPv6 is nobody's in a packet; the look-up would take it for the IPv4 address.
+fn plain(address: IpAddr) -> Option<IpAddr> {
+    (address.to_canonical() == address).then_some(address)
 }
 
 #[cfg(test)]

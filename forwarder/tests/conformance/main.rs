@@ -1,0 +1,46 @@
+//! One table of packets, and some sequences of them, held against every data plane: raw frames in at one end, whatever
+//! comes out at any end, and what was counted (A1, A2).
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+mod ends;
+mod lab;
+mod packet;
+mod pcap;
+mod sequences;
+mod table;
+
+use lab::{Lab, Plane, possible};
+use table::Player;
+
+macro_rules! on_every_data_plane {
+    ($($case:path: $name:ident,)*) => {
+        mod kernel { $(#[test] fn $name() { $case(super::Plane::Kernel); })* }
+        mod tcx { $(#[test] fn $name() { $case(super::Plane::Tcx); })* }
+        mod xdp { $(#[test] fn $name() { $case(super::Plane::Xdp); })* }
+    };
+}
+
+on_every_data_plane! {
+    crate::every_row_of_the_table_is_right: every_row_of_the_table_is_right,
+    crate::sequences::neighbours_are_found_followed_and_missed: neighbours_are_found_followed_and_missed,
+    crate::sequences::a_changed_mtu_is_told_at_once: a_changed_mtu_is_told_at_once,
+    crate::sequences::errors_are_rationed: errors_are_rationed,
+    crate::sequences::a_link_that_is_down_is_a_dead_end: a_link_that_is_down_is_a_dead_end,
+}
+
+fn every_row_of_the_table_is_right(plane: Plane) {
+    if !possible() {
+        return;
+    }
+    let cases = table::cases();
+    assert!(cases.len() >= 80, "{} rows", cases.len());
+    let lab = Lab::new(plane);
+    let started = std::time::Instant::now();
+    let mut player = Player::new(&lab);
+    let wrong: Vec<String> = cases.iter().filter_map(|case| player.play(case).err()).collect();
+    let late = player.late();
+    eprintln!("{plane:?}: {} packets in {:?}", cases.len(), started.elapsed());
+    assert!(wrong.is_empty(), "{} of {} are wrong:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(late.is_empty(), "came out late, or twice: {late:?}");
+    pcap::is_in_order(&lab.folder().join("allowed.pcap"), &player.good);
+}

@@ -1,0 +1,139 @@
+//! What takes more than one packet to show.
+
+use crate::ends::{Arrival, asked};
+use crate::lab::{Lab, Plane, eventually, possible};
+use crate::packet::{Words, address};
+use crate::table::{counters, wait_for};
+
+fn send(lab: &Lab, end: &str, packet: &str, v4: bool, tag: u8) -> [u8; 8] {
+    let tag = [b'[', b's', b'e', b'q', b' ', tag, b'.', b']'];
+    let end = lab.end(end);
+    end.send(&Words::new(packet, v4).frame(end.mac, end.other, &tag));
+    tag
+}
+
+fn has(arrival: &Arrival, end: &str, tag: [u8; 8]) -> bool {
+    arrival.end == end && arrival.frame.windows(8).any(|window| window == tag)
+}
+
+/// Whether it is an ICMP message of this type.
+fn is_icmp(arrival: &Arrival, end: &str, kind: u8) -> bool {
+    let at = if arrival.frame.get(12) == Some(&8) { (23, 1, 34) } else { (20, 58, 54) };
+    arrival.end == end && arrival.frame.get(at.0) == Some(&at.1) && arrival.frame.get(at.2) == Some(&kind)
+}
+
+pub(crate) fn neighbours_are_found_followed_and_missed(plane: Plane) {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::new(plane);
+    for v4 in [true, false] {
+        let nobody = address("W", v4);
+        // Nobody answers: the question goes out, the packet goes nowhere, and the subscriber is told.
+        let tag = send(&lab, "sub", "S>W udp", v4, b'a');
+        wait_for(&lab, "a question for the neighbour", |arrival| {
+            assert!(!has(arrival, "far", tag) && !has(arrival, "net", tag), "sent to whom? {arrival:?}");
+            arrival.end == "far" && asked(&arrival.frame) == Some(nobody)
+        });
+        wait_for(&lab, "unreachable", |arrival| {
+            assert!(!has(arrival, "far", tag) && !has(arrival, "net", tag), "sent to whom? {arrival:?}");
+            is_icmp(arrival, "sub", if v4 { 3 } else { 1 })
+        });
+        // Somebody does: what waited for the answer comes, and what comes after it.
+        let far = lab.end("far");
+        far.answer_for(nobody, Some(far.mac));
+        for number in b'b'..=b'd' {
+            let tag = send(&lab, "sub", "S>W udp", v4, number);
+            let arrival = wait_for(&lab, "a packet to the neighbour", |arrival| has(arrival, "far", tag));
+            assert_eq!(arrival.frame[..6], far.mac);
+        }
+        // Another device takes the address over.
+        let other = [2, 0, 0, 0, 9, 7];
+        let text = other.map(|octet: u8| format!("{octet:02x}")).join(":");
+        lab.ip("isp", &format!("neigh replace {nobody} lladdr {text} dev priv0 nud permanent"));
+        eventually("packets follow", || {
+            let tag = send(&lab, "sub", "S>W udp", v4, b'e');
+            let arrival = wait_for(&lab, "a packet to the neighbour", |arrival| has(arrival, "far", tag));
+            (arrival.frame[..6] == other).then_some(())
+        });
+    }
+}
+
+pub(crate) fn a_changed_mtu_is_told_at_once(plane: Plane) {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::new(plane);
+    for (mtu, v4) in [(1400_u16, true), (1400, false), (1300, true), (1300, false), (1350, false), (1350, true)] {
+        lab.ip("isp", &format!("link set priv0 mtu {mtu}"));
+        let told = |arrival: &Arrival| {
+            if !is_icmp(arrival, "sub", if v4 { 3 } else { 2 }) {
+                return None;
+            }
+            let at = if v4 { 34 + 6 } else { 54 + 6 };
+            Some(u16::from_be_bytes([arrival.frame[at], arrival.frame[at + 1]]))
+        };
+        // An answer of the routing table is used for one tick of the clock.
+        eventually("the MTU is told", || {
+            let tag = send(&lab, "sub", &format!("S>P udp df len={}", mtu + 1), v4, b'm');
+            let arrival = wait_for(&lab, "an answer", |arrival| told(arrival).is_some() || has(arrival, "far", tag));
+            (told(&arrival) == Some(mtu)).then_some(())
+        });
+        let tag = send(&lab, "sub", &format!("S>P udp df len={mtu}"), v4, b'n');
+        wait_for(&lab, "a packet of that length", |arrival| has(arrival, "far", tag));
+    }
+}
+
+pub(crate) fn errors_are_rationed(plane: Plane) {
+    const SENT: usize = 200;
+    if !possible() {
+        return;
+    }
+    let lab = Lab::new(plane);
+    lab.settings("isp", &["net.ipv4.icmp_ratelimit=1000", "net.ipv6.icmp.ratelimit=1000"]);
+    for v4 in [true, false] {
+        let is_error = |arrival: &Arrival| is_icmp(arrival, "sub", if v4 { 11 } else { 3 });
+        // The data plane may look at its setting now and then.
+        eventually("errors are rationed", || {
+            for _ in 0..SENT {
+                send(&lab, "sub", "S>P udp hops=1", v4, b'x');
+            }
+            let tag = send(&lab, "sub", "S>P udp", v4, b'y');
+            let patience = crate::lab::PATIENCE;
+            let arrived =
+                lab.arrivals.take(patience, |arrivals| arrivals.iter().any(|arrival| has(arrival, "far", tag)));
+            let errors = arrived.iter().filter(|arrival| is_error(arrival)).count();
+            // A burst, and then one a second.
+            (errors <= 20).then_some(())
+        });
+    }
+}
+
+pub(crate) fn a_link_that_is_down_is_a_dead_end(plane: Plane) {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::new(plane);
+    let no_route = || counters(&lab)["no-route"].0;
+    for change in ["link set priv0 down", "link set priv0 up"] {
+        lab.ip("isp", change);
+        let is_up = change.ends_with("up");
+        if is_up {
+            lab.healthy();
+        }
+        for (v4, number) in [(true, b'4'), (false, b'6')] {
+            let before = no_route();
+            let tag = send(&lab, "sub", "S>P udp", v4, number);
+            let through = send(&lab, "sub", "S>Q udp", v4, number + 32);
+            if is_up {
+                wait_for(&lab, "a packet by the link", |arrival| has(arrival, "far", tag));
+                continue;
+            }
+            wait_for(&lab, "a packet by the other link", |arrival| {
+                assert!(!arrival.frame.windows(8).any(|window| window == tag), "came out: {arrival:?}");
+                has(arrival, "far2", through)
+            });
+            eventually("it is counted", || (no_route() == before + 1).then_some(()));
+        }
+    }
+}
