@@ -142,7 +142,7 @@ fn v4(bytes: &[u8]) -> Result<Parsed, Malformed> {
 }
 
 /// The ones' complement sum of a header with its checksum is all ones (RFC 1071).
-fn sums_up(header: &[u8]) -> bool {
+pub(crate) fn sums_up(header: &[u8]) -> bool {
     let (words, _) = header.as_chunks();
     let sum: u32 = words.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
     // Sixty octets carry less than once.

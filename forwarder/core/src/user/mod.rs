@@ -1,0 +1,290 @@
+//! The user data plane, as far as it is thought: a packet in, packets out, without I/O and without a clock.
+//!
+//! It does by itself what the guarded kernel does in the mode `kernel`: the policy, TTL and hop limit, ICMP errors with their
+//! rations, fragmentation. So it is the oracle of the other data planes, and the policy's reference in a lab. The shell
+//! reads frames from raw sockets, asks the kernel's routing and neighbour tables, and sends what comes out.
+
+mod edit;
+mod icmp;
+mod ration;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use cloakway_types::Instant;
+use ipnet::IpNet;
+
+use crate::decide::{Egress, Ingress, Reason, Verdict};
+use crate::parse::{Parsed, parse};
+use crate::policy::Policy;
+pub use edit::{checksum, length};
+pub use ration::Ration;
+
+/// An interface of the policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Its link-layer address.
+    pub mac: [u8; 6],
+    /// Its MTU, in octets of IP.
+    pub mtu: usize,
+    /// Its addresses, each with the length of its subnet.
+    pub addresses: Vec<IpNet>,
+}
+
+/// What the data plane knows of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Host {
+    /// The interfaces of the policy, by index.
+    pub ports: BTreeMap<u32, Port>,
+    /// All addresses of the host.
+    pub own: BTreeSet<IpAddr>,
+    /// The broadcast and anycast addresses of its subnets (RFC 919, RFC 4291 §2.6.1).
+    pub shared: BTreeSet<IpAddr>,
+}
+
+/// Where the routing table sends an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Out by the interface with this index, to this neighbour.
+    Out {
+        /// The index.
+        index: u32,
+        /// The neighbour.
+        neighbour: IpAddr,
+    },
+    /// Out by an interface that is none of the policy's.
+    Elsewhere,
+    /// Nowhere.
+    Nowhere,
+}
+
+/// A frame that came in, as the socket gave it.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// The index of the interface.
+    pub port: u32,
+    /// Its octets, from the Ethernet header on.
+    pub octets: &'a [u8],
+    /// For a super-packet, how much payload each of its packets has on the wire.
+    pub segment: Option<usize>,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It is none of this data plane's: the kernel deals with it.
+    Kernel,
+    /// No host takes it for a packet, or it is for another one.
+    Nothing,
+    /// Dropped, and counted by its reason.
+    Dropped(Reason),
+    /// It goes on.
+    Forwarded(Forwarded),
+    /// It went no further, and its source is told.
+    Answered(Answer),
+}
+
+/// A packet that goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forwarded {
+    /// To a private link or to a subscriber.
+    pub verdict: Verdict,
+    /// The index of the interface that it leaves by.
+    pub index: u32,
+    /// The neighbour there.
+    pub neighbour: IpAddr,
+    /// The packet, or its fragments.
+    pub packets: Vec<Vec<u8>>,
+    /// How many packets it counts as.
+    pub counted: u64,
+    /// How many octets it counts as.
+    pub bytes: u64,
+}
+
+/// An ICMP error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The index of the interface that it leaves by.
+    pub index: u32,
+    /// The neighbour there.
+    pub neighbour: IpAddr,
+    /// The packet.
+    pub packet: Vec<u8>,
+}
+
+/// The data plane without its sockets.
+#[derive(Debug)]
+pub struct User {
+    policy: Arc<Policy>,
+    host: Host,
+    ration: Ration,
+}
+
+impl User {
+    /// A data plane for `policy` on `host`.
+    #[must_use]
+    pub const fn new(policy: Arc<Policy>, host: Host, ration: Ration) -> Self {
+        Self { policy, host, ration }
+    }
+
+    /// The interfaces.
+    #[must_use]
+    pub const fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Takes another look at the host; what was told to whom is kept.
+    pub fn moved(&mut self, host: Host) {
+        self.host = host;
+    }
+
+    /// How often errors are told.
+    pub fn ration(&mut self) -> &mut Ration {
+        &mut self.ration
+    }
+
+    /// What becomes of `frame`; `way` asks the routing table.
+    pub fn step(&mut self, frame: &Frame<'_>, now: Instant, way: &mut dyn FnMut(IpAddr) -> Way) -> Fate {
+        let Some(port) = self.host.ports.get(&frame.port) else { return Fate::Kernel };
+        let Some((header, packet)) = frame.octets.split_at_checked(14) else { return Fate::Nothing };
+        let version = packet.first().map(|first| first >> 4);
+        let kind = match header.get(12..) {
+            Some([0x08, 0x00]) => Some(4),
+            Some([0x86, 0xdd]) => Some(6),
+            _ => return Fate::Kernel,
+        };
+        let Ok(parsed) = parse(packet).map_err(drop) else { return Fate::Nothing };
+        if version != kind || is_never_a_source(parsed.source) {
+            return Fate::Nothing;
+        }
+        let is_link = self.policy.link_of(&port.name).is_some();
+        if !is_link && self.policy.private_link(parsed.destination).is_none() {
+            return Fate::Kernel;
+        }
+        let mine = self.host.own.contains(&parsed.destination)
+            || self.host.shared.contains(&parsed.destination)
+            || parsed.destination.is_multicast();
+        let to = if mine { None } else { Some(way(parsed.destination)) };
+        let name = |index: u32| self.host.ports.get(&index).map_or("", |port| port.name.as_str());
+        let egress = match to {
+            None => Egress::Host,
+            Some(Way::Out { index, .. }) => Egress::Interface(name(index)),
+            Some(Way::Elsewhere) => Egress::Interface(""),
+            Some(Way::Nowhere) => Egress::Nowhere,
+        };
+        let asked = parsed.packet(Ingress::Interface(&port.name), egress, self.is_own(parsed.source));
+        let verdict = self.policy.decide(&asked);
+        if let Verdict::Drop(reason) = verdict
+            && reason.is_of_arrival()
+        {
+            return Fate::Dropped(reason);
+        }
+        // A packet to everybody on the wire is nobody's to forward.
+        if header.get(..6) != Some(&port.mac) {
+            return Fate::Nothing;
+        }
+        let out = match to {
+            Some(Way::Out { index, neighbour }) => self.host.ports.get(&index).map(|port| (index, neighbour, port.mtu)),
+            _ => None,
+        };
+        let leaves = matches!(to, Some(Way::Out { .. } | Way::Elsewhere));
+        if leaves && parsed.hops <= 1 {
+            return self.tell(icmp::Error::TimeExceeded, frame.port, packet, &parsed, now, way);
+        }
+        let Some(aged) = edit::aged(packet).filter(|_| leaves) else {
+            return if let Verdict::Drop(reason) = verdict { Fate::Dropped(reason) } else { Fate::Kernel };
+        };
+        let (headers, largest) = edit::segment(&aged, frame.segment);
+        let mtu = out.map_or(usize::MAX, |(_, _, mtu)| mtu);
+        let pieces = match largest <= mtu {
+            true => vec![aged],
+            false => match edit::fragments(&aged, mtu).filter(|_| frame.segment.is_none()) {
+                Some(pieces) => pieces,
+                None => return self.tell(icmp::Error::TooBig(mtu), frame.port, packet, &parsed, now, way),
+            },
+        };
+        match (verdict, out) {
+            (Verdict::ToLink(_) | Verdict::ToSubscriber, Some((index, neighbour, _))) => {
+                let (counted, bytes) = on_the_wire(length(packet).unwrap_or_default(), headers, frame.segment);
+                Fate::Forwarded(Forwarded { verdict, index, neighbour, packets: pieces, counted, bytes })
+            }
+            (Verdict::Drop(reason), _) => Fate::Dropped(reason),
+            _ => Fate::Kernel,
+        }
+    }
+
+    /// The error that tells the source of a packet that its neighbour does not answer.
+    pub fn unreachable(&mut self, frame: &Frame<'_>, now: Instant, way: &mut dyn FnMut(IpAddr) -> Way) -> Fate {
+        let packet = frame.octets.get(14..).unwrap_or_default();
+        match parse(packet) {
+            Ok(parsed) => self.tell(icmp::Error::Unreachable, frame.port, packet, &parsed, now, way),
+            Err(_) => Fate::Nothing,
+        }
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        let always = match address {
+            IpAddr::V4(v4) => v4.is_loopback() || v4.is_broadcast() || v4.is_unspecified(),
+            IpAddr::V6(v6) => v6.is_loopback(),
+        };
+        always || address.is_multicast() || self.host.own.contains(&address) || self.host.shared.contains(&address)
+    }
+
+    /// Tells the source of `packet`, unless nobody may be told, or not so often.
+    fn tell(
+        &mut self,
+        error: icmp::Error,
+        port: u32,
+        packet: &[u8],
+        parsed: &Parsed,
+        now: Instant,
+        way: &mut dyn FnMut(IpAddr) -> Way,
+    ) -> Fate {
+        let Some(from) = self.host.ports.get(&port).and_then(|port| sane_source(port, parsed.source)) else {
+            return Fate::Nothing;
+        };
+        if !icmp::may_be_told(packet, parsed) {
+            return Fate::Nothing;
+        }
+        if !matches!(error, icmp::Error::TooBig(_)) && !self.ration.allows(parsed.source, now) {
+            return Fate::Nothing;
+        }
+        match way(parsed.source) {
+            Way::Out { index, neighbour } if self.host.ports.contains_key(&index) => {
+                let packet = icmp::message(error, from, parsed.source, packet);
+                Fate::Answered(Answer { index, neighbour, packet })
+            }
+            _ => Fate::Nothing,
+        }
+    }
+}
+
+/// Sources that a host drops before any rule sees them.
+fn is_never_a_source(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_multicast(),
+    }
+}
+
+/// How many packets of how many octets in all a packet is on the wire.
+fn on_the_wire(length: usize, headers: usize, segment: Option<usize>) -> (u64, u64) {
+    let whole = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let Some(payload) = segment.filter(|payload| *payload > 0) else { return (1, whole(length)) };
+    let packets = length.saturating_sub(headers).div_ceil(payload).max(1);
+    (whole(packets), whole(length + (packets - 1) * headers))
+}
+
+/// The address of the interface that the other side knows us by.
+fn sane_source(port: &Port, other: IpAddr) -> Option<IpAddr> {
+    let of_family = || port.addresses.iter().filter(|own| own.addr().is_ipv4() == other.is_ipv4());
+    let usable = |own: &&IpNet| !matches!(own.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let near = of_family().find(|own| own.contains(&other));
+    near.or_else(|| of_family().find(usable)).map(IpNet::addr)
+}
+
+#[cfg(test)]
+mod tests;
