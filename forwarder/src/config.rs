@@ -110,6 +110,8 @@ impl config::Config for Config {
             subscriber_interfaces: raw.subscribers.interfaces,
         };
         let policy = Policy::new(spec).map_err(|error| Invalid::at(error.place.to_string(), &error))?;
+        let in_user_space = data_plane.mode == data_plane::Mode::User;
+        let policy = if in_user_space { policy.in_user_space() } else { policy };
         let admin_socket = raw.admin_socket.unwrap_or_else(|| config::default_socket("forwarder"));
         let health_socket = raw.health_socket.unwrap_or_else(|| config::default_socket("forwarder-health"));
         if admin_socket == health_socket {
@@ -220,7 +222,7 @@ mod tests {
         let plane = |from: &str, to: &str| error(&EXAMPLE.replacen(from, to, 1));
         let mode = plane("mode = \"kernel\"", "mode = \"dpdk\"");
         assert!(
-            mode.contains("data-plane.mode: \"dpdk\" is no data plane: give \"kernel\", \"bpf\" or \"auto\""),
+            mode.contains("data-plane.mode: \"dpdk\" is no data plane: give \"kernel\", \"bpf\", \"auto\" or \"user\""),
             "{mode}"
         );
         let hook = plane("hook = \"auto\"", "hook = \"tc\"");

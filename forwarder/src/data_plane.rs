@@ -1,4 +1,4 @@
-//! Which data plane forwards: the guarded kernel alone, or with the fast path before it.
+//! Which data plane forwards: the guarded kernel alone, or with the fast path before it, or this process.
 //!
 //! The kernel's part is always there. The fast path only saves work: when it cannot be had, its packets take the slow
 //! path, and nothing else changes. So its failure is told, loudly where the operator asked for it, and is
@@ -13,13 +13,16 @@ use cloakway_runtime::config::Invalid;
 use cloakway_types::Instant;
 use forwarder_core::Policy;
 use forwarder_core::fast::{Hook, Role, Table};
-use forwarder_dataplane::{Counts, FastPath, FastPathError, Kernel};
+use forwarder_dataplane::{Counters, Counts, FastPath, FastPathError, Kernel, Rations, UserPlane};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::lock;
 
 /// Between two tries of what the kernel refused.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+const NOT_TRIED: &str = "not tried yet";
+const BY_CONFIGURATION: &str = "the configuration says so";
 
 /// The table `[data-plane]` as written.
 #[derive(Debug, Deserialize)]
@@ -45,6 +48,8 @@ pub enum Mode {
     Bpf,
     /// The fast path where it can be had.
     Auto,
+    /// This process, on raw sockets: for labs, and to hold the others against.
+    User,
 }
 
 /// The data plane as configured.
@@ -59,13 +64,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    fn has_fast_path(&self) -> bool {
+        matches!(self.mode, Mode::Bpf | Mode::Auto)
+    }
+
     pub(crate) fn new(raw: Raw) -> Result<Self, Invalid> {
         let mode = match raw.mode.as_str() {
             "kernel" => Mode::Kernel,
             "bpf" => Mode::Bpf,
             "auto" => Mode::Auto,
+            "user" => Mode::User,
             other => {
-                let why = format!("{other:?} is no data plane: give \"kernel\", \"bpf\" or \"auto\"");
+                let why = format!("{other:?} is no data plane: give \"kernel\", \"bpf\", \"auto\" or \"user\"");
                 return Err(Invalid::at("data-plane.mode", why));
             }
         };
@@ -107,6 +117,8 @@ pub(crate) struct DataPlane {
 #[derive(Debug, Default)]
 struct Work {
     fast: Option<FastPath>,
+    /// This process's own forwarding.
+    user: Option<UserPlane>,
     /// What is in place, and why that.
     now: Option<(Hook, String)>,
     ports: Vec<(String, Role)>,
@@ -120,13 +132,13 @@ struct Work {
 
 impl DataPlane {
     pub(crate) fn new(settings: Settings) -> Self {
-        let work = Work { why_not: "not tried yet".into(), ..Work::default() };
+        let work = Work { why_not: NOT_TRIED.into(), ..Work::default() };
         Self { settings, work: Arc::new(Mutex::new(work)), asides: Arc::default() }
     }
 
     /// Lets everything take the slow path from now on, until [`DataPlane::apply`] has seen what is new.
     pub(crate) fn stand_aside(&self) {
-        if self.settings.mode == Mode::Kernel {
+        if !self.settings.has_fast_path() {
             return;
         }
         let mut asides = lock(&self.asides);
@@ -138,9 +150,13 @@ impl DataPlane {
     }
 
     /// Brings the fast path to what the policy and the host are now.
-    pub(crate) async fn apply(&self, kernel: &Kernel, policy: &Policy) {
-        if self.settings.mode == Mode::Kernel {
-            return self.stay_away(policy).await;
+    pub(crate) async fn apply(&self, kernel: &Kernel, policy: &Arc<Policy>) {
+        if !self.settings.has_fast_path() {
+            self.stay_away(policy).await;
+            if self.settings.mode == Mode::User {
+                self.apply_user(kernel, policy).await;
+            }
+            return;
         }
         let begun = *lock(&self.asides);
         let host = match kernel.host(policy).await {
@@ -165,24 +181,53 @@ impl DataPlane {
         let (directory, work, ports) = (self.settings.pin_directory.clone(), self.work.clone(), ports_of(policy));
         let done = tokio::task::spawn_blocking(move || {
             let mut work = lock(&work);
-            let why = "the configuration says so";
-            if work.why_not == why {
+            if work.why_not != NOT_TRIED {
                 return;
             }
             work.ports = ports;
             match FastPath::remove(&directory) {
-                Ok(()) => work.why_not = why.to_owned(),
+                Ok(()) => work.why_not = BY_CONFIGURATION.to_owned(),
                 // Where there is no BPF file system nothing was left on one.
-                Err(FastPathError::NoBpfFs(_)) => work.why_not = why.to_owned(),
+                Err(FastPathError::NoBpfFs(_)) => work.why_not = BY_CONFIGURATION.to_owned(),
                 Err(error) => tracing::error!(%error, "the fast path of an earlier configuration is still there"),
             }
         });
         let _ = done.await;
     }
 
-    /// Takes the fast path away.
+    /// Lets this process forward, at the interfaces that are there now.
+    async fn apply_user(&self, kernel: &Kernel, policy: &Arc<Policy>) {
+        let host = match kernel.user_host(policy).await {
+            Ok(host) => host,
+            Err(error) => return tracing::warn!(%error, "the user data plane cannot be kept up"),
+        };
+        let mut work = lock(&self.work);
+        let user = work.user.get_or_insert_with(|| {
+            tracing::warn!(
+                "the user data plane forwards: it is slow, for labs, and forwards nothing while it is not running"
+            );
+            kernel.user_plane(policy.clone())
+        });
+        match user.apply(host, Rations::read()) {
+            Ok(()) => work.why_not = BY_CONFIGURATION.to_owned(),
+            Err(error) => {
+                tracing::error!(%error, "no raw socket at an interface: nothing is forwarded there");
+                work.why_not = format!("not at every interface: {error}");
+            }
+        }
+    }
+
+    /// What the user data plane forwarded and dropped.
+    pub(crate) fn user_counters(&self) -> Counters {
+        lock(&self.work).user.as_ref().map(UserPlane::counters).unwrap_or_default()
+    }
+
+    /// Takes the fast path away, and ends the forwarding of this process.
     pub(crate) async fn stop(&self) {
-        if self.settings.mode == Mode::Kernel {
+        let user = lock(&self.work).user.take();
+        // Its threads are waited for.
+        let _ = tokio::task::spawn_blocking(move || drop(user)).await;
+        if !self.settings.has_fast_path() {
             return;
         }
         let (directory, work) = (self.settings.pin_directory.clone(), self.work.clone());
@@ -214,6 +259,7 @@ impl DataPlane {
         let work = lock(&self.work);
         let (data_plane, hook, why) = match &work.now {
             Some((hook, why)) => ("bpf", Some(hook.name()), why),
+            None if work.user.is_some() => ("user", None, &work.why_not),
             None => ("kernel", None, &work.why_not),
         };
         let row = |(interface, role): &(String, Role)| Row {
@@ -244,7 +290,7 @@ impl Work {
         }
         self.refused = None;
         let (hook, why) = match (settings.hook, &self.no_xdp) {
-            (Some(hook), _) => (hook, "the configuration says so".to_owned()),
+            (Some(hook), _) => (hook, BY_CONFIGURATION.to_owned()),
             (None, Some(words)) if suits == Hook::Xdp => (Hook::Tcx, format!("XDP is not to be had: {words}")),
             (None, _) => (suits, why),
         };
@@ -266,7 +312,7 @@ impl Work {
                     let told = "the guarded kernel forwards without the fast path";
                     match settings.mode {
                         Mode::Bpf => tracing::error!(error = %words, "{told}"),
-                        Mode::Auto | Mode::Kernel => tracing::info!(reason = %words, "{told}"),
+                        Mode::Auto | Mode::Kernel | Mode::User => tracing::info!(reason = %words, "{told}"),
                     }
                 }
                 self.why_not = words;

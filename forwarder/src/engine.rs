@@ -255,7 +255,7 @@ impl Engine {
 }
 
 /// Applies the policy and reads back everything that the loop wants to know.
-async fn round(kernel: &Kernel, data_plane: &DataPlane, policy: &Policy, probe_interval: Duration) -> Round {
+async fn round(kernel: &Kernel, data_plane: &DataPlane, policy: &Arc<Policy>, probe_interval: Duration) -> Round {
     let applied = kernel.apply(policy, probe_interval).await;
     // The slow path first: what the fast one hands over must find it.
     if applied.guard.is_ok() {
@@ -270,7 +270,8 @@ async fn round(kernel: &Kernel, data_plane: &DataPlane, policy: &Policy, probe_i
             Err(error) => tracing::warn!(%error, "interface"),
         }
     }
-    Round { applied, interfaces, counters: kernel.counters().await, counts: data_plane.counts() }
+    let counters = kernel.counters().await.map(|counters| show::together(counters, &data_plane.user_counters()));
+    Round { applied, interfaces, counters, counts: data_plane.counts() }
 }
 
 /// The end of the work beside the loop; for ever when there is none.

@@ -86,6 +86,7 @@ pub async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, Stri
         "links" => to_json(links(&shared)),
         "counters" => {
             let counted = shared.kernel.counters().await.map_err(|error| error.to_string())?;
+            let counted = together(counted, &shared.data_plane.user_counters());
             to_json(counters(&counted, &shared.data_plane.counts()))
         }
         "data-plane" => to_json(shared.data_plane.rows()),
@@ -160,6 +161,17 @@ fn counters(counted: &Counters, counts: &Counts) -> Vec<CounterRow> {
         CounterRow { counter, packets, bytes, meaning: meaning(counter) }
     };
     ruleset::counters().map(row).collect()
+}
+
+/// What the guard and the user data plane counted.
+pub(crate) fn together(mut guard: Counters, user: &Counters) -> Counters {
+    for (name, counted) in user {
+        if let Some(all) = guard.get_mut(name) {
+            all.packets += counted.packets;
+            all.bytes += counted.bytes;
+        }
+    }
+    guard
 }
 
 /// What was counted on both paths together: the guard never sees what the fast path forwards.

@@ -182,20 +182,30 @@ fn chains(text: &mut String, policy: &Policy) {
     output.extend(both("daddr ", "@private", HostOutput));
     base_chain(text, "output", &output);
 
+    // The raw sockets of the user data plane have these already, and count them.
+    let copies = policy.is_in_user_space();
     let mut arrival = vec![format!("iifname != @subscriber-ports {}", drop(ToPrivateByPublic))];
-    arrival.extend(options.clone());
-    arrival.push(format!("fib saddr type {{ local, broadcast, anycast, multicast }} {}", drop(OwnSource)));
-    arrival.extend(both("saddr != ", "@subscribers", SpoofedSource));
-    // The blackhole would drop these without a word; here they are counted. Not `type blackhole`: for IPv4 the
-    // kernel looks for the type in its local table only.
-    arrival.push(format!("fib daddr oif missing fib daddr type != local {}", drop(NoRoute)));
+    if copies {
+        arrival.push("drop".to_owned());
+    } else {
+        arrival.extend(options.clone());
+        arrival.push(format!("fib saddr type {{ local, broadcast, anycast, multicast }} {}", drop(OwnSource)));
+        arrival.extend(both("saddr != ", "@subscribers", SpoofedSource));
+        // The blackhole would drop these without a word; here they are counted. Not `type blackhole`: for IPv4 the
+        // kernel looks for the type in its local table only.
+        arrival.push(format!("fib daddr oif missing fib daddr type != local {}", drop(NoRoute)));
+    }
     chain(text, "arrival", &arrival);
 
     let neighbour = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255";
     let mut link_arrival = vec![format!("{neighbour} ip6 daddr != @private6 ip6 daddr != @subscribers6 accept")];
-    link_arrival.extend(options);
-    link_arrival.extend(per_link("iifname", "saddr != ", FromPrivateForeignSource));
-    link_arrival.extend(both("daddr ", "@private", Hairpin));
+    if copies {
+        link_arrival.push("drop".to_owned());
+    } else {
+        link_arrival.extend(options);
+        link_arrival.extend(per_link("iifname", "saddr != ", FromPrivateForeignSource));
+        link_arrival.extend(both("daddr ", "@private", Hairpin));
+    }
     chain(text, "link-arrival", &link_arrival);
 
     let mut to_link = vec![format!("iifname @links {}", drop(Hairpin))];
@@ -265,6 +275,22 @@ mod tests {
         assert!(is_wanted(&text.replace('\t', "  "), &policy));
         assert!(!is_wanted(&text.replacen(" drop\n", " accept\n", 1), &policy));
         assert!(!is_wanted("", &policy));
+    }
+
+    #[test]
+    fn what_the_user_data_plane_has_a_copy_of_the_kernel_drops() {
+        let policy = Policy::new(example()).unwrap().in_user_space();
+        let text = render(&policy);
+        let chain = |name: &str| {
+            let (_, rest) = text.split_once(&format!("\tchain {name} {{\n")).unwrap();
+            rest.split_once("\t}\n").unwrap().0.lines().map(str::trim).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            chain("arrival"),
+            ["iifname != @subscriber-ports counter name \"to-private-by-public\" drop", "drop"]
+        );
+        let [neighbour, drop] = &chain("link-arrival")[..] else { panic!("{text}") };
+        assert!(neighbour.starts_with("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }") && drop == "drop");
     }
 
     #[test]

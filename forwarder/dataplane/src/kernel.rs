@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forwarder_core::fast::Host;
-use forwarder_core::{Applied, LinkState, Policy, Route, Target, ruleset};
+use forwarder_core::{Applied, LinkState, Policy, Route, Target, ruleset, user};
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use tokio::sync::Mutex;
 
 use crate::netlink::{self, Effective, OwnRoute};
 use crate::nft::{self, Counters};
+use crate::user::UserPlane;
 use crate::{DataplaneError, sysctl};
 
 /// One interface as it was found.
@@ -114,6 +116,29 @@ impl Kernel {
             }
         }
         Ok(host)
+    }
+
+    /// What the user data plane has to know of this host.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn user_host(&self, policy: &Policy) -> Result<user::Host, DataplaneError> {
+        let host = self.host(policy).await?;
+        let by_interface = netlink::addresses_by_interface(&self.handle).await?;
+        let mut ports = BTreeMap::new();
+        for (name, found) in host.interfaces {
+            let Some(mac) = found.mac else { continue };
+            let addresses = by_interface.iter().filter(|(index, _)| *index == found.index);
+            let addresses = addresses.map(|(_, address)| *address).collect();
+            ports.insert(found.index, user::Port { name, mac, addresses });
+        }
+        Ok(user::Host::new(ports, &host.addresses))
+    }
+
+    /// A user data plane for `policy` in this network namespace; it reads at no interface yet.
+    #[must_use]
+    pub fn user_plane(&self, policy: Arc<Policy>) -> UserPlane {
+        UserPlane::new(policy, self.handle.clone())
     }
 
     /// Makes the kernel ask the neighbour `address` on interface `index` now. The answer is an event.

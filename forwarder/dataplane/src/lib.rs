@@ -1,6 +1,6 @@
 //! The kernel data plane: what `forwarder-core` wants, applied to the kernel and read back (A1, A2).
 //!
-//! The kernel forwards; this crate never sees a packet. [`Kernel::apply`] is level-triggered and
+//! The kernel forwards; this crate never sees a packet, but for the user data plane ([`UserPlane`]). [`Kernel::apply`] is level-triggered and
 //! idempotent: it puts in place what is missing, guard first, and leaves alone what is already right,
 //! so that a restart adopts the state of the process before it without a gap. Nothing here is undone
 //! when the process dies. [`Events`] says when it is worth applying again.
@@ -11,11 +11,13 @@ mod kernel;
 mod netlink;
 mod nft;
 mod sysctl;
+mod user;
 
 pub use events::{Event, Events};
 pub use fast::{Counts, FastPath, FastPathError};
 pub use kernel::{GuardState, Interface, Kernel};
 pub use nft::{Counter, Counters};
+pub use user::{Rations, UserPlane};
 
 /// Why the kernel's state could not be read or changed.
 #[derive(Debug, thiserror::Error)]

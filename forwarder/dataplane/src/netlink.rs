@@ -8,7 +8,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -17,6 +19,7 @@ use rtnetlink::packet_core::{ErrorMessage, NLM_F_ACK, NLM_F_REPLACE, NLM_F_REQUE
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::DataplaneError;
+use crate::user::Neighbour;
 
 /// What a look-up in the kernel's table gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +147,12 @@ pub(crate) async fn remove_route(handle: &Handle, route: &OwnRoute) -> Result<()
 
 /// Where the kernel would send a packet for `address`.
 pub(crate) async fn effective(handle: &Handle, address: IpAddr) -> Result<Effective, DataplaneError> {
+    let found = next_hop(handle, address).await?;
+    Ok(found.map_or(Effective::Nowhere, |(index, _)| Effective::Out(index)))
+}
+
+/// The interface and the neighbour that the kernel would send a packet for `address` to; `None` for nowhere, and for itself.
+pub(crate) async fn next_hop(handle: &Handle, address: IpAddr) -> Result<Option<(u32, IpAddr)>, DataplaneError> {
     let what = || format!("look up {address}");
     let length = if address.is_ipv4() { 32 } else { 128 };
     let mut message = RouteMessageBuilder::<IpAddr>::new()
@@ -159,15 +168,19 @@ pub(crate) async fn effective(handle: &Handle, address: IpAddr) -> Result<Effect
     let found: Result<Option<RouteMessage>, _> = handle.route().get(message).execute().try_next().await;
     match found {
         Ok(Some(found)) if found.header.kind == RouteType::Unicast => {
-            let out = found.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::Oif(index) => Some(Effective::Out(*index)),
-                _ => None,
-            });
-            Ok(out.unwrap_or(Effective::Nowhere))
+            let (mut index, mut neighbour) = (None, address);
+            for attribute in &found.attributes {
+                match attribute {
+                    RouteAttribute::Oif(found) => index = Some(*found),
+                    RouteAttribute::Gateway(found) => neighbour = self::address(found).unwrap_or(neighbour),
+                    _ => {}
+                }
+            }
+            Ok(index.map(|index| (index, neighbour)))
         }
-        Ok(_) => Ok(Effective::Nowhere),
+        Ok(_) => Ok(None),
         // A blackhole or unreachable route answers with its error.
-        Err(error) if is_errno(&error, &[EINVAL, ENETUNREACH, EHOSTUNREACH, EACCES]) => Ok(Effective::Nowhere),
+        Err(error) if is_errno(&error, &[EINVAL, ENETUNREACH, EHOSTUNREACH, EACCES]) => Ok(None),
         Err(error) => Err(failed(&what(), &error)),
     }
 }
@@ -208,8 +221,30 @@ pub(crate) async fn host_interface(handle: &Handle, name: &str) -> Result<Option
     Ok(Some(HostInterface { index: message.header.index, mac, kind }))
 }
 
+/// The MTU of the interface with this index, when there is one.
+pub(crate) async fn mtu(handle: &Handle, index: u32) -> Result<Option<usize>, DataplaneError> {
+    match handle.link().get().match_index(index).execute().try_next().await {
+        Ok(found) => Ok(found.and_then(|message| {
+            message.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Mtu(mtu) => usize::try_from(*mtu).ok(),
+                _ => None,
+            })
+        })),
+        Err(error) if is_errno(&error, &[ENODEV]) => Ok(None),
+        Err(error) => Err(failed(&format!("find interface {index}"), &error)),
+    }
+}
+
 /// Every address of the host, with the length of its subnet.
 pub(crate) async fn addresses(handle: &Handle) -> Result<Vec<IpNet>, DataplaneError> {
+    let mut addresses: Vec<_> = addresses_by_interface(handle).await?.into_iter().map(|(_, address)| address).collect();
+    addresses.sort();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// Every address of the host, with the index of its interface and the length of its subnet.
+pub(crate) async fn addresses_by_interface(handle: &Handle) -> Result<Vec<(u32, IpNet)>, DataplaneError> {
     let found: Vec<_> =
         handle.address().get().execute().try_collect().await.map_err(|error| failed("list addresses", &error))?;
     let mut addresses = Vec::new();
@@ -223,10 +258,9 @@ pub(crate) async fn addresses(handle: &Handle) -> Result<Vec<IpNet>, DataplaneEr
             })
         };
         let Some(address) = of(true).or_else(|| of(false)) else { continue };
-        addresses.extend(IpNet::new(address, message.header.prefix_len));
+        let index = message.header.index;
+        addresses.extend(IpNet::new(address, message.header.prefix_len).map(|address| (index, address)));
     }
-    addresses.sort();
-    addresses.dedup();
     Ok(addresses)
 }
 
@@ -253,12 +287,56 @@ pub(crate) async fn probe(handle: &Handle, index: u32, address: IpAddr) -> Resul
         return Ok(());
     }
     // An unknown one is looked for.
+    ask(handle, index, address).await
+}
+
+/// Makes the kernel look for the neighbour, or see whether one that it has not heard of for a while is still there.
+pub(crate) async fn ask(handle: &Handle, index: u32, address: IpAddr) -> Result<(), DataplaneError> {
     let unknown = handle.neighbours().add(index, address).state(NeighbourState::None).flags(NeighbourFlags::Use);
     match unknown.replace().execute().await {
         Err(error) if !is_errno(&error, &[ENODEV, ENETDOWN, EINVAL]) => {
             Err(failed(&format!("probe {address}"), &error))
         }
         _ => Ok(()),
+    }
+}
+
+/// What the kernel knows of a neighbour.
+pub(crate) async fn neighbour(handle: &Handle, index: u32, address: IpAddr) -> Result<Neighbour, DataplaneError> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.ifindex = index;
+    message.attributes.push(NeighbourAttribute::Destination(match address {
+        IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+        IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+    }));
+    let what = format!("neighbour {address}");
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(message));
+    request.header.flags = NLM_F_REQUEST;
+    let mut answers = handle.clone().request(request).map_err(|error| failed(&what, &error))?;
+    while let Some(answer) = answers.next().await {
+        match answer.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(found)) => return Ok(known(&found)),
+            NetlinkPayload::Error(error) if error.raw_code() == -ENOENT => return Ok(Neighbour::Unknown),
+            NetlinkPayload::Error(error) => {
+                return Err(DataplaneError::Netlink { what, why: error.to_io().to_string() });
+            }
+            _ => {}
+        }
+    }
+    Ok(Neighbour::Unknown)
+}
+
+fn known(message: &NeighbourMessage) -> Neighbour {
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(octets) => octets.as_slice().try_into().ok(),
+        _ => None,
+    });
+    match (message.header.state, mac) {
+        (NeighbourState::Failed, _) => Neighbour::Silent,
+        (NeighbourState::Stale, Some(mac)) => Neighbour::Stale(mac),
+        (NeighbourState::Incomplete | NeighbourState::None, _) | (_, None) => Neighbour::Asked,
+        (_, Some(mac)) => Neighbour::Known(mac),
     }
 }
 

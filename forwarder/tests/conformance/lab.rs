@@ -56,6 +56,7 @@ pub(crate) enum Plane {
     Kernel,
     Tcx,
     Xdp,
+    User,
 }
 
 impl Plane {
@@ -64,6 +65,7 @@ impl Plane {
             Self::Kernel => "mode = \"kernel\"",
             Self::Tcx => "mode = \"bpf\"\nhook = \"tcx\"",
             Self::Xdp => "mode = \"bpf\"\nhook = \"xdp\"",
+            Self::User => "mode = \"user\"",
         }
     }
 
@@ -73,6 +75,7 @@ impl Plane {
             Self::Kernel => ("kernel", None),
             Self::Tcx => ("bpf", Some("tcx")),
             Self::Xdp => ("bpf", Some("xdp")),
+            Self::User => ("user", None),
         }
     }
 }
@@ -214,6 +217,13 @@ impl Lab {
             let rows = rows.as_array()?;
             (rows.len() == PREFIXES.len() && rows.iter().all(|row| row["healthy"] == true)).then_some(())
         });
+    }
+
+    /// Ends the forwarder as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        let mut forwarder = self.forwarder.take().unwrap();
+        forwarder.kill().unwrap();
+        forwarder.wait().unwrap();
     }
 
     /// What the running forwarder says of a topic.

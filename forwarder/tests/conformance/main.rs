@@ -17,6 +17,7 @@ macro_rules! on_every_data_plane {
         mod kernel { $(#[test] fn $name() { $case(super::Plane::Kernel); })* }
         mod tcx { $(#[test] fn $name() { $case(super::Plane::Tcx); })* }
         mod xdp { $(#[test] fn $name() { $case(super::Plane::Xdp); })* }
+        mod user { $(#[test] fn $name() { $case(super::Plane::User); })* }
     };
 }
 
@@ -26,6 +27,7 @@ on_every_data_plane! {
     crate::sequences::a_changed_mtu_is_told_at_once: a_changed_mtu_is_told_at_once,
     crate::sequences::errors_are_rationed: errors_are_rationed,
     crate::sequences::a_link_that_is_down_is_a_dead_end: a_link_that_is_down_is_a_dead_end,
+    crate::sequences::the_policy_outlives_the_process: the_policy_outlives_the_process,
 }
 
 fn every_row_of_the_table_is_right(plane: Plane) {

@@ -137,3 +137,34 @@ pub(crate) fn a_link_that_is_down_is_a_dead_end(plane: Plane) {
         }
     }
 }
+
+pub(crate) fn the_policy_outlives_the_process(plane: Plane) {
+    if !possible() {
+        return;
+    }
+    let mut lab = Lab::new(plane);
+    lab.kill();
+    for (v4, number) in [(true, b'4'), (false, b'6')] {
+        let refused = [
+            send(&lab, "sub", "Z>P udp", v4, number),
+            send(&lab, "net", "X>P udp", v4, number + 1),
+            send(&lab, "far", "P>X udp", v4, number + 2),
+        ];
+        let allowed =
+            [("far", send(&lab, "sub", "S>P udp", v4, b'>')), ("sub", send(&lab, "far", "P>S udp", v4, b'<'))];
+        let bystander = send(&lab, "sub", "S>X udp", v4, b'x');
+        let is = |arrival: &Arrival, tag: [u8; 8]| arrival.frame.windows(8).any(|window| window == tag);
+        // The user data plane is the process: without it nothing is forwarded, and the kernel steps in for nobody.
+        let forwards = plane != Plane::User;
+        let arrived = lab.arrivals.take(crate::lab::PATIENCE, |arrivals| {
+            let there = |end, tag| arrivals.iter().any(|arrival| has(arrival, end, tag));
+            there("net", bystander) && (!forwards || allowed.iter().all(|(end, tag)| there(end, *tag)))
+        });
+        let late = lab.arrivals.take(std::time::Duration::from_millis(300), |_| false);
+        let all: Vec<&Arrival> = arrived.iter().chain(&late).collect();
+        let count = |tag| all.iter().filter(|arrival| is(arrival, tag)).count();
+        assert_eq!(count(bystander), 1);
+        assert_eq!(allowed.map(|(_, tag)| count(tag)), [usize::from(forwards); 2], "{all:?}");
+        assert_eq!(refused.map(count), [0; 3], "{all:?}");
+    }
+}

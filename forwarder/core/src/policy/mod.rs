@@ -89,6 +89,7 @@ pub struct Policy {
     subscriber_prefixes: Vec<IpNet>,
     subscribers: PrefixSet,
     subscriber_interfaces: Vec<String>,
+    in_user_space: bool,
 }
 
 impl Policy {
@@ -115,7 +116,21 @@ impl Policy {
             prefixes,
             subscriber_prefixes,
             subscriber_interfaces,
+            in_user_space: false,
         })
+    }
+
+    /// The same policy, carried out by the user data plane: the kernel forwards nothing of it, since the raw sockets have
+    /// copies.
+    #[must_use]
+    pub fn in_user_space(self) -> Self {
+        Self { in_user_space: true, ..self }
+    }
+
+    /// Whether the user data plane carries it out.
+    #[must_use]
+    pub const fn is_in_user_space(&self) -> bool {
+        self.in_user_space
     }
 
     /// The private links.

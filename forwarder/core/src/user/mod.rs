@@ -28,8 +28,6 @@ pub struct Port {
     pub name: String,
     /// Its link-layer address.
     pub mac: [u8; 6],
-    /// Its MTU, in octets of IP.
-    pub mtu: usize,
     /// Its addresses, each with the length of its subnet.
     pub addresses: Vec<IpNet>,
 }
@@ -45,6 +43,18 @@ pub struct Host {
     pub shared: BTreeSet<IpAddr>,
 }
 
+impl Host {
+    /// A host with these interfaces of the policy, and with `addresses` in all, each with the length of its subnet.
+    #[must_use]
+    pub fn new(ports: BTreeMap<u32, Port>, addresses: &[IpNet]) -> Self {
+        let shared = addresses.iter().filter_map(|own| match own {
+            IpNet::V4(net) => (net.prefix_len() < 31).then(|| net.broadcast().into()),
+            IpNet::V6(net) => (net.prefix_len() < 127).then(|| net.network().into()),
+        });
+        Self { ports, own: addresses.iter().map(IpNet::addr).collect(), shared: shared.collect() }
+    }
+}
+
 /// Where the routing table sends an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -54,6 +64,8 @@ pub enum Way {
         index: u32,
         /// The neighbour.
         neighbour: IpAddr,
+        /// The MTU of the interface, in octets of IP.
+        mtu: usize,
     },
     /// Out by an interface that is none of the policy's.
     Elsewhere,
@@ -113,6 +125,8 @@ pub struct Answer {
     pub neighbour: IpAddr,
     /// The packet.
     pub packet: Vec<u8>,
+    /// Whether it goes out by a private link, where it counts as what keeps the link working.
+    pub is_upkeep: bool,
 }
 
 /// The data plane without its sockets.
@@ -187,7 +201,7 @@ impl User {
             return Fate::Nothing;
         }
         let out = match to {
-            Some(Way::Out { index, neighbour }) => self.host.ports.get(&index).map(|port| (index, neighbour, port.mtu)),
+            Some(Way::Out { index, neighbour, mtu }) => Some((index, neighbour, mtu)),
             _ => None,
         };
         let leaves = matches!(to, Some(Way::Out { .. } | Way::Elsewhere));
@@ -253,11 +267,13 @@ impl User {
             return Fate::Nothing;
         }
         match way(parsed.source) {
-            Way::Out { index, neighbour } if self.host.ports.contains_key(&index) => {
+            Way::Out { index, neighbour, .. } => {
+                let Some(out) = self.host.ports.get(&index) else { return Fate::Nothing };
+                let is_upkeep = self.policy.link_of(&out.name).is_some();
                 let packet = icmp::message(error, from, parsed.source, packet);
-                Fate::Answered(Answer { index, neighbour, packet })
+                Fate::Answered(Answer { index, neighbour, packet, is_upkeep })
             }
-            _ => Fate::Nothing,
+            Way::Elsewhere | Way::Nowhere => Fate::Nothing,
         }
     }
 }

@@ -17,16 +17,15 @@ fn user() -> User {
     let mut limited = spec.prefixes[0].clone();
     (limited.prefix, limited.services) = ("203.0.113.202/32".parse().unwrap(), services);
     spec.prefixes.push(limited);
-    let port = |name: &str, last, mtu, addresses: &[&str]| Port {
+    let port = |name: &str, last, addresses: &[&str]| Port {
         name: name.into(),
         mac: [2, 0, 0, 0, 0, last],
-        mtu,
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
     };
     let host = Host {
         ports: [
-            (EDGE, port("edge0", 3, 1500, &["fe80::3/64", "198.51.100.65/26", "2001:db8:5100:64::1/64"])),
-            (LINK, port("priv0", 5, 1400, &["fe80::5/64", "192.0.2.249/30", "2001:db8:0:ff::1/64"])),
+            (EDGE, port("edge0", 3, &["fe80::3/64", "198.51.100.65/26", "2001:db8:5100:64::1/64"])),
+            (LINK, port("priv0", 5, &["fe80::5/64", "192.0.2.249/30", "2001:db8:0:ff::1/64"])),
         ]
         .into(),
         own: ["198.51.100.65", "192.0.2.249", "2001:db8:5100:64::1"].map(|own| own.parse().unwrap()).into(),
@@ -38,9 +37,11 @@ fn user() -> User {
 fn way(address: IpAddr) -> Way {
     let text = address.to_string();
     match text.as_str() {
-        "203.0.113.200" | "203.0.113.202" | "2001:db8:c10a::200" => Way::Out { index: LINK, neighbour: address },
+        "203.0.113.200" | "203.0.113.202" | "2001:db8:c10a::200" => {
+            Way::Out { index: LINK, neighbour: address, mtu: 1400 }
+        }
         _ if text.starts_with("198.51.100.") || text.starts_with("2001:db8:5100:64:") => {
-            Way::Out { index: EDGE, neighbour: address }
+            Way::Out { index: EDGE, neighbour: address, mtu: 1500 }
         }
         "203.0.113.203" => Way::Nowhere,
         _ => Way::Elsewhere,
@@ -206,7 +207,7 @@ proptest! {
             Fate::Forwarded(done) => {
                 let parsed = parse(&sent[14..]).unwrap();
                 let host = user.host().clone();
-                let Way::Out { index, .. } = way(parsed.destination) else { panic!("no way") };
+                let Way::Out { index, mtu, .. } = way(parsed.destination) else { panic!("no way") };
                 let (name, out) = (&host.ports[&port].name, &host.ports[&index].name);
                 let asked = parsed.packet(Ingress::Interface(name), Egress::Interface(out), false);
                 prop_assert_eq!(user.policy.decide(&asked), done.verdict);
@@ -215,7 +216,7 @@ proptest! {
                     let aged = parse(packet).unwrap();
                     prop_assert_eq!(aged.hops, parsed.hops - 1);
                     prop_assert_eq!((aged.source, aged.destination), (parsed.source, parsed.destination));
-                    prop_assert!(segment.is_some() || packet.len() <= host.ports[&index].mtu);
+                    prop_assert!(segment.is_some() || packet.len() <= mtu);
                 }
             }
             Fate::Answered(answer) => {

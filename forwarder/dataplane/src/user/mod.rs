@@ -1,0 +1,159 @@
+//! The user data plane: [`forwarder_core::user`] on raw sockets. For labs, and the oracle of the other data planes.
+//!
+//! A raw socket gets a copy: the guard of this mode drops the kernel's own, or every packet would arrive twice. One thread
+//! reads at each interface; ways and neighbours are the kernel's.
+
+mod asker;
+mod reader;
+mod socket;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use forwarder_core::Policy;
+use forwarder_core::user::{Host, Ration, User};
+
+use asker::Asker;
+pub(crate) use asker::Neighbour;
+use reader::Reader;
+use socket::Sender;
+
+use crate::{Counter, Counters};
+
+/// The user data plane of this network namespace.
+#[derive(Debug)]
+pub struct UserPlane {
+    shared: Arc<Shared>,
+    readers: BTreeMap<u32, Running>,
+}
+
+/// A thread that reads at an interface.
+#[derive(Debug)]
+struct Running {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// What the threads share.
+struct Shared {
+    user: Mutex<User>,
+    asker: Asker,
+    senders: Mutex<BTreeMap<u32, Arc<Mutex<Sender>>>>,
+    counted: Mutex<Counters>,
+    started: std::time::Instant,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// How often sources are told of errors, by IP version, as the kernel's settings say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rations(Duration, Duration);
+
+impl Rations {
+    /// Those of this network namespace; the kernel's own where they cannot be read.
+    #[must_use]
+    pub fn read() -> Self {
+        let of = |file: &str| {
+            let text = std::fs::read_to_string(format!("/proc/sys/net/{file}")).unwrap_or_default();
+            Duration::from_millis(text.trim().parse().unwrap_or(1000))
+        };
+        Self(of("ipv4/icmp_ratelimit"), of("ipv6/icmp/ratelimit"))
+    }
+}
+
+impl UserPlane {
+    /// One that forwards nothing yet. The runtime is the one of the caller.
+    pub(crate) fn new(policy: Arc<Policy>, handle: rtnetlink::Handle) -> Self {
+        let Rations(v4, v6) = Rations::read();
+        let shared = Shared {
+            user: Mutex::new(User::new(policy, Host::default(), Ration::new(v4, v6))),
+            asker: Asker::new(handle, tokio::runtime::Handle::current()),
+            senders: Mutex::default(),
+            counted: Mutex::default(),
+            started: std::time::Instant::now(),
+        };
+        Self { shared: Arc::new(shared), readers: BTreeMap::new() }
+    }
+
+    /// Reads at the interfaces of `host`, and at no other.
+    ///
+    /// # Errors
+    /// When there is no raw socket to be had; the others go on.
+    pub fn apply(&mut self, host: Host, rations: Rations) -> std::io::Result<()> {
+        let gone: Vec<u32> = self.readers.keys().filter(|index| !host.ports.contains_key(index)).copied().collect();
+        for index in gone {
+            self.leave(index);
+        }
+        let indexes: Vec<u32> = host.ports.keys().copied().collect();
+        {
+            let mut user = lock(&self.shared.user);
+            user.ration().set(rations.0, rations.1);
+            if *user.host() != host {
+                user.moved(host);
+            }
+        }
+        for index in indexes {
+            if !self.readers.contains_key(&index) {
+                self.join(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was forwarded and dropped here, by counter.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        lock(&self.shared.counted).clone()
+    }
+
+    fn join(&mut self, index: u32) -> std::io::Result<()> {
+        let (sender, receiver) = socket::open(index)?;
+        lock(&self.shared.senders).insert(index, Arc::new(Mutex::new(sender)));
+        let stop = Arc::<AtomicBool>::default();
+        let reader = Reader { port: index, shared: self.shared.clone(), stop: stop.clone(), waiting: Vec::new() };
+        let thread = std::thread::Builder::new().name(format!("port-{index}")).spawn(move || reader.run(receiver))?;
+        self.readers.insert(index, Running { stop, thread });
+        Ok(())
+    }
+
+    fn leave(&mut self, index: u32) {
+        lock(&self.shared.senders).remove(&index);
+        if let Some(Running { stop, thread }) = self.readers.remove(&index) {
+            stop.store(true, Ordering::Relaxed);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for UserPlane {
+    fn drop(&mut self) {
+        let all: Vec<u32> = self.readers.keys().copied().collect();
+        all.into_iter().for_each(|index| self.leave(index));
+    }
+}
+
+impl Shared {
+    fn now(&self) -> cloakway_types::Instant {
+        cloakway_types::Instant::after_origin(self.started.elapsed())
+    }
+
+    fn count(&self, counter: &'static str, packets: u64, bytes: u64) {
+        let mut counted = lock(&self.counted);
+        let Counter { packets: all, bytes: octets } = counted.entry(counter.to_owned()).or_default();
+        *all += packets;
+        *octets += bytes;
+    }
+}
+
+/// A poisoned lock still holds the state of the moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
