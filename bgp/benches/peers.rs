@@ -142,7 +142,9 @@ fn ours(lab: &Lab, count: u32, injected: u32, figures: &mut Figures) {
     if injected > 0 {
         // Accepted by a life before this one.
         let forwarder = Forwarder::start(&socket);
-        let mut before = Speaker::with(lab.folder(), Some(&lab.sender()), &health);
+        // A configuration has at least one peer; this one is not there.
+        let nobody = "[[peers]]\nname = \"nobody\"\nremote-as = 64500\naddress = \"192.0.2.3\"\n";
+        let mut before = Speaker::with(lab.folder(), Some(&lab.sender()), &format!("{nobody}{health}"));
         before.ask(&stream("a", true, 0..injected));
         drop((before, forwarder));
     }
