@@ -3,15 +3,19 @@
 //! The first bits of the address index an array: 24 of them where there are many IPv4 prefixes, as few of those are
 //! longer, else 16. What is longer hangs below in a poptrie (Asai and Ohara, SIGCOMM 2015): each six bits index a node
 //! of 24 octets, in which a bit says whether a child follows, and the number of bits before it where it is.
-//! Values are kept once each and named by numbers. 1e6 IPv4 prefixes take some 70 MB, and one cache miss or two a look-up.
+//! Values are kept once each and named by numbers. 1e6 IPv4 prefixes take some 70 MB, in huge pages where there are any, and
+//! one cache miss or two a look-up.
 //! Nothing branches on whether an address has a value: a guess would be wrong half the time, and each wrong one waits for
 //! the memory that a look-up reads, while right ones overlap.
+
+mod slots;
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use slots::{Slot, Slots};
 
 /// Bits that the array is indexed with.
 const TOP: u8 = 16;
@@ -64,7 +68,7 @@ const NONE: u32 = 0;
 /// Numbers by prefix; [`NONE`] where there is none.
 #[derive(Debug, Clone)]
 struct Trie<K> {
-    top: Vec<u32>,
+    top: Slots,
     top_bits: u8,
     nodes: Vec<Node>,
     values: Vec<u32>,
@@ -76,27 +80,34 @@ type Entry<K, T> = (K, u8, T);
 impl<K: Key> Trie<K> {
     /// `entries` in the order of their prefixes, a shorter one before those inside it, each prefix once.
     fn new(entries: &[Entry<K, u32>], top_bits: u8) -> Self {
-        let mut trie =
-            Self { top: Vec::new(), top_bits, nodes: Vec::new(), values: Vec::new(), key: std::marker::PhantomData };
+        let mut trie = Self {
+            top: Slots::default(),
+            top_bits,
+            nodes: Vec::new(),
+            values: Vec::new(),
+            key: std::marker::PhantomData,
+        };
         if entries.is_empty() {
             return trie;
         }
-        let (slots, children) = paint(entries, 0, top_bits, 0);
-        trie.top = slots;
-        for (at, inherited, inside) in children {
-            let node = trie.nodes.len();
-            trie.nodes.push(Node::default());
-            trie.fill(node, inside, top_bits, inherited);
-            if let Some(slot) = trie.top.get_mut(at) {
-                *slot = NODE | number(node);
+        let (top, ()) = Slots::new(1 << top_bits, |slots| {
+            for (at, inherited, inside) in paint(entries, 0, top_bits, slots) {
+                let node = trie.nodes.len();
+                trie.nodes.push(Node::default());
+                trie.fill(node, inside, top_bits, inherited);
+                if let Some(slot) = slots.get_mut(at) {
+                    *slot = (NODE | number(node)).to_ne_bytes();
+                }
             }
-        }
+        });
+        trie.top = top;
         trie
     }
 
     /// Makes the node at `place` hold `entries`, all of them longer than `from`.
     fn fill(&mut self, place: usize, entries: &[Entry<K, u32>], from: u8, inherited: u32) {
-        let (slots, below) = paint(entries, from, STRIDE, inherited);
+        let mut slots = [inherited.to_ne_bytes(); 1 << STRIDE];
+        let below = paint(entries, from, STRIDE, &mut slots);
         let children = below.iter().fold(0, |bits: u64, (at, ..)| bits | 1 << at);
         let (first_value, first_child) = (self.values.len(), self.nodes.len());
         let (mut values, mut last) = (0_u64, None);
@@ -104,7 +115,7 @@ impl<K: Key> Trie<K> {
             // What stands where a child follows is never read.
             if children & 1 << at == 0 && last != Some(value) {
                 values |= 1 << at;
-                self.values.push(value);
+                self.values.push(u32::from_ne_bytes(value));
                 last = Some(value);
             }
         }
@@ -120,7 +131,7 @@ impl<K: Key> Trie<K> {
 
     fn find(&self, key: K) -> u32 {
         let Some(entry) = self.top.get(key.bits(0, self.top_bits)) else { return NONE };
-        if entry & NODE == 0 { *entry } else { self.below(key, entry & !NODE).unwrap_or(NONE) }
+        if entry & NODE == 0 { entry } else { self.below(key, entry & !NODE).unwrap_or(NONE) }
     }
 
     /// What the node at `place` and those below it say.
@@ -137,7 +148,7 @@ impl<K: Key> Trie<K> {
     }
 
     fn octets(&self) -> usize {
-        (self.top.len() + self.values.len()) * 4 + self.nodes.len() * size_of::<Node>()
+        self.top.octets() + self.values.len() * 4 + self.nodes.len() * size_of::<Node>()
     }
 }
 
@@ -148,11 +159,10 @@ fn number(at: usize) -> u32 {
 
 type Below<'a, K> = Vec<(usize, u32, &'a [Entry<K, u32>])>;
 
-/// The values of the `1 << stride` indexes behind the first `from` bits, and what goes further down: at which index,
-/// with which value above it, and the entries.
-fn paint<K: Key>(entries: &[Entry<K, u32>], from: u8, stride: u8, inherited: u32) -> (Vec<u32>, Below<'_, K>) {
-    let mut slots = vec![inherited; 1 << stride];
-    let mut below: Below<'_, K> = Vec::new();
+/// Writes the values of the `1 << stride` indexes behind the first `from` bits over those that hold for all of them, and
+/// says what goes further down: at which index, with which value above it, and the entries.
+fn paint<'a, K: Key>(entries: &'a [Entry<K, u32>], from: u8, stride: u8, slots: &mut [Slot]) -> Below<'a, K> {
+    let mut below: Below<'a, K> = Vec::new();
     let mut rest = entries;
     while let Some((key, length, value)) = rest.first() {
         let index = key.bits(from, stride);
@@ -160,17 +170,18 @@ fn paint<K: Key>(entries: &[Entry<K, u32>], from: u8, stride: u8, inherited: u32
         if inside <= stride {
             // Shorter prefixes come first, so a longer one paints over them.
             let count = 1_usize << (stride - inside);
-            slots.iter_mut().skip(index).take(count).for_each(|slot| *slot = *value);
+            slots.iter_mut().skip(index).take(count).for_each(|slot| *slot = value.to_ne_bytes());
             rest = rest.get(1..).unwrap_or_default();
             continue;
         }
         let count =
             rest.iter().take_while(|(key, length, _)| key.bits(from, stride) == index && *length > from + stride);
         let (inside, after) = rest.split_at(count.count());
-        below.push((index, slots.get(index).copied().unwrap_or(0), inside));
+        let inherited = slots.get(index).map_or(NONE, |slot| u32::from_ne_bytes(*slot));
+        below.push((index, inherited, inside));
         rest = after;
     }
-    (slots, below)
+    below
 }
 
 /// Each value once; its number is its place, and the first is none.
