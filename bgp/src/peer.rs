@@ -33,6 +33,9 @@ use crate::telemetry::PeerMetrics;
 
 /// What one read takes at most, so that timers and routes get their turn.
 const READ: usize = 64 * 1024;
+/// What of it goes into the table at a time: decoded UPDATEs are used while the processor still has them at hand, and the
+/// allocator has their memory back for the next.
+const BITE: usize = 4 * 1024;
 /// A peer that leaves this much unread is given up.
 const BACKLOG_LIMIT: usize = 1 << 20;
 /// How long a session makes UPDATEs in a row: timers, and the other sessions of the thread, wait no longer.
@@ -633,7 +636,12 @@ impl Task {
                 if let Some(tape) = self.links.get_mut(&id).and_then(|link| link.tape.as_mut()) {
                     tape.pass(Direction::Received, &buffer, style);
                 }
-                self.handle(Input::Received(id, &buffer));
+                for bite in buffer.chunks(BITE) {
+                    self.session.handle(Input::Received(id, bite), clock::now());
+                    self.deliver();
+                    self.intake.settle();
+                }
+                self.carry_out();
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => {

@@ -72,8 +72,8 @@ enum Phase {
     /// Connected, and waiting for the peer's OPEN before ours is sent.
     Delayed,
     OpenSent,
-    OpenConfirm(Negotiated),
-    Established(Negotiated),
+    OpenConfirm(Arc<Negotiated>),
+    Established(Arc<Negotiated>),
 }
 
 /// What the session does when it has no connection and makes none.
@@ -289,7 +289,7 @@ impl Session {
 
     fn established(&self) -> Option<(LinkId, &Negotiated)> {
         self.links.iter().find_map(|(id, link)| match link {
-            Link::Open { phase: Phase::Established(negotiated), .. } => Some((*id, negotiated)),
+            Link::Open { phase: Phase::Established(negotiated), .. } => Some((*id, negotiated.as_ref())),
             _ => None,
         })
     }
@@ -390,7 +390,8 @@ impl Session {
     /// The peer's OPEN, in OpenSent.
     fn opening(&mut self, id: LinkId, open: &Open, now: Instant) {
         let negotiated = match negotiation::negotiate(&self.settings, open, !self.keep_withheld) {
-            Ok(negotiated) => negotiated,
+            // Looked at for every message: never copied.
+            Ok(negotiated) => Arc::new(negotiated),
             Err((notification, detail)) => return self.fail(id, notification, detail, now),
         };
         if self.withholds_keep(id, open, now) || !self.survives_collision(id, &negotiated) {
@@ -429,7 +430,7 @@ impl Session {
         true
     }
 
-    fn establish(&mut self, id: LinkId, negotiated: Negotiated, now: Instant) {
+    fn establish(&mut self, id: LinkId, negotiated: Arc<Negotiated>, now: Instant) {
         let others: Vec<LinkId> = self.links.keys().copied().filter(|other| *other != id).collect();
         for other in others {
             let detail = "another connection is Established".to_owned();
@@ -442,7 +443,7 @@ impl Session {
         self.connect_backoff.reset();
         self.counters.established += 1;
         self.restarted = false;
-        self.event(Event::Up(negotiated.clone()));
+        self.event(Event::Up((*negotiated).clone()));
         self.back(&negotiated, now);
         self.announce();
         self.end_flow();

@@ -132,11 +132,25 @@ struct Slot {
     summary: Summary,
 }
 
+/// Where a set is, beside the hash of what is packed: the index grows and compares without going there.
+#[derive(Debug, Clone, Copy)]
+struct Key {
+    hash: u32,
+    at: u32,
+}
+
+impl Key {
+    /// Both ends of a hash are looked at: which bucket, and a tag.
+    const fn spread(hash: u32) -> u64 {
+        (hash as u64) << 32 | hash as u64
+    }
+}
+
 /// Attribute sets by number.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Interned {
     slots: Vec<Slot>,
-    index: HashTable<u32>,
+    index: HashTable<Key>,
     free: Vec<u32>,
     hasher: RandomState,
     scratch: Vec<u8>,
@@ -150,16 +164,17 @@ impl Interned {
         attributes.encode(None, Context::default(), &mut self.scratch).ok()?;
         let (scratch, slots, hasher) = (&self.scratch, &self.slots, &self.hasher);
         let packed = |at: u32| slots.get(at as usize).map(|slot| &*slot.packed).unwrap_or_default();
+        let hash = hasher.hash_one(scratch.as_slice()) as u32;
         let found = self.index.entry(
-            hasher.hash_one(scratch.as_slice()),
-            |at| packed(*at) == scratch.as_slice(),
-            |at| hasher.hash_one(packed(*at)),
+            Key::spread(hash),
+            |key| key.hash == hash && packed(key.at) == scratch.as_slice(),
+            |key| Key::spread(key.hash),
         );
         let at = match found {
-            hashbrown::hash_table::Entry::Occupied(found) => *found.get(),
+            hashbrown::hash_table::Entry::Occupied(found) => found.get().at,
             hashbrown::hash_table::Entry::Vacant(vacant) => {
                 let at = self.free.pop().unwrap_or_else(|| u32::try_from(slots.len()).unwrap_or(u32::MAX));
-                vacant.insert(at);
+                vacant.insert(Key { hash, at });
                 let slot = Slot { packed: scratch.as_slice().into(), count: 0, summary: Summary::of(attributes) };
                 match self.slots.get_mut(at as usize) {
                     Some(free) => *free = slot,
@@ -184,7 +199,8 @@ impl Interned {
         if slot.count > 0 {
             return;
         }
-        if let Ok(found) = self.index.find_entry(self.hasher.hash_one(&*slot.packed), |other| *other == at) {
+        let hash = self.hasher.hash_one(&*slot.packed) as u32;
+        if let Ok(found) = self.index.find_entry(Key::spread(hash), |other| other.at == at) {
             found.remove();
         }
         slot.packed = Box::default();
