@@ -1,5 +1,6 @@
 //! The configuration file.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,12 +23,32 @@ pub struct Config {
     pub probe_interval: Duration,
     /// What forwards.
     pub data_plane: data_plane::Settings,
+    /// What a reload cannot change.
+    pub fixed: Fixed,
+}
+
+/// What takes a restart to change: where others find the running process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fixed {
     /// Where `show` asks.
     pub admin_socket: PathBuf,
     /// Where health is read.
     pub health_socket: PathBuf,
     /// Where Prometheus reads.
     pub metrics_listen: Option<SocketAddr>,
+}
+
+impl Fixed {
+    /// The settings that are not as they were `before`.
+    #[must_use]
+    pub fn changes(&self, before: &Self) -> Vec<&'static str> {
+        let all = [
+            ("admin-socket", self.admin_socket != before.admin_socket),
+            ("health-socket", self.health_socket != before.health_socket),
+            ("metrics-listen", self.metrics_listen != before.metrics_listen),
+        ];
+        all.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
+    }
 }
 
 /// The file as written.
@@ -64,8 +85,12 @@ struct RawLink {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawPrefix {
     prefix: IpNet,
-    link: String,
+    link: Option<String>,
+    links: Option<Vec<String>>,
+    spread: Option<String>,
     next_hop: Option<IpAddr>,
+    #[serde(default)]
+    next_hops: BTreeMap<String, IpAddr>,
     probe: Option<IpAddr>,
     #[serde(default)]
     services: Vec<String>,
@@ -96,16 +121,10 @@ impl config::Config for Config {
         let (timing, probe_interval) = timing(&raw.health)?;
         let data_plane = data_plane::Settings::new(raw.data_plane)?;
         let link = |link: RawLink| SpecLink { name: link.name, interface: link.interface };
-        let prefix = |entry: RawPrefix| SpecPrefix {
-            prefix: entry.prefix,
-            link: entry.link,
-            next_hop: entry.next_hop,
-            probe: entry.probe,
-            services: entry.services,
-        };
+        let prefixes = raw.private_prefixes.into_iter().enumerate().map(|(index, entry)| prefix(index, entry));
         let spec = Spec {
             links: raw.links.into_iter().map(link).collect(),
-            prefixes: raw.private_prefixes.into_iter().map(prefix).collect(),
+            prefixes: prefixes.collect::<Result<_, _>>()?,
             subscriber_prefixes: raw.subscribers.prefixes,
             subscriber_interfaces: raw.subscribers.interfaces,
         };
@@ -117,9 +136,28 @@ impl config::Config for Config {
         if admin_socket == health_socket {
             return Err(Invalid::at("health-socket", "the same path as admin-socket: give each its own"));
         }
-        let metrics_listen = raw.metrics_listen;
-        Ok(Self { policy, timing, probe_interval, data_plane, admin_socket, health_socket, metrics_listen })
+        let fixed = Fixed { admin_socket, health_socket, metrics_listen: raw.metrics_listen };
+        Ok(Self { policy, timing, probe_interval, data_plane, fixed })
     }
+}
+
+fn prefix(index: usize, entry: RawPrefix) -> Result<SpecPrefix, Invalid> {
+    let at = |field: &str, why: String| Invalid::at(format!("private-prefixes[{index}].{field}"), why);
+    let links = match (entry.link, entry.links) {
+        (Some(link), None) => vec![link],
+        (None, Some(links)) => links,
+        (Some(_), Some(_)) => return Err(at("links", "beside link: give one link, or a list of links".into())),
+        (None, None) => return Err(at("link", "missing field `link`: name the link, or several in `links`".into())),
+    };
+    let spread = match entry.spread.as_deref() {
+        None => false,
+        Some("hash") => true,
+        Some(other) => {
+            return Err(at("spread", format!("{other:?} is no way to spread: give \"hash\", or leave it out")));
+        }
+    };
+    let RawPrefix { prefix, next_hop, next_hops, probe, services, .. } = entry;
+    Ok(SpecPrefix { prefix, links, spread, next_hop, next_hops, probe, services })
 }
 
 fn timing(raw: &RawHealth) -> Result<(Timing, Duration), Invalid> {
@@ -163,7 +201,7 @@ mod tests {
         let (without, _) = EXAMPLE.split_once("[health]").unwrap();
         let defaults: Config = config::parse("forwarder.toml", without).unwrap();
         assert_eq!(defaults.timing, config.timing);
-        assert_eq!(defaults.health_socket, config.health_socket);
+        assert_eq!(defaults.fixed, config.fixed);
         assert_eq!(defaults.data_plane.mode, config.data_plane.mode);
         assert_eq!(defaults.data_plane.hook, config.data_plane.hook);
         assert_eq!(defaults.data_plane.pin_directory, config.data_plane.pin_directory);
@@ -216,6 +254,19 @@ mod tests {
         let service =
             EXAMPLE.replacen("link = \"main\"\n", "link = \"main\"\nservices = [\"tcp/443\", \"icmp/8\"]\n", 1);
         assert!(error(&service).contains("private-prefixes[0].services[1]: icmp has no ports"), "{}", error(&service));
+        let with = |line: &str| error(&EXAMPLE.replacen("link = \"main\"\n", line, 1));
+        assert!(with("link = \"main\"\nlinks = [\"main\"]\n").contains("private-prefixes[0].links: beside link"));
+        assert!(
+            with("links = [\"main\", \"main\"]\n").contains("private-prefixes[0].links[1]: link main is listed twice")
+        );
+        let spread = with("link = \"main\"\nspread = \"random\"\n");
+        assert!(
+            spread.contains("private-prefixes[0].spread: \"random\" is no way to spread: give \"hash\""),
+            "{spread}"
+        );
+        assert!(with("link = \"main\"\nspread = \"hash\"\n").contains("private-prefixes[0].spread: one link alone"));
+        let hops = with("link = \"main\"\nnext-hops = { other = \"192.0.2.250\" }\n");
+        assert!(hops.contains("private-prefixes[0].next-hop: a next hop on link \"other\""), "{hops}");
         let low = error(&EXAMPLE.replace("hold-down-ms = 1000", "hold-down-ms = 99"));
         assert!(low.contains("health.hold-down-ms: 99 is not allowed: 100 to 600000"), "{low}");
         assert!(error(&EXAMPLE.replace("fall = 2", "fall = 0")).contains("health.fall: 0 is not allowed: 1 to 10"));

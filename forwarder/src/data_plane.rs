@@ -53,7 +53,7 @@ pub enum Mode {
 }
 
 /// The data plane as configured.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// What the operator wants.
     pub mode: Mode,
@@ -102,13 +102,14 @@ pub(crate) struct Row {
     role: &'static str,
     data_plane: &'static str,
     hook: Option<&'static str>,
+    generation: Option<u64>,
     why: String,
 }
 
 /// The data plane of the running process.
 #[derive(Debug)]
 pub(crate) struct DataPlane {
-    settings: Settings,
+    settings: Mutex<Settings>,
     work: Arc<Mutex<Work>>,
     /// How often it was told to stand aside: what was begun before that lets nothing forward any more.
     asides: Arc<Mutex<u64>>,
@@ -133,17 +134,49 @@ struct Work {
 impl DataPlane {
     pub(crate) fn new(settings: Settings) -> Self {
         let work = Work { why_not: NOT_TRIED.into(), ..Work::default() };
-        Self { settings, work: Arc::new(Mutex::new(work)), asides: Arc::default() }
+        Self { settings: Mutex::new(settings), work: Arc::new(Mutex::new(work)), asides: Arc::default() }
+    }
+
+    fn settings(&self) -> Settings {
+        lock(&self.settings).clone()
+    }
+
+    /// Goes over to other settings; [`DataPlane::apply`] carries them out.
+    pub(crate) async fn configure(&self, settings: Settings) {
+        let before = std::mem::replace(&mut *lock(&self.settings), settings.clone());
+        if before == settings {
+            return;
+        }
+        let work = self.work.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let mut work = lock(&work);
+            if settings.mode != Mode::User {
+                work.user = None;
+            }
+            (work.refused, work.no_xdp, work.why_not) = (None, None, NOT_TRIED.into());
+            if before.pin_directory == settings.pin_directory {
+                return;
+            }
+            (work.fast, work.now) = (None, None);
+            match FastPath::remove(&before.pin_directory) {
+                Ok(()) | Err(FastPathError::NoBpfFs(_)) => {}
+                Err(error) => tracing::error!(%error, "the fast path is still there at its old pins"),
+            }
+        });
+        if let Err(error) = done.await {
+            tracing::error!(%error, "the fast path");
+        }
     }
 
     /// Lets everything take the slow path from now on, until [`DataPlane::apply`] has seen what is new.
     pub(crate) fn stand_aside(&self) {
-        if !self.settings.has_fast_path() {
+        let settings = self.settings();
+        if !settings.has_fast_path() {
             return;
         }
         let mut asides = lock(&self.asides);
         *asides += 1;
-        match FastPath::stand_aside(&self.settings.pin_directory) {
+        match FastPath::stand_aside(&settings.pin_directory) {
             Ok(()) | Err(FastPathError::NoBpfFs(_)) => {}
             Err(error) => tracing::error!(%error, "the fast path does not stand aside"),
         }
@@ -151,9 +184,10 @@ impl DataPlane {
 
     /// Brings the fast path to what the policy and the host are now.
     pub(crate) async fn apply(&self, kernel: &Kernel, policy: &Arc<Policy>) {
-        if !self.settings.has_fast_path() {
-            self.stay_away(policy).await;
-            if self.settings.mode == Mode::User {
+        let settings = self.settings();
+        if !settings.has_fast_path() {
+            self.stay_away(settings.pin_directory, policy).await;
+            if settings.mode == Mode::User {
                 self.apply_user(kernel, policy).await;
             }
             return;
@@ -165,7 +199,7 @@ impl DataPlane {
         };
         let table = policy.fast_table(&host);
         let suits = policy.hook(&host);
-        let (settings, work, asides) = (self.settings.clone(), self.work.clone(), self.asides.clone());
+        let (work, asides) = (self.work.clone(), self.asides.clone());
         let forward = move |fast: &FastPath, generation| {
             let asides = lock(&asides);
             if *asides == begun { fast.forwards(generation) } else { Ok(()) }
@@ -177,14 +211,15 @@ impl DataPlane {
     }
 
     /// The kernel alone: what an earlier configuration left behind is taken away, once.
-    async fn stay_away(&self, policy: &Policy) {
-        let (directory, work, ports) = (self.settings.pin_directory.clone(), self.work.clone(), ports_of(policy));
+    async fn stay_away(&self, directory: PathBuf, policy: &Policy) {
+        let (work, ports) = (self.work.clone(), ports_of(policy));
         let done = tokio::task::spawn_blocking(move || {
             let mut work = lock(&work);
+            work.ports = ports;
             if work.why_not != NOT_TRIED {
                 return;
             }
-            work.ports = ports;
+            (work.fast, work.now) = (None, None);
             match FastPath::remove(&directory) {
                 Ok(()) => work.why_not = BY_CONFIGURATION.to_owned(),
                 // Where there is no BPF file system nothing was left on one.
@@ -208,7 +243,7 @@ impl DataPlane {
             );
             kernel.user_plane(policy.clone())
         });
-        match user.apply(host, Rations::read()) {
+        match user.apply(policy, host, Rations::read()) {
             Ok(()) => work.why_not = BY_CONFIGURATION.to_owned(),
             Err(error) => {
                 tracing::error!(%error, "no raw socket at an interface: nothing is forwarded there");
@@ -227,10 +262,11 @@ impl DataPlane {
         let user = lock(&self.work).user.take();
         // Its threads are waited for.
         let _ = tokio::task::spawn_blocking(move || drop(user)).await;
-        if !self.settings.has_fast_path() {
+        let settings = self.settings();
+        if !settings.has_fast_path() {
             return;
         }
-        let (directory, work) = (self.settings.pin_directory.clone(), self.work.clone());
+        let (directory, work) = (settings.pin_directory, self.work.clone());
         let done = tokio::task::spawn_blocking(move || {
             lock(&work).now = None;
             FastPath::remove(&directory)
@@ -262,6 +298,7 @@ impl DataPlane {
             None if work.user.is_some() => ("user", None, &work.why_not),
             None => ("kernel", None, &work.why_not),
         };
+        let generation = work.fast.as_ref().and_then(FastPath::generation);
         let row = |(interface, role): &(String, Role)| Row {
             interface: interface.clone(),
             role: match role {
@@ -270,6 +307,7 @@ impl DataPlane {
             },
             data_plane,
             hook,
+            generation,
             why: why.clone(),
         };
         work.ports.iter().map(row).collect()

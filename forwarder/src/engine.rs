@@ -7,15 +7,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cloakway_runtime::{Context, Outcome, Stop, admin, clock, metrics};
-use forwarder_core::{Applied, Change, Health, Input, LinkState, Policy};
+use cloakway_runtime::{Context, Outcome, Stop, admin, clock, metrics, reload};
+use forwarder_core::{Applied, Change, Health, Input, LinkState, Policy, Resting};
 use forwarder_dataplane::{Counters, Counts, DataplaneError, Event, Events, Interface, Kernel};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::config::Config;
 use crate::data_plane::DataPlane;
 use crate::health_socket::HealthSocket;
+use crate::reload::{Reload, Reloader};
 use crate::show::{self, Shared};
 
 /// Guard and routes are read back this often.
@@ -34,25 +36,46 @@ pub async fn run(config: Config, context: Context) -> Outcome {
     let policy = Arc::new(config.policy);
     let health = Health::new(&policy, config.timing, clock::now());
     let data_plane = Arc::new(DataPlane::new(config.data_plane));
+    let (reloader, reloads) = Reloader::new(context.config_path, context.config_text, config.fixed.clone());
     let shared = Arc::new(Shared {
-        policy: policy.clone(),
+        policy: Mutex::new(policy.clone()),
         data_plane: data_plane.clone(),
         kernel: kernel.clone(),
         health: Mutex::new(health),
         interfaces: Mutex::default(),
+        reloader: Arc::new(reloader),
     });
-    let socket = HealthSocket::serve(&config.health_socket, stop.clone())?;
+    let socket = HealthSocket::serve(&config.fixed.health_socket, stop.clone())?;
     {
         let shared = shared.clone();
-        admin::serve(&config.admin_socket, stop.clone(), move |request| show::answer(shared.clone(), request))?;
+        admin::serve(&config.fixed.admin_socket, stop.clone(), move |request| show::answer(shared.clone(), request))?;
     }
-    if let Some(listen) = config.metrics_listen {
+    {
+        let reloader = shared.reloader.clone();
+        reload::on_hangup(stop.clone(), move || {
+            let reloader = reloader.clone();
+            async move { reloader.reload().await }
+        })?;
+    }
+    if let Some(listen) = config.fixed.metrics_listen {
         metrics::serve(listen, stop.clone()).await?;
     }
     let events = Events::open(interfaces(&policy))?;
-    let probe_interval = config.probe_interval;
-    let mut engine =
-        Engine { policy, kernel, data_plane, shared, socket, probe_interval, applying: None, again: false };
+    let mut engine = Engine {
+        policy,
+        kernel,
+        data_plane,
+        shared,
+        socket,
+        probe_interval: config.probe_interval,
+        probes: ticks(config.probe_interval),
+        resting: Resting::new(),
+        reloads,
+        waiting: None,
+        watch_anew: false,
+        applying: None,
+        again: false,
+    };
     engine.start().await?;
     engine.run(events, stop).await
 }
@@ -64,6 +87,14 @@ struct Engine {
     shared: Arc<Shared>,
     socket: HealthSocket,
     probe_interval: Duration,
+    probes: Interval,
+    /// What the health said last of ways that are not to be used.
+    resting: Resting,
+    reloads: mpsc::Receiver<Reload>,
+    /// A reload that the work beside the loop is in the way of.
+    waiting: Option<Reload>,
+    /// The events are of interfaces of an older policy.
+    watch_anew: bool,
     /// The work beside the loop.
     applying: Option<JoinHandle<Round>>,
     /// Something happened since that work began: do it again.
@@ -76,6 +107,8 @@ struct Round {
     interfaces: BTreeMap<String, Interface>,
     counters: Result<Counters, DataplaneError>,
     counts: Counts,
+    /// Where the round went over to another policy.
+    over_to: Option<(Arc<Policy>, Reload)>,
 }
 
 impl Engine {
@@ -83,7 +116,8 @@ impl Engine {
     async fn start(&mut self) -> Outcome {
         let all: Vec<Change> = lock(&self.shared.health).status().map(|status| status.word.clone()).collect();
         self.say(&all);
-        let round = round(&self.kernel, &self.data_plane, &self.policy, self.probe_interval).await;
+        let applied = self.kernel.apply(&self.policy, &self.resting, self.probe_interval).await;
+        let round = round(applied, &self.kernel, &self.data_plane, &self.policy).await;
         if let Err(broken) = &round.applied.guard {
             return Err(format!("the guard cannot be put up: {broken}").into());
         }
@@ -94,9 +128,12 @@ impl Engine {
 
     async fn run(mut self, mut events: Events, stop: Stop) -> Outcome {
         let mut check = ticks(CHECK_INTERVAL);
-        let mut probe = ticks(self.probe_interval);
         let mut heartbeat = ticks(HEARTBEAT);
         loop {
+            if std::mem::take(&mut self.watch_anew) {
+                events = Events::open(interfaces(&self.policy))?;
+                self.apply();
+            }
             let timeout = lock(&self.shared.health).poll_timeout();
             tokio::select! {
                 biased;
@@ -112,7 +149,8 @@ impl Engine {
                 () = clock::until(timeout) => self.handle(Input::Tick),
                 round = finished(&mut self.applying) => self.on_round(round),
                 _ = heartbeat.tick() => self.socket.heartbeat(),
-                _ = probe.tick() => self.probe(),
+                Some(reload) = self.reloads.recv() => self.reload(reload),
+                _ = self.probes.tick() => self.probe(),
                 _ = check.tick() => self.apply(),
             }
         }
@@ -187,8 +225,27 @@ impl Engine {
     }
 
     fn handle(&mut self, input: Input<'_>) {
-        let changes = lock(&self.shared.health).handle(input, clock::now());
+        let (changes, resting) = {
+            let mut health = lock(&self.shared.health);
+            (health.handle(input, clock::now()), health.resting())
+        };
         self.say(&changes);
+        self.rest(resting);
+    }
+
+    /// Lets other links take over, or back: at once, and not when the round before is done.
+    fn rest(&mut self, resting: Resting) {
+        if resting == self.resting {
+            return;
+        }
+        self.resting = resting.clone();
+        let (kernel, policy) = (self.kernel.clone(), self.policy.clone());
+        tokio::spawn(async move {
+            if let Err(error) = kernel.reroute(&policy, &resting).await {
+                tracing::warn!(%error, "links cannot take over: the next round tries again");
+            }
+        });
+        self.apply();
     }
 
     fn say(&self, changes: &[Change]) {
@@ -201,11 +258,11 @@ impl Engine {
 
     /// Asks every neighbour now; the answers are events.
     fn probe(&self) {
-        for entry in self.policy.prefixes() {
-            let interface = self.policy.interface(entry.link);
+        for way in self.policy.prefixes().iter().flat_map(|entry| &entry.ways) {
+            let interface = self.policy.interface(way.link);
             let found = lock(&self.shared.interfaces).get(interface).copied();
             let Some(Interface { index, state: LinkState::Up }) = found else { continue };
-            let (kernel, address) = (self.kernel.clone(), entry.probe);
+            let (kernel, address) = (self.kernel.clone(), way.probe);
             tokio::spawn(async move {
                 if let Err(error) = kernel.probe(index, address).await {
                     tracing::debug!(%error, "probe");
@@ -214,25 +271,94 @@ impl Engine {
         }
     }
 
+    /// Begins to go over to another policy, as soon as nothing else is being applied.
+    fn reload(&mut self, reload: Reload) {
+        if self.applying.is_some() {
+            self.waiting = Some(reload);
+            return;
+        }
+        // A link that nobody has heard of yet does not take over from one that is healthy.
+        let resting = {
+            let mut preview = lock(&self.shared.health).clone();
+            let _ = preview.change(&reload.policy, reload.timing, clock::now());
+            preview.resting()
+        };
+        let policy = Arc::new(reload.policy.clone());
+        let (kernel, data_plane, before) = (self.kernel.clone(), self.data_plane.clone(), self.policy.clone());
+        self.applying = Some(tokio::spawn(async move {
+            let applied = kernel.change(&before, &policy, &resting, reload.probe_interval).await;
+            if applied.guard.is_ok() {
+                data_plane.configure(reload.data_plane.clone()).await;
+            }
+            let mut round = round(applied, &kernel, &data_plane, &policy).await;
+            round.over_to = Some((policy, reload));
+            round
+        }));
+    }
+
+    /// The kernel has gone over to `policy`, or has refused to.
+    fn gone_over(&mut self, policy: Arc<Policy>, reload: Reload, guard: &Result<(), String>) {
+        if let Err(refused) = guard {
+            // What was begun is undone by the next round.
+            self.again = true;
+            let _ = reload.done.send(Err(format!("{refused}: the policy before stays")));
+            return;
+        }
+        self.watch_anew = interfaces(&policy) != interfaces(&self.policy);
+        if self.probe_interval != reload.probe_interval {
+            self.probe_interval = reload.probe_interval;
+            self.probes = ticks(reload.probe_interval);
+        }
+        lock(&self.shared.interfaces).retain(|name, _| policy.link_of(name).is_some());
+        *lock(&self.shared.policy) = policy.clone();
+        let changes = lock(&self.shared.health).change(&policy, reload.timing, clock::now());
+        self.policy = policy;
+        for change in changes {
+            if self.policy.prefixes().iter().any(|entry| entry.prefix == change.prefix) {
+                self.say(std::slice::from_ref(&change));
+            } else {
+                self.socket.say_last(&change);
+                show::count_health(&change);
+                tracing::info!(prefix = %change.prefix, reason = %change.reason, "health");
+            }
+        }
+        tracing::info!(prefixes = self.policy.prefixes().len(), "another policy is in force");
+        let _ = reload.done.send(Ok(()));
+        self.probe();
+    }
+
     fn apply(&mut self) {
         if self.applying.is_some() {
             self.again = true;
             return;
         }
         let (kernel, data_plane, policy) = (self.kernel.clone(), self.data_plane.clone(), self.policy.clone());
-        let interval = self.probe_interval;
-        self.applying = Some(tokio::spawn(async move { round(&kernel, &data_plane, &policy, interval).await }));
+        let (interval, resting) = (self.probe_interval, self.resting.clone());
+        self.applying = Some(tokio::spawn(async move {
+            let applied = kernel.apply(&policy, &resting, interval).await;
+            round(applied, &kernel, &data_plane, &policy).await
+        }));
     }
 
     fn on_round(&mut self, round: Result<Round, tokio::task::JoinError>) {
         self.applying = None;
         match round {
-            // Older than what happened since: only its bad news counts.
-            Ok(round) if !self.again || round.applied.guard.is_err() => self.take_in(&round),
-            Ok(_) => {}
+            Ok(mut round) => {
+                let over_to = round.over_to.take();
+                let refused = over_to.is_some() && round.applied.guard.is_err();
+                if let Some((policy, reload)) = over_to {
+                    self.gone_over(policy, reload, &round.applied.guard);
+                }
+                // Older than what happened since: only its bad news counts. What was refused says nothing of what is.
+                if !refused && (!self.again || round.applied.guard.is_err()) {
+                    self.take_in(&round);
+                }
+            }
             Err(error) => tracing::error!(%error, "a round of checks broke off"),
         }
-        if std::mem::take(&mut self.again) {
+        if let Some(reload) = self.waiting.take() {
+            self.reload(reload);
+        } else if std::mem::take(&mut self.again) {
             self.apply();
         }
     }
@@ -254,9 +380,8 @@ impl Engine {
     }
 }
 
-/// Applies the policy and reads back everything that the loop wants to know.
-async fn round(kernel: &Kernel, data_plane: &DataPlane, policy: &Arc<Policy>, probe_interval: Duration) -> Round {
-    let applied = kernel.apply(policy, probe_interval).await;
+/// Goes on from what was applied: the fast path, and everything that the loop wants to know.
+async fn round(applied: Applied, kernel: &Kernel, data_plane: &DataPlane, policy: &Arc<Policy>) -> Round {
     // The slow path first: what the fast one hands over must find it.
     if applied.guard.is_ok() {
         data_plane.apply(kernel, policy).await;
@@ -271,7 +396,8 @@ async fn round(kernel: &Kernel, data_plane: &DataPlane, policy: &Arc<Policy>, pr
         }
     }
     let counters = kernel.counters().await.map(|counters| show::together(counters, &data_plane.user_counters()));
-    Round { applied, interfaces, counters, counts: data_plane.counts() }
+    let counts = data_plane.counts();
+    Round { applied, interfaces, counters, counts, over_to: None }
 }
 
 /// The end of the work beside the loop; for ever when there is none.
@@ -286,7 +412,7 @@ fn interfaces(policy: &Policy) -> Vec<String> {
     policy.links().iter().map(|link| link.interface.clone()).collect()
 }
 
-fn ticks(period: Duration) -> tokio::time::Interval {
+fn ticks(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks

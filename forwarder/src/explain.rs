@@ -108,7 +108,7 @@ fn parsed(matches: &ArgMatches, policy: &Policy) -> Result<Parsed, String> {
         None => None,
     };
     // The port is that of the private end; the other is one that any subscriber might have.
-    let ports = |port| if policy.private_link(source).is_some() { (port, 50_000) } else { (50_000, port) };
+    let ports = |port| if policy.private_prefix(source).is_some() { (port, 50_000) } else { (50_000, port) };
     Ok(Parsed {
         source,
         destination,
@@ -166,8 +166,8 @@ fn explain(policy: &Policy, parsed: &Parsed, matches: &ArgMatches) -> Explained 
 
 /// Where the policy's routes, or the subscribers' own, lead.
 fn routed(policy: &Policy, parsed: &Parsed) -> String {
-    if let Some(link) = policy.private_link(parsed.destination) {
-        return policy.interface(link).to_owned();
+    if let Some(way) = policy.private_prefix(parsed.destination).and_then(|entry| entry.ways.first()) {
+        return policy.interface(way.link).to_owned();
     }
     let subscribers = policy.subscriber_interfaces().first().filter(|_| policy.is_subscriber(parsed.destination));
     subscribers.map_or(ELSEWHERE, String::as_str).to_owned()

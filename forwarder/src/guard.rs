@@ -78,8 +78,8 @@ async fn show(kernel: &Kernel, config: &Config) -> Result<ExitCode, DataplaneErr
 }
 
 async fn remove(kernel: &Kernel, config: &Config) -> Result<ExitCode, DataplaneError> {
-    if std::os::unix::net::UnixStream::connect(&config.admin_socket).is_ok() {
-        eprintln!("forwarder: {} is answered: stop the forwarder first", config.admin_socket.display());
+    if std::os::unix::net::UnixStream::connect(&config.fixed.admin_socket).is_ok() {
+        eprintln!("forwarder: {} is answered: stop the forwarder first", config.fixed.admin_socket.display());
         return Ok(ExitCode::FAILURE);
     }
     // It would go on by itself: what it hands over then meets no guard.

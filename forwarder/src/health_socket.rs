@@ -68,6 +68,13 @@ impl HealthSocket {
         hub.send(&Item::Word(change.clone()));
     }
 
+    /// Says `change` to every client that is there, and nothing more of its prefix from now on.
+    pub fn say_last(&self, change: &Change) {
+        let mut hub = self.hub();
+        hub.words.remove(&change.prefix);
+        hub.send(&Item::Word(change.clone()));
+    }
+
     /// Says that the forwarder lives.
     pub fn heartbeat(&self) {
         self.hub().send(&Item::Heartbeat);
@@ -200,6 +207,21 @@ mod tests {
             assert_eq!(client.next().await, word(change(false, "stopping")));
             assert_eq!(client.next().await, None);
         }
+    }
+
+    #[tokio::test]
+    async fn of_a_prefix_that_is_gone_a_new_client_hears_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("health");
+        let socket = HealthSocket::serve(&path, Stop::new()).unwrap();
+        socket.say(&change(true, "good"));
+        let mut first = Client::new(&path, &socket).await;
+        assert_eq!(first.next().await, word(change(true, "good")));
+        socket.say_last(&change(false, "gone"));
+        assert_eq!(first.next().await, word(change(false, "gone")));
+        let mut second = Client::new(&path, &socket).await;
+        socket.heartbeat();
+        assert_eq!(second.next().await, Some(Message::Heartbeat { sequence: 0 }));
     }
 
     #[tokio::test]

@@ -11,5 +11,6 @@ pub mod engine;
 pub mod explain;
 pub mod guard;
 pub mod health_socket;
+mod reload;
 pub mod role;
 pub mod show;

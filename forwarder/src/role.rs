@@ -22,22 +22,28 @@ impl Role for Forwarder {
                                     forwarder show health\n  \
                                     forwarder show counters --json\n  \
                                     forwarder explain --in edge0 --source 198.51.100.70 --destination 203.0.113.200\n  \
+                                    forwarder reload\n  \
                                     forwarder guard show\n";
     const TOPICS: &'static [Topic] = show::TOPICS;
+    const RELOADS: bool = true;
     type Config = Config;
 
     fn admin_socket(config: &Config) -> &Path {
-        &config.admin_socket
+        &config.fixed.admin_socket
     }
 
     fn summary(config: &Config) -> Vec<String> {
         let policy = &config.policy;
         let prefix = |entry: &forwarder_core::PrivatePrefix| {
-            let hop = entry.next_hop.map(|address| format!(" via {address}")).unwrap_or_default();
             let services: Vec<String> = entry.services.iter().map(ToString::to_string).collect();
             let only = if services.is_empty() { String::new() } else { format!(", only {}", services.join(", ")) };
-            let interface = policy.interface(entry.link);
-            format!("{} leaves by {interface}{hop}, heartbeat of {}{only}", entry.prefix, entry.probe)
+            let way = |way: &forwarder_core::Way| {
+                let hop = way.next_hop.map(|address| format!(" via {address}")).unwrap_or_default();
+                format!("{}{hop}, heartbeat of {}", policy.interface(way.link), way.probe)
+            };
+            let ways: Vec<String> = entry.ways.iter().map(way).collect();
+            let ways = ways.join(if entry.spread { "; and by " } else { "; else by " });
+            format!("{} leaves by {ways}{only}", entry.prefix)
         };
         let mut lines: Vec<String> = policy.prefixes().iter().map(prefix).collect();
         let subscribers: Vec<_> = policy.subscriber_prefixes().iter().map(ToString::to_string).collect();

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use cloakway_runtime::admin::Request;
-use cloakway_runtime::{Topic, clock};
+use cloakway_runtime::{Topic, clock, reload};
+use cloakway_types::Instant;
 use forwarder_core::fast::Outcome;
 use forwarder_core::{Applied, Change, Health, LinkState, Policy, Reason, ruleset};
 use forwarder_dataplane::{Counter, Counters, Counts, Interface, Kernel};
@@ -13,10 +14,12 @@ use serde_json::Value;
 
 use crate::data_plane::DataPlane;
 use crate::engine::lock;
+use crate::reload::Reloader;
 
 /// What can be shown.
 pub const TOPICS: &[Topic] = &[
     Topic { name: "health", about: "Each private prefix: healthy or not, why, since when" },
+    Topic { name: "ways", about: "Each link of each private prefix: used, resting or bad, and why" },
     Topic { name: "table", about: "The policy: which prefix by which link, for which subscribers" },
     Topic { name: "links", about: "The private links and their state" },
     Topic { name: "counters", about: "What was forwarded, and what was dropped by reason" },
@@ -27,11 +30,32 @@ pub const TOPICS: &[Topic] = &[
 /// What the loop and the admin socket both see.
 #[derive(Debug)]
 pub struct Shared {
-    pub(crate) policy: Arc<Policy>,
+    pub(crate) policy: Mutex<Arc<Policy>>,
     pub(crate) kernel: Arc<Kernel>,
     pub(crate) data_plane: Arc<DataPlane>,
     pub(crate) health: Mutex<Health>,
     pub(crate) interfaces: Mutex<BTreeMap<String, Interface>>,
+    pub(crate) reloader: Arc<Reloader>,
+}
+
+impl Shared {
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        lock(&self.policy).clone()
+    }
+}
+
+#[derive(Serialize)]
+struct WayRow {
+    prefix: String,
+    link: String,
+    interface: String,
+    #[serde(rename = "use")]
+    use_: &'static str,
+    healthy: bool,
+    reason: String,
+    probe: String,
+    answered_ms_ago: Option<u64>,
+    unanswered: u32,
 }
 
 #[derive(Serialize)]
@@ -81,8 +105,10 @@ struct CounterRow {
 /// For an unknown topic, or when the kernel does not answer.
 pub async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, String> {
     match request.topic.as_str() {
+        reload::TOPIC => shared.reloader.clone().reload().await,
         "health" => to_json(health(&shared)),
-        "table" => to_json(table(&shared.policy)),
+        "ways" => to_json(ways(&shared)),
+        "table" => to_json(table(&shared.policy())),
         "links" => to_json(links(&shared)),
         "counters" => {
             let counted = shared.kernel.counters().await.map_err(|error| error.to_string())?;
@@ -101,31 +127,74 @@ fn to_json<T: Serialize>(rows: Vec<T>) -> Result<Value, String> {
 
 fn health(shared: &Shared) -> Vec<HealthRow> {
     let now = clock::now();
-    let row = |status: &forwarder_core::Status| HealthRow {
-        prefix: status.word.prefix.to_string(),
-        healthy: status.word.healthy,
-        reason: status.word.reason.clone(),
-        link: status.link.clone(),
-        probe: status.probe.to_string(),
-        for_s: now.since(status.since).as_secs(),
-        answered_ms_ago: status.answered_at.map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
-        unanswered: status.misses,
+    let row = |status: forwarder_core::Status| {
+        // The way that carries the packets, or would.
+        let way = status.ways.iter().find(|way| way.healthy).or(status.ways.first());
+        HealthRow {
+            prefix: status.word.prefix.to_string(),
+            healthy: status.word.healthy,
+            reason: status.word.reason.clone(),
+            link: way.map(|way| way.link.clone()).unwrap_or_default(),
+            probe: way.map(|way| way.probe.to_string()).unwrap_or_default(),
+            for_s: now.since(status.since).as_secs(),
+            answered_ms_ago: way.and_then(|way| way.answered_at).map(|at| ms_since(at, now)),
+            unanswered: way.map(|way| way.misses).unwrap_or_default(),
+        }
     };
     lock(&shared.health).status().map(row).collect()
 }
 
+fn ms_since(at: Instant, now: Instant) -> u64 {
+    u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn ways(shared: &Shared) -> Vec<WayRow> {
+    let now = clock::now();
+    let policy = shared.policy();
+    let mut rows = Vec::new();
+    for status in lock(&shared.health).status() {
+        let prefix = status.word.prefix;
+        let spread = policy.private_prefix(prefix.addr()).is_some_and(|entry| entry.spread);
+        let healthy = status.ways.iter().filter(|way| way.healthy).count();
+        let first = status.ways.iter().position(|way| way.healthy).unwrap_or_default();
+        for (index, way) in status.ways.into_iter().enumerate() {
+            let use_ = match (healthy > 0, way.healthy) {
+                (true, true) if spread || index == first => "used",
+                (true, true) => "ready",
+                (true, false) => "rests",
+                (false, _) => "bad",
+            };
+            rows.push(WayRow {
+                prefix: prefix.to_string(),
+                link: way.link,
+                interface: way.interface,
+                use_,
+                healthy: way.healthy,
+                reason: way.reason,
+                probe: way.probe.to_string(),
+                answered_ms_ago: way.answered_at.map(|at| ms_since(at, now)),
+                unanswered: way.misses,
+            });
+        }
+    }
+    rows
+}
+
 fn table(policy: &Policy) -> Vec<TableRow> {
-    let names = policy.links();
     let row = |entry: &forwarder_core::PrivatePrefix| {
-        let interface = policy.interface(entry.link).to_owned();
         let v4 = entry.prefix.addr().is_ipv4();
         let of_family = policy.subscriber_prefixes().iter().filter(|prefix| prefix.addr().is_ipv4() == v4);
+        let each = |of: &dyn Fn(&forwarder_core::Way) -> Option<String>| {
+            let all: Vec<String> = entry.ways.iter().filter_map(of).collect();
+            all.join(if entry.spread { " + " } else { ", " })
+        };
         TableRow {
             destination: entry.prefix.to_string(),
-            action: "forward".to_owned(),
-            link: names.iter().find(|link| link.interface == interface).map_or_else(String::new, |l| l.name.clone()),
-            interface,
-            next_hop: entry.next_hop.map(|address| address.to_string()),
+            action: if entry.spread { "spread" } else { "forward" }.to_owned(),
+            link: each(&|way| Some(policy.link_name(way.link).to_owned())),
+            interface: each(&|way| Some(policy.interface(way.link).to_owned())),
+            next_hop: Some(each(&|way| way.next_hop.map(|address| address.to_string())))
+                .filter(|hops| !hops.is_empty()),
             services: entry.services.iter().map(ToString::to_string).collect(),
             from_interfaces: policy.subscriber_interfaces().to_vec(),
             from_prefixes: of_family.map(ToString::to_string).collect(),
@@ -136,10 +205,11 @@ fn table(policy: &Policy) -> Vec<TableRow> {
 
 fn links(shared: &Shared) -> Vec<LinkRow> {
     let found = lock(&shared.interfaces).clone();
+    let policy = shared.policy();
     let row = |link: &forwarder_core::Link| {
         let interface = found.get(&link.interface);
-        let behind = shared.policy.prefixes().iter();
-        let behind = behind.filter(|entry| shared.policy.interface(entry.link) == link.interface);
+        let id = policy.link_of(&link.interface);
+        let behind = policy.prefixes().iter().filter(|entry| id.is_some_and(|id| entry.is_behind(id)));
         LinkRow {
             link: link.name.clone(),
             interface: link.interface.clone(),
@@ -152,7 +222,7 @@ fn links(shared: &Shared) -> Vec<LinkRow> {
             prefixes: behind.map(|entry| entry.prefix.to_string()).collect(),
         }
     };
-    shared.policy.links().iter().map(row).collect()
+    policy.links().iter().map(row).collect()
 }
 
 fn counters(counted: &Counters, counts: &Counts) -> Vec<CounterRow> {
@@ -206,6 +276,11 @@ fn meaning(counter: &str) -> &'static str {
 pub(crate) fn count_health(change: &Change) {
     let value = if change.healthy { 1.0 } else { 0.0 };
     metrics::gauge!("forwarder_prefix_healthy", "prefix" => change.prefix.to_string()).set(value);
+}
+
+pub(crate) fn count_reload(done: bool) {
+    let result = if done { "done" } else { "refused" };
+    metrics::counter!("forwarder_reloads_total", "result" => result).increment(1);
 }
 
 pub(crate) fn count_clients(clients: usize) {

@@ -2,6 +2,7 @@
 //! nothing ever follows the default route (A1, A2).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails the test")]
 
+#[allow(dead_code, reason = "other tests need more of it")]
 mod lab;
 
 use std::io::Write as _;

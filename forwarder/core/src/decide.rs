@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::policy::{LinkId, Policy};
+use crate::policy::{LinkId, Policy, PrivatePrefix};
 
 /// What the decision depends on. The data plane has parsed the packet and asked its routing table.
 #[derive(Debug, Clone, Copy)]
@@ -220,16 +220,16 @@ impl Policy {
     /// What is asked first, of where a packet comes from: before routing, so that what is dropped here is answered by
     /// nothing, not even by an ICMP error.
     fn arrival(&self, packet: &Packet<'_>, from: &str) -> Option<Reason> {
-        let private = self.private_link(packet.destination).is_some();
+        let private = self.private_prefix(packet.destination).is_some();
         if let Some(link) = self.link_of(from) {
-            return match self.private_link(packet.source) {
+            return match self.private_prefix(packet.source) {
                 _ if packet.kind == Kind::Neighbour && !private && !self.is_subscriber(packet.destination) => None,
                 _ if packet.has_options => Some(Reason::Options),
-                source if source != Some(link) => Some(Reason::FromPrivateForeignSource),
+                source if !source.is_some_and(|entry| entry.is_behind(link)) => Some(Reason::FromPrivateForeignSource),
                 _ => private.then_some(Reason::Hairpin),
             };
         }
-        match self.private_link(packet.source) {
+        match self.private_prefix(packet.source) {
             _ if private && !self.faces_subscribers(from) => Some(Reason::ToPrivateByPublic),
             _ if private && packet.has_options => Some(Reason::Options),
             _ if private && packet.source_is_own => Some(Reason::OwnSource),
@@ -240,7 +240,7 @@ impl Policy {
     }
 
     fn forward(&self, packet: &Packet<'_>, from: &str, to: &str) -> Verdict {
-        let destination = self.private_link(packet.destination);
+        let destination = self.private_prefix(packet.destination);
         match (self.link_of(from), self.link_of(to)) {
             (Some(_), Some(_)) => Verdict::Drop(Reason::Hairpin),
             (None, Some(link)) => self.going_out(packet, link, destination),
@@ -250,10 +250,10 @@ impl Policy {
         }
     }
 
-    fn going_out(&self, packet: &Packet<'_>, link: LinkId, destination: Option<LinkId>) -> Verdict {
-        Verdict::Drop(match destination {
+    fn going_out(&self, packet: &Packet<'_>, link: LinkId, to: Option<&PrivatePrefix>) -> Verdict {
+        Verdict::Drop(match to {
             None => Reason::NotPrivate,
-            Some(right) if right != link => Reason::WrongInterface,
+            Some(entry) if !entry.is_behind(link) => Reason::WrongInterface,
             Some(_) => match self.serves(packet, packet.destination, |(_, to)| to) {
                 Ok(()) => return Verdict::ToLink(link),
                 Err(reason) => reason,
@@ -295,13 +295,13 @@ impl Policy {
         match self.link_of(from) {
             Some(_) if packet.kind == Kind::Neighbour => Verdict::LinkUpkeep,
             Some(_) => Verdict::Drop(Reason::ToHostFromPrivate),
-            None if self.private_link(packet.destination).is_some() => Verdict::Drop(Reason::WrongInterface),
+            None if self.private_prefix(packet.destination).is_some() => Verdict::Drop(Reason::WrongInterface),
             None => Verdict::Untouched,
         }
     }
 
     fn output(&self, packet: &Packet<'_>, to: Option<&str>) -> Verdict {
-        let private = self.private_link(packet.destination).is_some();
+        let private = self.private_prefix(packet.destination).is_some();
         match to.and_then(|to| self.link_of(to)) {
             Some(_) => match packet.kind {
                 Kind::Neighbour | Kind::MulticastReport => Verdict::LinkUpkeep,

@@ -175,13 +175,17 @@ pub struct Port {
     pub role: Role,
     /// Its link-layer address.
     pub mac: [u8; 6],
+    /// Of a private link: its bit in [`Private::links`].
+    pub bit: u64,
 }
 
 /// A private prefix as the program knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Private {
-    /// The index of its link's interface.
-    pub link: u32,
+    /// The bits of its links' interfaces.
+    pub links: u64,
+    /// Whether the kernel's hash chooses among them, packet by packet.
+    pub spread: bool,
     /// Its entry in [`Table::services`], counted from 1; 0 when everything is allowed.
     pub services: u32,
 }
@@ -204,16 +208,18 @@ impl Policy {
     #[must_use]
     pub fn fast_table(&self, host: &Host) -> Table {
         let mut table = Table::default();
-        let links = self.links().iter().map(|link| (&link.interface, Role::Link));
-        let all = self.subscriber_interfaces().iter().map(|name| (name, Role::Subscribers)).chain(links);
-        for (name, role) in all {
+        let bit = |link: usize| u32::try_from(link).ok().and_then(|link| 1_u64.checked_shl(link)).unwrap_or(0);
+        let links = self.links().iter().enumerate().map(|(at, link)| (&link.interface, Role::Link, bit(at)));
+        let all = self.subscriber_interfaces().iter().map(|name| (name, Role::Subscribers, 0)).chain(links);
+        for (name, role, bit) in all {
             if let Some(HostInterface { index, mac: Some(mac), .. }) = host.interfaces.get(name) {
-                table.ports.insert(*index, Port { name: name.clone(), role, mac: *mac });
+                table.ports.insert(*index, Port { name: name.clone(), role, mac: *mac, bit });
             }
         }
         for entry in self.prefixes() {
-            let Some(link) = self.port_of(entry.link, host) else { continue };
-            if entry.services.len() > MAX_SERVICES {
+            let there = entry.ways.iter().filter(|way| self.is_port(way.link, host));
+            let links = there.map(|way| bit(way.link.0)).fold(0, |all, bit| all | bit);
+            if links == 0 || entry.services.len() > MAX_SERVICES {
                 continue;
             }
             let mut services = 0;
@@ -221,7 +227,7 @@ impl Policy {
                 table.services.push(entry.services.clone());
                 services = u32::try_from(table.services.len()).unwrap_or(u32::MAX);
             }
-            table.private.push((entry.prefix, Private { link, services }));
+            table.private.push((entry.prefix, Private { links, spread: entry.spread, services }));
         }
         let mut subscribers: BTreeMap<IpNet, bool> =
             self.subscriber_prefixes().iter().map(|prefix| (*prefix, true)).collect();
@@ -245,9 +251,8 @@ impl Policy {
         }
     }
 
-    fn port_of(&self, link: LinkId, host: &Host) -> Option<u32> {
-        let interface = host.interfaces.get(self.interface(link))?;
-        interface.mac.map(|_| interface.index)
+    fn is_port(&self, link: LinkId, host: &Host) -> bool {
+        host.interfaces.get(self.interface(link)).is_some_and(|found| found.mac.is_some())
     }
 }
 
@@ -275,8 +280,8 @@ impl Table {
     /// table answers with `hop` for its destination.
     #[must_use]
     pub fn outcome(&self, port: u32, frame: &[u8], hop: impl Fn(IpAddr) -> Option<Hop>) -> Option<Outcome> {
-        let port = (port, self.ports.get(&port)?);
-        Some(match self.plain(port.1, frame) {
+        let port = self.ports.get(&port)?;
+        Some(match self.plain(port, frame) {
             Ok((parsed, length)) => match self.decide(port, &parsed, hop) {
                 Ok((_, hop)) if length > hop.mtu => Outcome::TooBig,
                 Ok((outcome, _)) | Err(outcome) => outcome,
@@ -348,7 +353,7 @@ impl Table {
 
     fn decide(
         &self,
-        (index, port): (u32, &Port),
+        port: &Port,
         parsed: &Parsed,
         hop: impl Fn(IpAddr) -> Option<Hop>,
     ) -> Result<(Outcome, Hop), Outcome> {
@@ -365,11 +370,12 @@ impl Table {
                     return Err(Outcome::Source);
                 }
                 self.serves(destination, parsed, destination_port)?;
-                let hop = hop(parsed.destination).filter(|hop| hop.out == destination.link).ok_or(Outcome::NoHop)?;
+                let its = |hop: &Hop| self.ports.get(&hop.out).is_some_and(|to| to.bit & destination.links != 0);
+                let hop = hop(parsed.destination).filter(its).ok_or(Outcome::NoHop)?;
                 Ok((Outcome::ToPrivate, hop))
             }
             Role::Link => {
-                let source = of(parsed.source).filter(|source| source.link == index).ok_or(Outcome::Source)?;
+                let source = of(parsed.source).filter(|source| source.links & port.bit != 0).ok_or(Outcome::Source)?;
                 if destination.is_some() || !is_subscriber(parsed.destination) {
                     return Err(Outcome::Destination);
                 }

@@ -16,10 +16,13 @@ mod sysctl;
 pub mod user;
 
 pub use decide::{Egress, Ingress, Kind, Packet, Reason, Verdict};
-pub use health::{Applied, Change, Health, Input, LinkState, Status, Timing};
+pub use health::{Applied, Change, Health, Input, LinkState, Status, Timing, WayStatus};
 pub use parse::{Malformed, Parsed, parse};
 pub use policy::{
-    Link, LinkId, Place, Policy, PolicyError, PrivatePrefix, Problem, Service, ServiceError, Spec, SpecLink, SpecPrefix,
+    Link, LinkId, MAX_WAYS, Place, Policy, PolicyError, PrivatePrefix, Problem, Service, ServiceError, Spec, SpecLink,
+    SpecPrefix, Way,
 };
-pub use routes::{BLACKHOLE_METRIC, LINK_METRIC, ROUTE_PROTOCOL, Route, Target};
+pub use routes::{
+    BLACKHOLE_METRIC, Exit, LINK_METRIC, ROUTE_PROTOCOL, Resting, Route, Target, blackhole_waits, rank_of_going,
+};
 pub use sysctl::{Setting, TRIES_PER_PROBE};

@@ -4,12 +4,15 @@
 //! with the wanted one, and left alone when it is the same. It asks what [`Policy::decide`] asks, in
 //! the same order. Bystanders meet a few set look-ups and no verdict.
 
+mod table;
+
 use std::fmt::Write as _;
 
 use ipnet::IpNet;
 
 use crate::decide::Reason;
 use crate::policy::{Policy, PrivatePrefix, name_of};
+pub use table::Table;
 
 /// The family of the guard's table.
 pub const FAMILY: &str = "inet";
@@ -40,10 +43,16 @@ pub fn load_text(policy: &Policy) -> String {
     format!("table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n{}", render(policy))
 }
 
-/// Whether `listing`, from `nft -s list table`, is the wanted table.
+/// Whether `listing`, from `nft list table`, is the wanted table.
 #[must_use]
 pub fn is_wanted(listing: &str, policy: &Policy) -> bool {
-    listing.split_whitespace().eq(render(policy).split_whitespace())
+    Table::parse(listing).is_some_and(|found| found == table(policy))
+}
+
+/// The wanted table, taken apart.
+#[must_use]
+pub fn table(policy: &Policy) -> Table {
+    Table::parse(&render(policy)).unwrap_or_default()
 }
 
 /// The table, as `nft -s list table` prints it apart from white space.
@@ -72,7 +81,8 @@ fn sets(text: &mut String, policy: &Policy) {
         service_sets(text, policy);
     }
     for link in policy.links() {
-        let behind = policy.prefixes().iter().filter(|entry| policy.interface(entry.link) == link.interface);
+        let id = policy.link_of(&link.interface);
+        let behind = policy.prefixes().iter().filter(|entry| id.is_some_and(|id| entry.is_behind(id)));
         prefix_sets(text, &format!("link-{}-v", link.name), behind.map(|entry| entry.prefix).collect());
     }
 }
@@ -273,6 +283,7 @@ mod tests {
         let policy = Policy::new(example()).unwrap();
         let text = render(&policy);
         assert!(is_wanted(&text.replace('\t', "  "), &policy));
+        assert!(is_wanted(&text.replace("counter hairpin {\n", "counter hairpin {\npackets 1 bytes 2\n"), &policy));
         assert!(!is_wanted(&text.replacen(" drop\n", " accept\n", 1), &policy));
         assert!(!is_wanted("", &policy));
     }

@@ -30,13 +30,22 @@ impl Policy {
             }
             set(format!("{family}/{forwarding}"), "1".into());
             for link in self.links() {
+                let alone = self
+                    .link_of(&link.interface)
+                    .is_none_or(|id| !self.prefixes().iter().any(|entry| entry.ways.len() > 1 && entry.is_behind(id)));
                 let conf = format!("{family}/conf/{}", link.interface);
                 set(format!("{conf}/accept_redirects"), "0".into());
                 set(format!("{conf}/accept_source_route"), "0".into());
+                if !alone {
+                    // The next link takes over with the carrier, whether or not this process lives. Below the last one
+                    // is the blackhole.
+                    set(format!("{conf}/ignore_routes_with_linkdown"), "1".into());
+                }
                 if v4 {
                     // Behind a private link is nothing but its prefixes, so the strict test of RFC 3704 fits: a
-                    // forged source is stopped even while the guard is being put back.
-                    set(format!("{conf}/rp_filter"), "1".into());
+                    // forged source is stopped even while the guard is being put back. Not where a prefix has another
+                    // link, by which its answers may come.
+                    set(format!("{conf}/rp_filter"), if alone { "1" } else { "2" }.into());
                     set(format!("{conf}/send_redirects"), "0".into());
                     // Not for the host's other addresses, which the private side has no business with.
                     set(format!("{conf}/arp_ignore"), "1".into());
@@ -68,6 +77,23 @@ mod tests {
         assert_eq!(value("ipv6/conf/all/forwarding"), Some("1"));
         assert_eq!(value("ipv4/conf/priv0/rp_filter"), Some("1"));
         assert_eq!(value("ipv6/neigh/priv0/retrans_time_ms"), Some("150"));
+    }
+
+    #[test]
+    fn a_link_of_a_prefix_that_has_another_is_tested_loosely_and_left_with_its_carrier() {
+        let mut spec = example();
+        for (name, interface) in [("spare", "priv1"), ("lone", "priv2")] {
+            spec.links.push(crate::SpecLink { name: name.into(), interface: interface.into() });
+        }
+        spec.prefixes[0].links.push("spare".into());
+        let settings = Policy::new(spec).unwrap().settings(Duration::from_millis(500));
+        let value = |file: &str| settings.iter().find(|setting| setting.file == file).map(|s| s.value.as_str());
+        for (interface, filter, linkdown) in
+            [("priv0", "2", Some("1")), ("priv1", "2", Some("1")), ("priv2", "1", None)]
+        {
+            assert_eq!(value(&format!("ipv4/conf/{interface}/rp_filter")), Some(filter));
+            assert_eq!(value(&format!("ipv6/conf/{interface}/ignore_routes_with_linkdown")), linkdown);
+        }
     }
 
     #[test]

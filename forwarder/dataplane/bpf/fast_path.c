@@ -29,24 +29,20 @@ static __always_inline enum outcome decide(const struct packet *packet, const st
             return SOURCE;
         if (!serves(destination, packet, packet->destination_port))
             return SERVICE;
-        *hop = hop_of(packet);
-        if (!*hop || (*hop)->out != destination->link)
+        *hop = hop_of(packet, destination->spread);
+        if (!*hop || !((*hop)->bit & destination->links))
             return NO_HOP;
         return TO_PRIVATE;
     }
     const struct private_prefix *source = private_of(packet, packet->source);
-    if (!source || source->link != packet->in)
+    if (!source || !(source->links & port->bit))
         return SOURCE;
     if (destination || !is_subscriber(packet, packet->destination))
         return DESTINATION;
     if (!serves(source, packet, packet->source_port))
         return SERVICE;
-    *hop = hop_of(packet);
-    if (!*hop)
-        return NO_HOP;
-    __u32 out = (*hop)->out;
-    struct port *leaves = bpf_map_lookup_elem(&ports, &out);
-    if (!leaves || leaves->role != ROLE_SUBSCRIBERS)
+    *hop = hop_of(packet, 0);
+    if (!*hop || (*hop)->role != ROLE_SUBSCRIBERS)
         return NO_HOP;
     return FROM_PRIVATE;
 }

@@ -37,17 +37,20 @@ enum outcome {
     OUTCOMES,
 };
 
-// An interface of the policy, by its index.
+// An interface of the policy, by its index. A private link has a bit of its own.
 struct port {
+    __u64 bit;
     __u32 role;
     __u8 mac[ETH_ALEN];
-    __u16 unused;
+    __u8 unused[6];
 };
 
-// A private prefix: the interface of its link, and where its services are (0: everything is allowed).
+// A private prefix: the bits of its links, where its services are (0: everything is allowed), and whether the kernel's
+// hash chooses among the links.
 struct private_prefix {
-    __u32 link;
+    __u64 links;
     __u32 services;
+    __u32 spread;
 };
 
 struct service {
@@ -77,10 +80,14 @@ struct key6 {
 struct hop {
     __u8 address[16];
     __u64 until;
+    // Of the port that it leaves by.
+    __u64 bit;
+    __u32 role;
     __u32 in;
     __u32 out;
     __u32 mtu;
     __u8 macs[2 * ETH_ALEN];
+    __u32 unused;
 };
 
 struct count {

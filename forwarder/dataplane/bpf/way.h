@@ -6,8 +6,9 @@
 
 #include "packet.h"
 
-// Where the kernel would send it, or NULL when it would not, or does not know the neighbour yet.
-static __always_inline struct hop *hop_of(const struct packet *packet)
+// Where the kernel would send it, or NULL when it would not, or does not know the neighbour yet. Where its hash chooses,
+// each packet is asked for: the next one to the same destination may go another way.
+static __always_inline struct hop *hop_of(const struct packet *packet, int hashed)
 {
     const __u32 *words = (const __u32 *)packet->destination;
     __u32 slot = words[0] ^ words[1] ^ words[2] ^ words[3] ^ packet->in;
@@ -17,12 +18,16 @@ static __always_inline struct hop *hop_of(const struct packet *packet)
     if (!hop)
         return NULL;
     __u64 now = bpf_jiffies64();
-    if (hop->until > now && hop->in == packet->in && same16(hop->address, packet->destination))
+    if (!hashed && hop->until > now && hop->in == packet->in && same16(hop->address, packet->destination))
         return hop;
     struct bpf_fib_lookup fib = {};
     fib.family = packet->family;
     fib.ifindex = packet->in;
     fib.l4_protocol = packet->protocol;
+    if (hashed) {
+        fib.sport = packet->source_port;
+        fib.dport = packet->destination_port;
+    }
     // Asks for the MTU; whether the packet is too big for it is not for this answer.
     fib.tot_len = 1;
     if (packet->family == AF_INET) {
@@ -36,13 +41,17 @@ static __always_inline struct hop *hop_of(const struct packet *packet)
     hop->until = 0;
     if (bpf_fib_lookup(packet->context, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
         return NULL;
+    __u32 out = fib.ifindex;
+    struct port *leaves = bpf_map_lookup_elem(&ports, &out);
+    hop->role = leaves ? leaves->role : 0;
+    hop->bit = leaves ? leaves->bit : 0;
     __builtin_memcpy(hop->address, packet->destination, 16);
     hop->in = packet->in;
     hop->out = fib.ifindex;
     hop->mtu = fib.mtu_result;
     __builtin_memcpy(hop->macs, fib.dmac, ETH_ALEN);
     __builtin_memcpy(hop->macs + ETH_ALEN, fib.smac, ETH_ALEN);
-    hop->until = now + HOP_LIFE;
+    hop->until = hashed ? 0 : now + HOP_LIFE;
     return hop;
 }
 

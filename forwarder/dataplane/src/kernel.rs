@@ -1,13 +1,16 @@
 //! The policy applied to the kernel, and read back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forwarder_core::fast::Host;
-use forwarder_core::{Applied, LinkState, Policy, Route, Target, ruleset, user};
+use forwarder_core::ruleset::{self, Table};
+use forwarder_core::{
+    Applied, LinkState, Policy, PrivatePrefix, Resting, Route, Target, blackhole_waits, rank_of_going, user,
+};
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use tokio::sync::Mutex;
@@ -39,8 +42,8 @@ pub struct GuardState {
 #[derive(Debug)]
 pub struct Kernel {
     handle: Handle,
-    /// What `nft` listed right after it loaded our table: another release may print it in other words than we do.
-    loaded: Mutex<Option<String>>,
+    /// The table that was loaded, and what `nft` listed right after it: another release may print it in other words.
+    loaded: Mutex<Option<(Table, Table)>>,
     rounded: Mutex<sysctl::Rounded>,
     /// Whether this process has found the guard whole: what is missing after that was taken away by somebody.
     stood: AtomicBool,
@@ -57,11 +60,11 @@ impl Kernel {
         Ok(Self { handle, loaded: Mutex::new(None), rounded: Mutex::default(), stood: AtomicBool::new(false) })
     }
 
-    /// Puts in place what is missing and reads it back: settings, guard, and only then the real routes.
-    /// What cannot be done is in the answer. A guard that stood and had to be put back counts as broken
-    /// in that answer: nobody knows what passed meanwhile.
-    pub async fn apply(&self, policy: &Policy, probe_interval: Duration) -> Applied {
-        let guard = match self.apply_guard(policy, probe_interval).await {
+    /// Puts in place what is missing and reads it back: settings, guard, and only then the real routes, but for those
+    /// that are `resting`. What cannot be done is in the answer. A guard that stood and had to be put back counts as
+    /// broken in that answer: nobody knows what passed meanwhile.
+    pub async fn apply(&self, policy: &Policy, resting: &Resting, probe_interval: Duration) -> Applied {
+        let guard = match self.apply_guard(policy, resting, probe_interval).await {
             Ok(missing) => {
                 let stood = self.stood.swap(true, Ordering::Relaxed);
                 let taken_away = stood && !missing.is_empty();
@@ -73,24 +76,47 @@ impl Kernel {
             }
             Err(error) => Err(error.to_string()),
         };
-        if let Err(broken) = &guard {
-            let routes =
-                policy.prefixes().iter().map(|entry| (entry.prefix, Err(format!("not without the guard: {broken}"))));
-            return Applied { routes: routes.collect(), guard };
+        match guard {
+            Ok(()) => self.apply_routes(policy, resting).await,
+            Err(broken) => unguarded(policy, broken),
         }
-        let mut routes = BTreeMap::new();
-        match netlink::own_routes(&self.handle).await {
-            Ok(found) => {
-                for route in policy.routes() {
-                    let done = self.apply_route(&route, policy, &found).await;
-                    routes.insert(route.prefix, done);
-                }
+    }
+
+    /// Goes over from one policy to another without a gap: what both allow passes all the time. An error of the guard in
+    /// the answer means that the guard is still that of `before`.
+    pub async fn change(
+        &self,
+        before: &Policy,
+        policy: &Policy,
+        resting: &Resting,
+        probe_interval: Duration,
+    ) -> Applied {
+        // First a guard that knows the old links and the new ones, then the routes, then the guard of the new ones alone.
+        if let Some(bridge) = policy.bridge(before) {
+            if let Err(error) = self.apply_guard(&bridge, resting, probe_interval).await {
+                return unguarded(policy, error.to_string());
             }
-            Err(error) => {
-                routes = policy.prefixes().iter().map(|entry| (entry.prefix, Err(error.to_string()))).collect();
-            }
+            self.apply_routes(policy, resting).await;
         }
-        Applied { guard, routes }
+        match self.apply_guard(policy, resting, probe_interval).await {
+            Ok(_) => self.apply_routes(policy, resting).await,
+            Err(error) => unguarded(policy, error.to_string()),
+        }
+    }
+
+    /// Brings the routes of prefixes with several links to what they are without those that are `resting`; the rest is
+    /// left to [`Kernel::apply`].
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn reroute(&self, policy: &Policy, resting: &Resting) -> Result<(), DataplaneError> {
+        let interfaces = self.links(policy).await?;
+        let standing = netlink::own_routes(&self.handle).await?;
+        let several = |prefix: IpNet| policy.private_prefix(prefix.addr()).is_some_and(|entry| entry.ways.len() > 1);
+        let wanted: Vec<Route> =
+            routes(policy, resting, &interfaces).into_iter().filter(|route| several(route.prefix)).collect();
+        self.put_routes(&wanted, &interfaces, &standing).await;
+        self.remove_unwanted(&wanted, &standing).await
     }
 
     /// The interface called `name`.
@@ -191,13 +217,23 @@ impl Kernel {
     }
 
     /// Gives what was missing.
-    async fn apply_guard(&self, policy: &Policy, probe_interval: Duration) -> Result<Vec<String>, DataplaneError> {
+    async fn apply_guard(
+        &self,
+        policy: &Policy,
+        resting: &Resting,
+        probe_interval: Duration,
+    ) -> Result<Vec<String>, DataplaneError> {
         let mut repaired = Vec::new();
         let wanted = policy.blackholes();
-        let found = netlink::own_routes(&self.handle).await?;
-        let missing = |found: &[OwnRoute], route: &Route| !found.iter().any(|own| own.is(route, None));
-        for route in wanted.iter().filter(|route| missing(&found, route)) {
-            netlink::put_route(&self.handle, route, None).await?;
+        let missing = |found: &[OwnRoute], route: &Route| !found.iter().any(|own| own.is(route, &[]));
+        let standing = netlink::own_routes(&self.handle).await?;
+        let carrying = standing.iter().filter(|own| !own.blackhole).map(|own| own.prefix).collect();
+        let (late, early): (Vec<&Route>, Vec<&Route>) = wanted
+            .iter()
+            .filter(|route| missing(&standing, route))
+            .partition(|route| blackhole_waits(route.prefix, &carrying));
+        for route in early {
+            netlink::put_route(&self.handle, route, &[]).await?;
             tracing::info!(route = %netlink::describe(route), "blackhole added");
             repaired.push(netlink::describe(route));
         }
@@ -205,62 +241,201 @@ impl Kernel {
             repaired.push(format!("table {} {}", ruleset::FAMILY, ruleset::TABLE));
         }
         sysctl::apply(&policy.settings(probe_interval), &mut *self.rounded.lock().await)?;
-
+        if !late.is_empty() {
+            let interfaces = self.links(policy).await?;
+            let mut routes = routes(policy, resting, &interfaces);
+            routes.retain(|route| late.iter().any(|blackhole| blackhole.prefix == route.prefix));
+            self.put_routes(&routes, &interfaces, &standing).await;
+            for route in late {
+                netlink::put_route(&self.handle, route, &[]).await?;
+                tracing::info!(route = %netlink::describe(route), "blackhole added");
+                repaired.push(netlink::describe(route));
+            }
+        }
         let found = netlink::own_routes(&self.handle).await?;
         if let Some(route) = wanted.iter().find(|route| missing(&found, route)) {
             let what = netlink::describe(route);
             return Err(DataplaneError::Netlink { what, why: "not there when read back".into() });
         }
-        // The policy no longer knows these; the new guard stands.
-        let stale = |own: &&OwnRoute| !policy.prefixes().iter().any(|entry| entry.prefix == own.prefix);
-        for route in found.iter().filter(stale) {
-            netlink::remove_route(&self.handle, route).await?;
-            tracing::info!(prefix = %route.prefix, "route of an older policy removed");
-        }
         Ok(repaired)
     }
 
-    /// Says whether the table had to be loaded.
+    /// Says whether the table had to be changed.
     async fn apply_table(&self, policy: &Policy) -> Result<bool, DataplaneError> {
+        let wanted = ruleset::table(policy);
         let mut loaded = self.loaded.lock().await;
-        let found = nft::list().await?;
-        if found
-            .as_ref()
-            .is_some_and(|listing| ruleset::is_wanted(&listing.text, policy) || loaded.as_ref() == Some(&listing.text))
-        {
+        let found = nft::list().await?.map(|listing| listing.table.unwrap_or_default());
+        let in_our_words = match (&found, &*loaded) {
+            (Some(found), Some((table, listed))) if found == listed => Some(table.clone()),
+            _ => found,
+        };
+        if in_our_words.as_ref() == Some(&wanted) {
             return Ok(false);
+        }
+        if let Some(change) = in_our_words.as_ref().and_then(|standing| standing.update(&wanted)) {
+            match load_all(&change).await {
+                Ok(()) => {
+                    let now = nft::list().await?.and_then(|listing| listing.table);
+                    if now.as_ref() == Some(&wanted) {
+                        tracing::info!("guard changed");
+                        *loaded = None;
+                        return Ok(true);
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the guard cannot be changed in place and is loaded anew"),
+            }
         }
         nft::load(&ruleset::load_text(policy)).await?;
         let Some(now) = nft::list().await? else {
             return Err(DataplaneError::Nft("the table is not there when read back".into()));
         };
-        tracing::info!(replaced = found.is_some(), "guard loaded");
+        tracing::info!(replaced = in_our_words.is_some(), "guard loaded");
         if let Some(missing) = ruleset::counters().find(|counter| !now.counters.contains_key(*counter)) {
             return Err(DataplaneError::Nft(format!("counter {missing} is not there when read back")));
         }
-        *loaded = Some(now.text);
+        *loaded = now.table.map(|listed| (wanted, listed));
         Ok(true)
     }
 
-    async fn apply_route(&self, route: &Route, policy: &Policy, found: &[OwnRoute]) -> Result<(), String> {
-        let Target::Link { interface: name, .. } = &route.target else { return Ok(()) };
-        let interface = self.interface(name).await.map_err(|error| error.to_string())?;
-        match interface.state {
-            LinkState::Missing => return Err(format!("there is no interface {name}")),
-            LinkState::Down => return Err(format!("{name} is down")),
-            LinkState::Up => {}
+    /// The real routes, where the guard stands.
+    async fn apply_routes(&self, policy: &Policy, resting: &Resting) -> Applied {
+        let failed = |error: DataplaneError| {
+            let failed = policy.prefixes().iter().map(|entry| (entry.prefix, Err(error.to_string())));
+            Applied { guard: Ok(()), routes: failed.collect() }
+        };
+        let interfaces = match self.links(policy).await {
+            Ok(interfaces) => interfaces,
+            Err(error) => return failed(error),
+        };
+        let standing = match netlink::own_routes(&self.handle).await {
+            Ok(standing) => standing,
+            Err(error) => return failed(error),
+        };
+        let wanted = routes(policy, resting, &interfaces);
+        let mut refused = self.put_routes(&wanted, &interfaces, &standing).await;
+        if let Err(error) = self.remove_unwanted(&wanted, &standing).await {
+            return failed(error);
         }
-        if !found.iter().any(|own| own.is(route, Some(interface.index))) {
-            netlink::put_route(&self.handle, route, Some(interface.index)).await.map_err(|error| error.to_string())?;
-            tracing::info!(route = %netlink::describe(route), "route added");
+        if let Err(error) = self.remove_stale(policy, &standing).await {
+            return failed(error);
         }
-        let probe = policy.prefixes().iter().find(|entry| entry.prefix == route.prefix && entry.next_hop.is_none());
-        let address = probe.map_or(route.prefix.addr(), |entry| entry.probe);
+        let mut routes = BTreeMap::new();
+        for entry in policy.prefixes() {
+            let done = match refused.remove(&entry.prefix) {
+                Some(error) => Err(error),
+                None => self.leads_there(policy, entry, &wanted, &interfaces).await,
+            };
+            routes.insert(entry.prefix, done);
+        }
+        Applied { guard: Ok(()), routes }
+    }
+
+    /// Puts what is not there yet; gives what was refused.
+    async fn put_routes(
+        &self,
+        wanted: &[Route],
+        interfaces: &BTreeMap<String, Interface>,
+        standing: &[OwnRoute],
+    ) -> BTreeMap<IpNet, String> {
+        let mut refused = BTreeMap::new();
+        for route in wanted {
+            let indexes = indexes(route, interfaces);
+            if standing.iter().any(|own| own.is(route, &indexes)) {
+                continue;
+            }
+            match netlink::put_route(&self.handle, route, &indexes).await {
+                Ok(()) => tracing::info!(route = %netlink::describe(route), "route added"),
+                Err(error) => drop(refused.insert(route.prefix, error.to_string())),
+            }
+        }
+        refused
+    }
+
+    /// Removes the other real routes of prefixes that have a wanted one.
+    async fn remove_unwanted(&self, wanted: &[Route], standing: &[OwnRoute]) -> Result<(), DataplaneError> {
+        let has_one: BTreeSet<IpNet> = wanted.iter().map(|route| route.prefix).collect();
+        let kept: BTreeSet<(IpNet, u32)> = wanted.iter().map(|route| (route.prefix, route.metric)).collect();
+        for own in standing.iter().filter(|own| !own.blackhole && has_one.contains(&own.prefix)) {
+            if !kept.contains(&(own.prefix, own.metric)) {
+                netlink::remove_route(&self.handle, own).await?;
+                tracing::info!(prefix = %own.prefix, metric = own.metric, "route rests");
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what the policy no longer knows; the new guard stands.
+    async fn remove_stale(&self, policy: &Policy, standing: &[OwnRoute]) -> Result<(), DataplaneError> {
+        let wanted: BTreeSet<IpNet> = policy.prefixes().iter().map(|entry| entry.prefix).collect();
+        let mut stale: Vec<&OwnRoute> = standing.iter().filter(|own| !wanted.contains(&own.prefix)).collect();
+        stale.sort_by_key(|own| rank_of_going(own.prefix, own.blackhole, &wanted));
+        for own in stale {
+            netlink::remove_route(&self.handle, own).await?;
+            tracing::info!(prefix = %own.prefix, "route of an older policy removed");
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel sends the packets of a prefix out by one of its links.
+    async fn leads_there(
+        &self,
+        policy: &Policy,
+        entry: &PrivatePrefix,
+        wanted: &[Route],
+        interfaces: &BTreeMap<String, Interface>,
+    ) -> Result<(), String> {
+        let its = wanted.iter().filter(|route| route.prefix == entry.prefix);
+        let allowed: BTreeSet<u32> = its.flat_map(|route| indexes(route, interfaces)).collect();
+        let Some(first) = entry.ways.first() else { return Ok(()) };
+        if allowed.is_empty() {
+            let name = policy.interface(first.link);
+            return Err(match interfaces.get(name).map_or(LinkState::Missing, |found| found.state) {
+                LinkState::Missing => format!("there is no interface {name}"),
+                LinkState::Down | LinkState::Up => format!("{name} is down"),
+            });
+        }
+        let on_link = entry.ways.iter().find(|way| way.next_hop.is_none());
+        let address = on_link.map_or(entry.prefix.addr(), |way| way.probe);
         match netlink::effective(&self.handle, address).await {
-            Ok(Effective::Out(index)) if index == interface.index => Ok(()),
+            Ok(Effective::Out(index)) if allowed.contains(&index) => Ok(()),
             Ok(Effective::Out(index)) => Err(format!("the kernel sends {address} out by interface {index}")),
             Ok(Effective::Nowhere) => Err(format!("the kernel drops {address}")),
             Err(error) => Err(error.to_string()),
         }
     }
+
+    /// The interfaces of the private links.
+    async fn links(&self, policy: &Policy) -> Result<BTreeMap<String, Interface>, DataplaneError> {
+        let mut interfaces = BTreeMap::new();
+        for link in policy.links() {
+            interfaces.insert(link.interface.clone(), self.interface(&link.interface).await?);
+        }
+        Ok(interfaces)
+    }
+}
+
+fn routes(policy: &Policy, resting: &Resting, interfaces: &BTreeMap<String, Interface>) -> Vec<Route> {
+    policy.routes(resting, |name| interfaces.get(name).is_some_and(|found| found.state == LinkState::Up))
+}
+
+/// The indexes of the interfaces of a route's exits.
+fn indexes(route: &Route, interfaces: &BTreeMap<String, Interface>) -> Vec<u32> {
+    match &route.target {
+        Target::Blackhole => Vec::new(),
+        Target::Links(exits) => {
+            exits.iter().map(|exit| interfaces.get(&exit.interface).map_or(0, |found| found.index)).collect()
+        }
+    }
+}
+
+async fn load_all(transactions: &[String]) -> Result<(), DataplaneError> {
+    for transaction in transactions {
+        nft::load(transaction).await?;
+    }
+    Ok(())
+}
+
+fn unguarded(policy: &Policy, broken: String) -> Applied {
+    let routes = policy.prefixes().iter().map(|entry| (entry.prefix, Err(format!("not without the guard: {broken}"))));
+    Applied { routes: routes.collect(), guard: Err(broken) }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use forwarder_core::fast::HostInterface;
-use forwarder_core::{LinkState, ROUTE_PROTOCOL, Route, Target};
+use forwarder_core::{Exit, LinkState, ROUTE_PROTOCOL, Route, Target};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::address::AddressAttribute;
@@ -12,11 +12,12 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{ErrorMessage, NLM_F_ACK, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::{Handle, RouteMessageBuilder, RouteNextHopBuilder};
 
 use crate::DataplaneError;
 use crate::user::Neighbour;
@@ -36,19 +37,23 @@ pub(crate) struct OwnRoute {
     pub(crate) prefix: IpNet,
     pub(crate) metric: u32,
     pub(crate) blackhole: bool,
-    pub(crate) interface: Option<u32>,
-    pub(crate) next_hop: Option<IpAddr>,
+    /// Interface and router of each exit, in order.
+    pub(crate) exits: Vec<(u32, Option<IpAddr>)>,
     message: RouteMessage,
 }
 
 impl OwnRoute {
-    /// Whether this is `route` by the interface `index`.
-    pub(crate) fn is(&self, route: &Route, index: Option<u32>) -> bool {
+    /// Whether this is `route`, with its exits by the interfaces of these indexes.
+    pub(crate) fn is(&self, route: &Route, indexes: &[u32]) -> bool {
         let same_target = match &route.target {
             Target::Blackhole => self.blackhole,
-            Target::Link { next_hop, .. } => !self.blackhole && self.interface == index && self.next_hop == *next_hop,
+            Target::Links(exits) => {
+                let mut wanted: Vec<_> = indexes.iter().copied().zip(exits.iter().map(|exit| exit.next_hop)).collect();
+                wanted.sort();
+                !self.blackhole && self.exits == wanted
+            }
         };
-        self.prefix == route.prefix && self.metric == route.metric() && same_target
+        self.prefix == route.prefix && self.metric == route.metric && same_target
     }
 }
 
@@ -79,22 +84,33 @@ fn own_route(message: &RouteMessage) -> OwnRoute {
         prefix: IpNet::from(unspecified),
         metric: 0,
         blackhole: message.header.kind == RouteType::BlackHole,
-        interface: None,
-        next_hop: None,
+        exits: Vec::new(),
         message: message.clone(),
     };
     let mut destination = unspecified;
+    let (mut interface, mut next_hop) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(found) => destination = address(found).unwrap_or(destination),
             RouteAttribute::Priority(metric) => route.metric = *metric,
-            RouteAttribute::Oif(index) => route.interface = Some(*index),
-            RouteAttribute::Gateway(found) => route.next_hop = address(found),
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::Gateway(found) => next_hop = address(found),
+            RouteAttribute::MultiPath(hops) => route.exits = hops.iter().map(exit).collect(),
             _ => {}
         }
     }
+    route.exits.extend(interface.map(|index| (index, next_hop)));
+    route.exits.sort();
     route.prefix = IpNet::new(destination, message.header.destination_prefix_length).unwrap_or(route.prefix);
     route
+}
+
+fn exit(hop: &RouteNextHop) -> (u32, Option<IpAddr>) {
+    let next_hop = hop.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(found) => address(found),
+        _ => None,
+    });
+    (hop.interface_index, next_hop)
 }
 
 fn address(address: &RouteAddress) -> Option<IpAddr> {
@@ -105,34 +121,49 @@ fn address(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// Adds `route`, in place of one with the same prefix and metric. `index` is that of its interface.
-pub(crate) async fn put_route(handle: &Handle, route: &Route, index: Option<u32>) -> Result<(), DataplaneError> {
+/// Adds `route`, in place of one with the same prefix and metric. `indexes` are those of its exits' interfaces.
+pub(crate) async fn put_route(handle: &Handle, route: &Route, indexes: &[u32]) -> Result<(), DataplaneError> {
     let what = || format!("add route {}", describe(route));
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(route.prefix.addr(), route.prefix.prefix_len())
-        .map_err(|error| DataplaneError::Netlink { what: what(), why: error.to_string() })?
+        .map_err(refused(what()))?
         .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
-        .priority(route.metric());
+        .priority(route.metric);
     match &route.target {
         Target::Blackhole => builder = builder.kind(RouteType::BlackHole),
-        Target::Link { next_hop, .. } => {
-            if let Some(index) = index {
-                builder = builder.output_interface(index);
+        Target::Links(exits) => {
+            if exits.iter().all(|exit| exit.next_hop.is_none()) && route.prefix.addr().is_ipv4() {
+                builder = builder.scope(RouteScope::Link);
             }
-            match next_hop {
-                Some(next_hop) => {
-                    builder = builder
-                        .gateway(*next_hop)
-                        .map_err(|error| DataplaneError::Netlink { what: what(), why: error.to_string() })?
-                        .onlink();
+            match (exits.as_slice(), indexes) {
+                ([Exit { next_hop, .. }], [index]) => {
+                    builder = builder.output_interface(*index);
+                    if let Some(next_hop) = next_hop {
+                        builder = builder.gateway(*next_hop).map_err(refused(what()))?.onlink();
+                    }
                 }
-                None if route.prefix.addr().is_ipv4() => builder = builder.scope(RouteScope::Link),
-                None => {}
+                _ => {
+                    let mut hops = Vec::with_capacity(exits.len());
+                    for (exit, index) in exits.iter().zip(indexes) {
+                        let v4 = route.prefix.addr().is_ipv4();
+                        let hop = if v4 { RouteNextHopBuilder::new_ipv4() } else { RouteNextHopBuilder::new_ipv6() };
+                        let mut hop = hop.interface(*index);
+                        if let Some(next_hop) = exit.next_hop {
+                            hop = hop.via(next_hop).map_err(refused(what()))?.onlink();
+                        }
+                        hops.push(hop.build());
+                    }
+                    builder = builder.multipath(hops);
+                }
             }
         }
     }
     let message = builder.build();
     handle.route().add(message).replace().execute().await.map_err(|error| failed(&what(), &error))
+}
+
+fn refused<E: std::fmt::Display>(what: String) -> impl FnOnce(E) -> DataplaneError {
+    move |error| DataplaneError::Netlink { what, why: error.to_string() }
 }
 
 /// Removes a route of ours; one that is gone already is no error.
@@ -352,13 +383,16 @@ async fn accepted(handle: &Handle, request: NetlinkMessage<RouteNetlinkMessage>)
 
 /// For people: the route without its bookkeeping.
 pub(crate) fn describe(route: &Route) -> String {
-    match &route.target {
-        Target::Blackhole => format!("blackhole {} metric {}", route.prefix, route.metric()),
-        Target::Link { interface, next_hop: None } => {
-            format!("{} dev {interface} metric {}", route.prefix, route.metric())
-        }
-        Target::Link { interface, next_hop: Some(next_hop) } => {
-            format!("{} via {next_hop} dev {interface} metric {}", route.prefix, route.metric())
+    let Route { prefix, metric, target } = route;
+    let exit = |Exit { interface, next_hop }: &Exit| match next_hop {
+        None => format!("dev {interface}"),
+        Some(next_hop) => format!("via {next_hop} dev {interface}"),
+    };
+    match target {
+        Target::Blackhole => format!("blackhole {prefix} metric {metric}"),
+        Target::Links(exits) => {
+            let exits: Vec<String> = exits.iter().map(exit).collect();
+            format!("{prefix} {} metric {metric}", exits.join(" and "))
         }
     }
 }

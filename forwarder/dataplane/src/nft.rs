@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
-use forwarder_core::ruleset::{FAMILY, TABLE};
+use forwarder_core::ruleset::{FAMILY, TABLE, Table};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
@@ -27,8 +27,10 @@ pub type Counters = BTreeMap<String, Counter>;
 /// The table as it is in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listing {
-    /// Its text without the counters' values and with single spaces.
+    /// Its text.
     pub(crate) text: String,
+    /// The same without what was counted, taken apart.
+    pub(crate) table: Option<Table>,
     /// The counters' values.
     pub(crate) counters: Counters,
 }
@@ -56,27 +58,16 @@ fn is_absent(why: &str) -> bool {
     why.contains("No such file or directory")
 }
 
-/// Takes the counters' values out of a listing: `counter NAME { packets N bytes M }`.
 fn parse(text: &str) -> Listing {
-    let mut rest = Vec::new();
     let mut counters = Counters::new();
     let words: Vec<&str> = text.split_whitespace().collect();
-    let mut words = words.as_slice();
-    while let [first, tail @ ..] = words {
-        words = match words {
-            ["counter", name, "{", "packets", packets, "bytes", bytes, "}", tail @ ..] => {
-                let number = |text: &str| text.parse().unwrap_or(0);
-                counters.insert((*name).to_owned(), Counter { packets: number(packets), bytes: number(bytes) });
-                rest.extend(["counter", name, "{", "}"]);
-                tail
-            }
-            _ => {
-                rest.push(*first);
-                tail
-            }
-        };
+    for words in words.windows(8) {
+        if let ["counter", name, "{", "packets", packets, "bytes", bytes, "}"] = words {
+            let number = |text: &str| text.parse().unwrap_or(0);
+            counters.insert((*name).to_owned(), Counter { packets: number(packets), bytes: number(bytes) });
+        }
     }
-    Listing { text: rest.join(" "), counters }
+    Listing { table: Table::parse(text), text: text.to_owned(), counters }
 }
 
 async fn run(arguments: &[&str], input: Option<&str>) -> Result<String, DataplaneError> {
@@ -111,17 +102,13 @@ mod tests {
 
     #[test]
     fn counters_are_taken_out_of_a_listing_and_everything_else_stays() {
-        let listing = parse(
-            "table inet cloakway {\n\tcounter hairpin {\n\t\tpackets 7 bytes 420\n\t}\n\n\tchain forward {\n\
-             \t\tip daddr @private4 counter name \"hairpin\" drop\n\t}\n}\n",
-        );
+        let text = "table inet cloakway {\n\tcounter hairpin {\n\t\tpackets 7 bytes 420\n\t}\n\n\tchain forward {\n\
+                    \t\tip daddr @private4 counter name \"hairpin\" drop\n\t}\n}\n";
+        let listing = parse(text);
         assert_eq!(listing.counters["hairpin"], Counter { packets: 7, bytes: 420 });
-        assert_eq!(
-            listing.text,
-            "table inet cloakway { counter hairpin { } chain forward { \
-             ip daddr @private4 counter name \"hairpin\" drop } }"
-        );
-        assert_eq!(parse("").text, "");
-        assert_eq!(parse("counter x {").text, "counter x {");
+        assert!(listing.table.is_some());
+        assert_eq!(listing.table, parse(&text.replace("7 bytes 420", "8 bytes 480")).table);
+        assert_ne!(listing.table, parse(&text.replace("drop", "accept")).table);
+        assert_eq!(parse("counter x {").table, None);
     }
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "what fails here fails the test")]
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -26,6 +26,9 @@ pub(crate) const FAR4: &str = "203.0.113.200";
 pub(crate) const FAR6: &str = "2001:db8:c10a::200";
 pub(crate) const NET4: &str = "192.0.2.1";
 pub(crate) const NET6: &str = "2001:db8:0:1::1";
+
+/// What packets of streams begin with; a number follows.
+const MARK: &[u8] = b"cloakway";
 
 /// UDP ports that every namespace counts.
 pub(crate) const PORTS: std::ops::Range<u16> = 7000..7032;
@@ -255,6 +258,46 @@ impl Lab {
         self.echo(FAR6, 7001);
     }
 
+    /// Lets the far end take packets on both its addresses without an answer, until the socket goes.
+    pub(crate) fn sinks(&self) -> Vec<UdpSocket> {
+        let at = |address: &str, port| SocketAddr::new(address.parse().unwrap(), port);
+        let addresses = [at(FAR4, 7000), at(FAR6, 7001)];
+        self.within("far", move || addresses.map(|at| UdpSocket::bind(at).unwrap()).into()).join().unwrap()
+    }
+
+    /// Counts the frames of streams that come to a namespace or leave it, whatever is wrong with them.
+    pub(crate) fn capture(&mut self, short: &str) -> Arc<AtomicU64> {
+        let (count, stop) = (Arc::new(AtomicU64::new(0)), self.stop.clone());
+        let (counting, (ready, opened)) = (count.clone(), channel());
+        self.threads.push(self.within(short, move || {
+            // ETH_P_ALL, on all interfaces.
+            let all = Some(Protocol::from(i32::from(3_u16.to_be())));
+            let mut socket = Socket::new(Domain::PACKET, Type::RAW, all).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            ready.send(()).unwrap();
+            let mut buffer = [0; 2048];
+            while !stop.load(Ordering::Relaxed) {
+                let Ok(length) = socket.read(&mut buffer) else { continue };
+                if buffer[..length].windows(MARK.len()).any(|window| window == MARK) {
+                    counting.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }));
+        opened.recv().unwrap();
+        count
+    }
+
+    /// A second link to the far end, which has the private network addresses there too.
+    pub(crate) fn second_link(&self) {
+        self.link(
+            ("isp", "priv1", &["192.0.2.245/30", "2001:db8:0:fe::1/64"]),
+            ("far", "priv1", &["192.0.2.246/30", "2001:db8:0:fe::2/64", "203.0.113.200/32", "2001:db8:c10a::200/128"]),
+        );
+        self.ip("far", "route add default via 192.0.2.245 src 203.0.113.200 metric 2000");
+        self.ip("far", "route add default via 2001:db8:0:fe::1 src 2001:db8:c10a::200 metric 2000");
+        self.as_from_a_wire("far", "priv1");
+    }
+
     /// How many packets of the streams, of either direction, came to the Internet's door.
     pub(crate) fn leaked(&self) -> u64 {
         self.seen("net", 7000) + self.seen("net", 7001)
@@ -290,18 +333,21 @@ impl Lab {
             let socket = UdpSocket::bind((from, 0)).unwrap();
             socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
             let mut buffer = [0; 64];
-            while !stopping.load(Ordering::Relaxed) {
-                // The send of the next packet after an ICMP error reports that error.
-                let _ = socket.send_to(b"cloakway", to);
-                counting.sent.fetch_add(1, Ordering::Relaxed);
-                while socket.recv_from(&mut buffer).is_ok() {
+            let mut answered = std::collections::BTreeSet::new();
+            let mut take = || {
+                while let Ok((length, _)) = socket.recv_from(&mut buffer) {
+                    assert!(answered.insert(buffer[..length].to_vec()), "an answer came twice");
                     counting.answered.fetch_add(1, Ordering::Relaxed);
                 }
+            };
+            while !stopping.load(Ordering::Relaxed) {
+                let number = counting.sent.fetch_add(1, Ordering::Relaxed);
+                // The send of the next packet after an ICMP error reports that error.
+                let _ = socket.send_to(&[MARK, &number.to_be_bytes()].concat(), to);
+                take();
             }
             socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-            while socket.recv_from(&mut buffer).is_ok() {
-                counting.answered.fetch_add(1, Ordering::Relaxed);
-            }
+            take();
         });
         Stream { counts, stop, thread }
     }
@@ -313,18 +359,42 @@ impl Lab {
 
     /// The configuration of the example, with sockets of this lab and `extra` private prefixes.
     pub(crate) fn config(&self, extra: &str) -> PathBuf {
+        self.write(&self.text(extra))
+    }
+
+    /// Puts `text` where the forwarder reads its configuration.
+    pub(crate) fn write(&self, text: &str) -> PathBuf {
+        let path = self.folder.path().join("forwarder.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Lets the running forwarder read its configuration again; the answer is its own.
+    pub(crate) fn reload(&self) -> Result<serde_json::Value, String> {
+        let mut stream = UnixStream::connect(self.folder.path().join("forwarder.sock")).unwrap();
+        stream.write_all(b"{\"topic\":\"reload\"}\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        answer.get("ok").cloned().ok_or_else(|| answer["error"].as_str().unwrap().to_owned())
+    }
+
+    pub(crate) fn text(&self, extra: &str) -> String {
         let example = include_str!("../../../configs/forwarder.toml");
         let (example, _) = example.split_once("[data-plane]").unwrap();
         let text = example.replace("/run/cloakway", self.folder.path().to_str().unwrap());
         let text = text.replace("prefixes = [", &format!("prefixes = [{}", self.subscribers));
-        let text = text + &self.plane.settings(self.bpf().join("pins").to_str().unwrap());
-        let path = self.folder.path().join("forwarder.toml");
-        std::fs::write(&path, text + extra).unwrap();
-        path
+        text + &self.plane.settings(self.bpf().join("pins").to_str().unwrap()) + extra
     }
 
     pub(crate) fn forwarder(&self, extra: &str) -> Forwarder {
-        let config = self.config(extra);
+        self.config(extra);
+        self.start()
+    }
+
+    /// A forwarder with the configuration that was written last.
+    pub(crate) fn start(&self) -> Forwarder {
+        let config = self.folder.path().join("forwarder.toml");
         let child = Command::new("ip")
             .args(["netns", "exec", &self.ns("isp"), env!("CARGO_BIN_EXE_forwarder"), "run", "--config"])
             .arg(&config)
@@ -359,6 +429,16 @@ impl Lab {
         let rows: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
         let row = rows.as_array().unwrap().iter().find(|row| row["counter"] == name).unwrap();
         row["packets"].as_u64().unwrap()
+    }
+
+    /// How many programs were loaded since the pins were made.
+    pub(crate) fn generation(&self) -> u64 {
+        if !self.bpf().join("pins/state").exists() {
+            return 0;
+        }
+        let shown = self.ask(&["show", "data-plane", "--json"]);
+        let rows: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+        rows[0]["generation"].as_u64().unwrap_or_default()
     }
 
     /// What was forwarded, on whatever path.
@@ -512,6 +592,15 @@ impl Health {
                 Err(_) => panic!("{prefix} never became healthy={healthy}; heard {last_words:#?}"),
             }
         }
+    }
+
+    /// The words that have come by now: prefix, healthy, reason.
+    pub(crate) fn words(&self) -> Vec<(String, bool, String)> {
+        let word = |(_, message)| match message {
+            Message::Prefix { prefix, healthy, reason } => Some((prefix.to_string(), healthy, reason)),
+            Message::Heartbeat { .. } => None,
+        };
+        self.lines.try_iter().filter_map(word).collect()
     }
 
     /// The longest time between two lines until `count` heartbeats have come.

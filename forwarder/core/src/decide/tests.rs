@@ -13,7 +13,7 @@ fn policy() -> Policy {
         let prefix: ipnet::IpNet = prefix.parse().unwrap();
         let probe = prefix.hosts().next();
         let services = ["tcp/443", "udp/5000-5100", "gre"].map(str::to_owned).to_vec();
-        spec.prefixes.push(SpecPrefix { prefix, link: "second".into(), next_hop: None, probe, services });
+        spec.prefixes.push(SpecPrefix { probe, services, ..SpecPrefix::new(prefix, "second") });
     }
     Policy::new(spec).unwrap()
 }
@@ -174,7 +174,7 @@ fn facts(policy: &Policy, packet: &Packet<'_>) -> Facts {
     let to = if let Egress::Interface(name) = packet.egress { name } else { "" };
     let link = |name: &str| policy.links().iter().position(|link| link.interface == name);
     let private = |address: IpAddr| {
-        policy.prefixes().iter().find(|entry| entry.prefix.contains(&address)).map(|entry| entry.link.0)
+        policy.prefixes().iter().find(|entry| entry.prefix.contains(&address)).map(|entry| entry.ways[0].link.0)
     };
     let subscriber = |address: IpAddr| policy.subscriber_prefixes().iter().any(|p| p.contains(&address));
     let faces = |name: &str| policy.subscriber_interfaces().iter().any(|known| known == name);

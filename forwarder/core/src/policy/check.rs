@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use super::problem::{Place, PolicyError, Problem};
 use super::service::Service;
-use super::{Link, LinkId, PrivatePrefix, SpecLink, SpecPrefix};
+use super::ways::{overlap, ways};
+use super::{Link, PrivatePrefix, SpecLink, SpecPrefix};
 
 pub(super) fn at(place: Place, problem: Problem) -> PolicyError {
     PolicyError { place, problem }
@@ -74,7 +75,7 @@ pub(super) fn private_prefix(
     subscribers: &[IpNet],
     before: &[PrivatePrefix],
 ) -> Result<PrivatePrefix, PolicyError> {
-    let SpecPrefix { prefix, link, next_hop, probe, services } = entry;
+    let prefix = entry.prefix;
     let place = Place::Prefix(index);
     check_unicast(place, prefix)?;
     check_apart(place, prefix, "subscriber prefix", subscribers.iter().copied())?;
@@ -83,33 +84,9 @@ pub(super) fn private_prefix(
         let family = if prefix.addr().is_ipv4() { "IPv4" } else { "IPv6" };
         return Err(at(place, Problem::NobodyToServe { prefix, family }));
     }
-    let Some(link_index) = links.iter().position(|known| known.name == link) else {
-        let known = links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(at(Place::PrefixLink(index), Problem::UnknownLink { link, known: format!("there is {known}") }));
-    };
-    if let Some(address) = next_hop {
-        check_neighbour(Place::NextHop(index), address, prefix)?;
-        if let Some(other) = subscribers.iter().find(|subscriber| subscriber.contains(&address)) {
-            let problem = Problem::Overlap { prefix: address.into(), kind: "subscriber prefix", other: *other };
-            return Err(at(Place::NextHop(index), problem));
-        }
-    }
-    let probe_place = Place::Probe(index);
-    let probe = match (next_hop, probe) {
-        (Some(_), Some(address)) => return Err(at(probe_place, Problem::ProbeBehindNextHop { address })),
-        (Some(next_hop), None) => next_hop,
-        (None, Some(address)) => {
-            check_neighbour(probe_place, address, prefix)?;
-            if !prefix.contains(&address) {
-                return Err(at(probe_place, Problem::ProbeOutside { address, prefix }));
-            }
-            address
-        }
-        (None, None) if prefix.prefix_len() == prefix.max_prefix_len() => prefix.addr(),
-        (None, None) => return Err(at(probe_place, Problem::ProbeMissing { prefix })),
-    };
-    let services = service_list(index, prefix, &services)?;
-    Ok(PrivatePrefix { prefix, link: LinkId(link_index), next_hop, probe, services })
+    let ways = ways(index, &entry, links, subscribers)?;
+    let services = service_list(index, prefix, &entry.services)?;
+    Ok(PrivatePrefix { prefix, ways, spread: entry.spread, services })
 }
 
 fn service_list(index: usize, prefix: IpNet, written: &[String]) -> Result<Vec<Service>, PolicyError> {
@@ -151,10 +128,6 @@ fn check_apart(
     }
 }
 
-fn overlap(a: IpNet, b: IpNet) -> bool {
-    a.contains(&b) || b.contains(&a)
-}
-
 const SPECIAL: [(&str, &str); 14] = [
     ("0.0.0.0/8", "\"this network\" (RFC 791)"),
     ("127.0.0.0/8", "loopback (RFC 1122)"),
@@ -185,7 +158,7 @@ fn check_unicast(place: Place, prefix: IpNet) -> Result<(), PolicyError> {
     }
 }
 
-fn check_neighbour(place: Place, address: IpAddr, prefix: IpNet) -> Result<(), PolicyError> {
+pub(super) fn check_neighbour(place: Place, address: IpAddr, prefix: IpNet) -> Result<(), PolicyError> {
     if address.is_ipv4() != prefix.addr().is_ipv4() {
         return Err(at(place, Problem::MixedFamilies { address, prefix }));
     }

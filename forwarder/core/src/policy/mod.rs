@@ -1,5 +1,6 @@
 //! The operator's policy, refused unless it is free of contradictions.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use cloakway_types::{PrefixMap, PrefixSet};
@@ -8,11 +9,13 @@ use ipnet::IpNet;
 mod check;
 mod problem;
 mod service;
+mod ways;
 
 use check::{at, links, private_prefix, subscriber_interfaces, subscriber_prefixes};
 pub use problem::{Place, PolicyError, Problem};
 pub(crate) use service::name_of;
 pub use service::{Service, ServiceError};
+pub use ways::{MAX_WAYS, Way};
 
 /// A policy as it was written down, nothing checked.
 #[derive(Debug, Clone, Default)]
@@ -41,14 +44,27 @@ pub struct SpecLink {
 pub struct SpecPrefix {
     /// The private network addresses.
     pub prefix: IpNet,
-    /// The name of the link that they are reached by.
-    pub link: String,
-    /// The router on the link; without one the addresses are on the link itself.
+    /// The names of the links that they are reached by, the best first.
+    pub links: Vec<String>,
+    /// Whether all healthy links are used at once; else the first healthy one is.
+    pub spread: bool,
+    /// The router on every one of the links; without one the addresses are on the links themselves.
     pub next_hop: Option<IpAddr>,
+    /// The router by the name of its link, where they differ.
+    pub next_hops: BTreeMap<String, IpAddr>,
     /// The address whose ARP or ND answers are the heartbeat, where it is not clear.
     pub probe: Option<IpAddr>,
     /// What subscribers may use of it, as written; everything when there is none.
     pub services: Vec<String>,
+}
+
+impl SpecPrefix {
+    /// A prefix whose addresses are on the one link, each its own heartbeat.
+    #[must_use]
+    pub fn new(prefix: IpNet, link: &str) -> Self {
+        let (links, next_hops) = (vec![link.to_owned()], BTreeMap::new());
+        Self { prefix, links, spread: false, next_hop: None, next_hops, probe: None, services: Vec::new() }
+    }
 }
 
 /// The index of a link in [`Policy::links`].
@@ -69,12 +85,10 @@ pub struct Link {
 pub struct PrivatePrefix {
     /// The private network addresses.
     pub prefix: IpNet,
-    /// The link that they are reached by.
-    pub link: LinkId,
-    /// The router on the link; `None` when the addresses are on the link itself.
-    pub next_hop: Option<IpAddr>,
-    /// The neighbour on the link whose ARP or ND answers are the heartbeat of the prefix.
-    pub probe: IpAddr,
+    /// The ways there, the best first; never none.
+    pub ways: Vec<Way>,
+    /// Whether all healthy ways are used at once; else the first healthy one is.
+    pub spread: bool,
     /// What subscribers may use of it; everything when there is none.
     pub services: Vec<Service>,
 }
@@ -169,10 +183,10 @@ impl Policy {
         self.links.iter().position(|link| link.interface == interface).map(LinkId)
     }
 
-    /// The link behind which `address` is, when it is a private network address.
+    /// The name of `link`.
     #[must_use]
-    pub fn private_link(&self, address: IpAddr) -> Option<LinkId> {
-        self.private_prefix(address).map(|entry| entry.link)
+    pub fn link_name(&self, link: LinkId) -> &str {
+        self.links.get(link.0).map_or("", |link| &link.name)
     }
 
     /// The private prefix that `address` is in.
@@ -205,13 +219,7 @@ pub(crate) mod tests {
 
     /// The policy of the example configuration.
     pub(crate) fn example() -> Spec {
-        let prefix = |prefix: &str| SpecPrefix {
-            prefix: prefix.parse().unwrap(),
-            link: "main".into(),
-            next_hop: None,
-            probe: None,
-            services: Vec::new(),
-        };
+        let prefix = |prefix: &str| SpecPrefix::new(prefix.parse().unwrap(), "main");
         Spec {
             links: vec![SpecLink { name: "main".into(), interface: "priv0".into() }],
             prefixes: vec![prefix("203.0.113.200/32"), prefix("2001:db8:c10a::200/128")],
@@ -230,8 +238,8 @@ pub(crate) mod tests {
     #[test]
     fn the_example_is_a_policy_and_each_address_is_its_own_heartbeat() {
         let policy = Policy::new(example()).unwrap();
-        assert_eq!(policy.prefixes()[0].probe, "203.0.113.200".parse::<IpAddr>().unwrap());
-        assert_eq!(policy.interface(policy.prefixes()[1].link), "priv0");
+        assert_eq!(policy.prefixes()[0].ways[0].probe, "203.0.113.200".parse::<IpAddr>().unwrap());
+        assert_eq!(policy.interface(policy.prefixes()[1].ways[0].link), "priv0");
     }
 
     #[test]
@@ -284,7 +292,7 @@ pub(crate) mod tests {
     #[test]
     fn links_and_interfaces_must_exist_once_and_on_one_side() {
         assert_eq!(
-            refusal(|spec| spec.prefixes[0].link = "spare".into()),
+            refusal(|spec| spec.prefixes[0].links = vec!["spare".into()]),
             "private-prefixes[0].link: no link is called \"spare\": there is main"
         );
         assert_eq!(

@@ -22,6 +22,10 @@ pub enum Place {
     Prefix(usize),
     /// The link of the private prefix with this index.
     PrefixLink(usize),
+    /// Of the private prefix with the first index, the link with the second, where there are several.
+    PrefixLinks(usize, usize),
+    /// How the private prefix with this index uses its links.
+    Spread(usize),
     /// The next hop of the private prefix with this index.
     NextHop(usize),
     /// The probe of the private prefix with this index.
@@ -88,6 +92,32 @@ pub enum Problem {
         link: String,
         /// The links that there are.
         known: String,
+    },
+    /// More links than a prefix can have.
+    #[error("{count} links: at most {most} are allowed")]
+    TooManyLinks {
+        /// How many are written.
+        count: usize,
+        /// How many may be.
+        most: usize,
+    },
+    /// Nothing to spread over.
+    #[error("one link alone: spreading takes two or more")]
+    SpreadAlone,
+    /// A spread that the kernel cannot do.
+    #[error("{prefix} is IPv6, which the kernel spreads over next hops only: give one for each link")]
+    SpreadNeedsNextHops {
+        /// The prefix.
+        prefix: IpNet,
+    },
+    /// A next hop for all links and one for each.
+    #[error("both next-hop and next-hops: give one for all links, or one for each")]
+    NextHopTwice,
+    /// A next hop on a link that the prefix does not use.
+    #[error("a next hop on link {link:?}, which is none of the links of this prefix")]
+    NextHopElsewhere {
+        /// As written.
+        link: String,
     },
     /// Bits are set behind the prefix length.
     #[error("{prefix} has host bits set: {} is the prefix", prefix.trunc())]
@@ -180,6 +210,8 @@ impl fmt::Display for Place {
             Self::Prefixes => write!(f, "private-prefixes"),
             Self::Prefix(index) => write!(f, "private-prefixes[{index}].prefix"),
             Self::PrefixLink(index) => write!(f, "private-prefixes[{index}].link"),
+            Self::PrefixLinks(index, link) => write!(f, "private-prefixes[{index}].links[{link}]"),
+            Self::Spread(index) => write!(f, "private-prefixes[{index}].spread"),
             Self::NextHop(index) => write!(f, "private-prefixes[{index}].next-hop"),
             Self::Probe(index) => write!(f, "private-prefixes[{index}].probe"),
             Self::Service(index, service) => write!(f, "private-prefixes[{index}].services[{service}]"),

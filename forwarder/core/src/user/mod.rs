@@ -144,6 +144,11 @@ impl User {
         Self { policy, host, ration }
     }
 
+    /// Decides by `policy` from now on.
+    pub fn follow(&mut self, policy: &Arc<Policy>) {
+        self.policy.clone_from(policy);
+    }
+
     /// The interfaces.
     #[must_use]
     pub const fn host(&self) -> &Host {
@@ -175,7 +180,7 @@ impl User {
             return Fate::Nothing;
         }
         let is_link = self.policy.link_of(&port.name).is_some();
-        if !is_link && self.policy.private_link(parsed.destination).is_none() {
+        if !is_link && self.policy.private_prefix(parsed.destination).is_none() {
             return Fate::Kernel;
         }
         let mine = self.host.own.contains(&parsed.destination)

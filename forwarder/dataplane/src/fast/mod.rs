@@ -132,6 +132,12 @@ impl FastPath {
         Ok(true)
     }
 
+    /// Which program is in place, counted since the pins were made.
+    #[must_use]
+    pub fn generation(&self) -> Option<u64> {
+        self.now.as_ref().map(|now| now.generation)
+    }
+
     /// Lets the program of this generation forward.
     ///
     /// # Errors

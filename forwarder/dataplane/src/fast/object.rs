@@ -10,7 +10,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, Program, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use forwarder_core::Service;
-use forwarder_core::fast::{Hook, MAX_SERVICES, Port, Role, Table};
+use forwarder_core::fast::{Hook, MAX_SERVICES, Port, Private, Role, Table};
 use ipnet::IpNet;
 
 use super::{FastPathError, refused};
@@ -48,7 +48,7 @@ impl Object {
             .load(OBJECT)
             .map_err(refused("load the program"))?;
         {
-            let mut ports: HashMap<_, u32, [u8; 12]> = map(&mut ebpf, "ports")?;
+            let mut ports: HashMap<_, u32, [u8; 24]> = map(&mut ebpf, "ports")?;
             for (index, port) in &table.ports {
                 ports.insert(index, encoded_port(port), 0).map_err(refused("fill ports"))?;
             }
@@ -65,9 +65,8 @@ impl Object {
                 services.set(index, encoded_services(list), 0).map_err(refused("fill services"))?;
             }
         }
-        let private = |entry: &forwarder_core::fast::Private| [entry.link, entry.services];
-        fill4(&mut ebpf, "private4", private4.iter().map(|(prefix, entry)| (*prefix, private(entry))))?;
-        fill6(&mut ebpf, "private6", private6.iter().map(|(prefix, entry)| (*prefix, private(entry))))?;
+        fill4(&mut ebpf, "private4", private4.iter().map(|(prefix, entry)| (*prefix, encoded_private(entry))))?;
+        fill6(&mut ebpf, "private6", private6.iter().map(|(prefix, entry)| (*prefix, encoded_private(entry))))?;
         fill4(&mut ebpf, "subscribers4", subscribers4.iter().map(|(prefix, is)| (*prefix, u32::from(*is))))?;
         fill6(&mut ebpf, "subscribers6", subscribers6.iter().map(|(prefix, is)| (*prefix, u32::from(*is))))?;
         let mut object = Self { ebpf, hook };
@@ -158,13 +157,22 @@ fn fill6<V: Pod>(ebpf: &mut Ebpf, name: &str, entries: impl Iterator<Item = (IpN
 }
 
 /// `struct port`.
-fn encoded_port(port: &Port) -> [u8; 12] {
+fn encoded_port(port: &Port) -> [u8; 24] {
     let role: u32 = match port.role {
         Role::Subscribers => 1,
         Role::Link => 2,
     };
-    let mut value = [0; 12];
-    let parts = role.to_ne_bytes().into_iter().chain(port.mac);
+    let mut value = [0; 24];
+    let parts = port.bit.to_ne_bytes().into_iter().chain(role.to_ne_bytes()).chain(port.mac);
+    value.iter_mut().zip(parts).for_each(|(octet, part)| *octet = part);
+    value
+}
+
+/// `struct private_prefix`.
+fn encoded_private(entry: &Private) -> [u8; 16] {
+    let mut value = [0; 16];
+    let parts = entry.links.to_ne_bytes().into_iter().chain(entry.services.to_ne_bytes());
+    let parts = parts.chain(u32::from(entry.spread).to_ne_bytes());
     value.iter_mut().zip(parts).for_each(|(octet, part)| *octet = part);
     value
 }

@@ -99,11 +99,8 @@ fn within(work: impl FnOnce(&Path) + Send + 'static) {
 
 fn policy() -> Policy {
     let prefix = |prefix: &str, services: &[&str]| SpecPrefix {
-        prefix: prefix.parse().unwrap(),
-        link: "main".into(),
-        next_hop: None,
-        probe: None,
         services: services.iter().map(ToString::to_string).collect(),
+        ..SpecPrefix::new(prefix.parse().unwrap(), "main")
     };
     let services = ["tcp/443", "udp/5000-5100", "icmp", "esp"];
     Policy::new(Spec {

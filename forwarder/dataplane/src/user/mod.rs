@@ -83,11 +83,11 @@ impl UserPlane {
         Self { shared: Arc::new(shared), readers: BTreeMap::new() }
     }
 
-    /// Reads at the interfaces of `host`, and at no other.
+    /// Does what `policy` says from now on, and reads at the interfaces of `host`, and at no other.
     ///
     /// # Errors
     /// When there is no raw socket to be had; the others go on.
-    pub fn apply(&mut self, host: Host, rations: Rations) -> std::io::Result<()> {
+    pub fn apply(&mut self, policy: &Arc<Policy>, host: Host, rations: Rations) -> std::io::Result<()> {
         let gone: Vec<u32> = self.readers.keys().filter(|index| !host.ports.contains_key(index)).copied().collect();
         for index in gone {
             self.leave(index);
@@ -96,6 +96,7 @@ impl UserPlane {
         {
             let mut user = lock(&self.shared.user);
             user.ration().set(rations.0, rations.1);
+            user.follow(policy);
             if *user.host() != host {
                 user.moved(host);
             }
