@@ -7,7 +7,8 @@
 //!   │                            v  │                    v                    │                          │
 //!   └──────────── damped ─────── Active <────────────────┘                    └────────> Idle <──────────┘
 //! ```
-//! Two connections may cross while neither is Established; the router ids decide which stays (§6.8).
+//! Two connections may cross; once both OPENs of a second one are in, the router ids decide which stays, and an
+//! Established one always does (§6.8).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -346,9 +347,7 @@ impl Session {
             {
                 self.links.remove(&id);
                 self.output.push_back(Output::Close(id));
-                let why = Down::Received(notification);
-                self.event(Event::Failed(why.clone()));
-                self.last_down = Some(why);
+                self.ended_early(Down::Received(notification));
                 self.rest_active(now);
             }
             (_, Message::Notification(notification)) => {
@@ -431,11 +430,9 @@ impl Session {
     }
 
     fn establish(&mut self, id: LinkId, negotiated: Arc<Negotiated>, now: Instant) {
-        let others: Vec<LinkId> = self.links.keys().copied().filter(|other| *other != id).collect();
-        for other in others {
-            let detail = "another connection is Established".to_owned();
-            self.refuse(other, ErrorCode::CONNECTION_COLLISION.into(), detail);
-        }
+        // No more attempts of our own. A connection that stands already is tracked until its OPEN comes (§6.8).
+        let attempts = self.links.extract_if(.., |_, link| matches!(link, Link::Connecting { .. }));
+        self.output.extend(attempts.map(|(attempt, _)| Output::Close(attempt)));
         if let Some(Link::Open { phase, .. }) = self.links.get_mut(&id) {
             *phase = Phase::Established(negotiated.clone());
         }

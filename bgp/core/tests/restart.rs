@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bench::{Bench, PRIVATE, Seen, at, encode, peer_open, routes, settings};
 use bgp_core::{
-    Ends, Event, Export, Guard, Heard, Helper, Input, MaxPrefix, Options, Output, Policy, Rib, RouteAttributes,
+    Down, Ends, Event, Export, Guard, Heard, Helper, Input, MaxPrefix, Options, Output, Policy, Rib, RouteAttributes,
     Session, Settings, State,
 };
 use bgp_wire::{
@@ -446,6 +446,29 @@ fn a_notification_keeps_routes_only_where_both_say_so_and_hard_reset_never_does(
         let seen = bench.tick_at(at(30));
         assert!(seen.contains(&Seen::Down));
         assert_eq!(heard(&seen).len(), usize::from(both));
+    }
+}
+
+/// RFC 4724 §5: where the end of the old connection was never seen, a host that died and is back.
+#[test]
+fn a_peer_that_restarts_and_connects_anew_replaces_the_connection_that_we_still_hold() {
+    let mut bench = established(helping(0), restarting(true, false, false), false);
+    let (old, new) = (bench.link.unwrap(), bench.session.new_link());
+    let seen = bench.handle(Input::Accepted(new));
+    assert_eq!(seen, [Seen::Close, Seen::Heard(Heard::Stale(Family::Ipv4)), Seen::Down, Seen::Open]);
+    assert_eq!(bench.session.status().last_down, Some(Down::ConnectedAnew));
+    assert_eq!(bench.handle(Input::Received(old, &encode(Message::KeepAlive))), [], "the old one is over");
+    let open = open_with(restarting(true, false, false));
+    assert_eq!(bench.handle(Input::Received(new, &encode(open))), [Seen::KeepAlive]);
+    let seen = bench.handle(Input::Received(new, &encode(Message::KeepAlive)));
+    assert_eq!((&seen[0], heard(&seen)), (&Seen::Up, vec![]), "what it told stays");
+    assert_eq!(bench.session.established_link(), Some(new));
+    // A peer that restarts nothing gracefully, or that we do not help, has to wait: RFC 4271 §6.8.
+    for (settings, capabilities) in [(helping(0), aware(true).to_vec()), (settings(), restarting(true, false, false))] {
+        let mut bench = established(settings, capabilities, false);
+        let new = bench.session.new_link();
+        assert_eq!(bench.handle(Input::Accepted(new)), [Seen::Open]);
+        assert_eq!(bench.state(), State::Established);
     }
 }
 

@@ -304,6 +304,60 @@ fn a_new_connection_does_not_disturb_an_established_one() {
 }
 
 #[test]
+fn beside_an_established_connection_another_is_tracked_until_its_open_comes() {
+    let open = encode(Message::Open(Open { hold_time: hold(0), ..peer_open() }));
+    let keepalive = encode(Message::KeepAlive);
+    // Ours stands first, or the peer's; neither end has yet decided anything about the other.
+    for ours_first in [true, false] {
+        let tracked = || {
+            let mut bench = Bench::open_sent(Settings { hold_time: hold(0), ..settings() });
+            let outgoing = bench.link.unwrap();
+            let incoming = bench.session.new_link();
+            assert_eq!(bench.handle(Input::Accepted(incoming)), [Seen::Open]);
+            let (first, second) = if ours_first { (outgoing, incoming) } else { (incoming, outgoing) };
+            assert_eq!(bench.handle(Input::Received(first, &open)), [Seen::KeepAlive]);
+            let seen = bench.handle(Input::Received(first, &keepalive));
+            assert_eq!((&seen[0], seen.contains(&Seen::Close)), (&Seen::Up, false), "{seen:?}");
+            (bench, first, second)
+        };
+        let collision = [Seen::Notification(ErrorCode::CONNECTION_COLLISION, vec![]), Seen::Failed, Seen::Close];
+        let cease = encode(Message::Notification(ErrorCode::CONNECTION_COLLISION.into()));
+        type End<'a> = (&'a dyn Fn(&mut Bench, LinkId) -> Vec<Seen>, &'a [Seen]);
+        let ends: [End<'_>; 4] = [
+            (&|bench, second| bench.handle(Input::Received(second, &open)), &collision),
+            (&|bench, second| bench.handle(Input::Received(second, &cease)), &[Seen::Close, Seen::Failed]),
+            (&|bench, second| bench.handle(Input::Closed(second)), &[Seen::Failed]),
+            (&|bench, _| bench.tick_at(at(240)), &refused(ErrorCode::HOLD_TIMER_EXPIRED)),
+        ];
+        for (end, expected) in ends {
+            let (mut bench, first, second) = tracked();
+            assert_eq!(bench.tick_at(at(239)), []);
+            assert_eq!(end(&mut bench, second), expected);
+            assert_eq!((bench.session.established_link(), bench.session.status().last_down), (Some(first), None));
+            assert_eq!(bench.session.poll_timeout(), None, "nothing is tried again");
+        }
+        // When the Established one ends, what is tracked goes on as any other.
+        let (mut bench, first, second) = tracked();
+        assert_eq!(bench.handle(Input::Closed(first)), [Seen::Down]);
+        assert_eq!(bench.state(), State::OpenSent);
+        assert_eq!(bench.handle(Input::Received(second, &open)), [Seen::KeepAlive]);
+        bench.handle(Input::Received(second, &keepalive));
+        assert_eq!(bench.session.established_link(), Some(second));
+    }
+}
+
+#[test]
+fn an_attempt_to_connect_ends_when_the_peers_connection_is_established() {
+    let mut bench = Bench::new(settings());
+    assert_eq!(bench.handle(Input::Start), [Seen::Connect]);
+    let incoming = bench.session.new_link();
+    bench.handle(Input::Accepted(incoming));
+    bench.handle(Input::Received(incoming, &encode(Message::Open(peer_open()))));
+    let seen = bench.handle(Input::Received(incoming, &encode(Message::KeepAlive)));
+    assert_eq!(seen[..2], [Seen::Close, Seen::Up]);
+}
+
+#[test]
 fn hearing_our_private_prefix_is_told_once_and_counted_always() {
     let mut bench = Bench::established();
     let attributes =

@@ -6,7 +6,7 @@ use bgp_wire::{ErrorCode, Framer, Message, Notification};
 use cloakway_types::Instant;
 
 use super::routes::Reported;
-use super::values::{Down, Event, LinkId, Output};
+use super::values::{Down, Event, LinkId, Negotiated, Output};
 use super::{Link, Phase, Rest, Session, negotiation};
 
 /// Patience for the peer's OPEN (RFC 4271 §8.2.2 suggests four minutes).
@@ -38,9 +38,9 @@ impl Session {
 
     /// Waits for the peer, and for the next attempt unless a connection is there or we never connect.
     pub(super) fn rest_active(&mut self, now: Instant) {
-        let wait = self.connect_backoff.next(&mut self.jitter);
         let retry = self.links.is_empty() && !self.settings.passive;
-        self.rest = Rest::Active { retry_at: retry.then_some(now + wait) };
+        let retry_at = retry.then(|| now + self.connect_backoff.next(&mut self.jitter));
+        self.rest = Rest::Active { retry_at };
     }
 
     pub(super) fn opened(&mut self, id: LinkId, outgoing: bool, now: Instant) {
@@ -82,6 +82,7 @@ impl Session {
             }
             Rest::Active { .. } => {}
         }
+        self.replace_established(now);
         // The peer gave up an earlier connection of its own that got nowhere.
         let stale: Vec<LinkId> = self
             .links
@@ -101,6 +102,16 @@ impl Session {
         self.opened(id, false, now);
     }
 
+    /// RFC 4724 §5: a peer that restarts gracefully and connects anew has lost the connection that we still hold. What it
+    /// told stays for as long as it asked for.
+    fn replace_established(&mut self, now: Instant) {
+        let restarts = |negotiated: &Negotiated| negotiated.restart.as_ref().is_some_and(|of| !of.families.is_empty());
+        if let Some((id, _)) = self.established().filter(|(_, negotiated)| restarts(negotiated)) {
+            self.output.push_back(Output::Close(id));
+            self.lost(id, Down::ConnectedAnew, now);
+        }
+    }
+
     /// Sends `notification` and closes, without consequences for the session.
     pub(super) fn refuse(&mut self, id: LinkId, notification: Notification, detail: String) {
         if let Some(link) = self.links.remove(&id) {
@@ -117,8 +128,7 @@ impl Session {
             // RFC 4271 §8.2.2, OpenSent, event 18: to Active, not to Idle.
             Some(Link::Open { phase: Phase::Delayed | Phase::OpenSent, .. }) => {
                 self.links.remove(&id);
-                self.last_down = Some(Down::ConnectionLost);
-                self.event(Event::Failed(Down::ConnectionLost));
+                self.ended_early(Down::ConnectionLost);
                 self.rest_active(now);
             }
             Some(Link::Connecting { .. }) => {
@@ -158,12 +168,20 @@ impl Session {
                 self.idle_backoff.reset();
             }
             self.event(Event::Down(why.clone()));
+            self.last_down = Some(why);
         } else {
-            self.event(Event::Failed(why.clone()));
+            self.ended_early(why);
         }
-        self.last_down = Some(why);
         if self.links.is_empty() {
             self.rest = Rest::Idle { until: now + self.idle_backoff.next(&mut self.jitter) };
+        }
+    }
+
+    /// A connection has ended that was not Established. Beside one that is, it is no news of the session.
+    pub(super) fn ended_early(&mut self, why: Down) {
+        self.event(Event::Failed(why.clone()));
+        if self.established().is_none() {
+            self.last_down = Some(why);
         }
     }
 

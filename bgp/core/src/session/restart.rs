@@ -154,6 +154,9 @@ impl Session {
     /// Whether the connection ends because our offer to have routes kept does not fit the peer: one that keeps routes
     /// without the long-lived rules, which tell it what to drop, is offered nothing at the next connection.
     pub(super) fn withholds_keep(&mut self, id: LinkId, open: &Open, now: Instant) -> bool {
+        if self.established().is_some() {
+            return false;
+        }
         let said = said(&self.settings, open);
         let withhold = said.graceful && !said.long_lived;
         if self.settings.options.keep.is_none() || withhold == self.keep_withheld {
@@ -211,7 +214,7 @@ impl Session {
     /// The session has ended: what of the peer's stays for a while, if it is to.
     pub(super) fn outdate(&mut self, negotiated: &Negotiated, why: &Down, now: Instant) {
         let hard = match why {
-            Down::ConnectionLost => false,
+            Down::ConnectionLost | Down::ConnectedAnew => false,
             Down::Sent { notification, .. } | Down::Received(notification) => {
                 !negotiated.notification_restart
                     || matches!(notification.error, ErrorCode::HARD_RESET | ErrorCode::MAXIMUM_PREFIXES)

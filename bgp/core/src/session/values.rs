@@ -267,6 +267,8 @@ pub enum Down {
     ConnectionLost,
     /// We ended TCP without a word, so that the peer keeps what is to be kept.
     Left,
+    /// The peer, which restarts gracefully, has opened another connection (RFC 4724 §5).
+    ConnectedAnew,
     /// TCP never came to be.
     ConnectFailed(String),
 }
@@ -278,6 +280,7 @@ impl fmt::Display for Down {
             Self::Received(notification) => write!(f, "received {notification}"),
             Self::ConnectionLost => f.write_str("connection lost"),
             Self::Left => f.write_str("left without a word: the peer keeps what is to be kept"),
+            Self::ConnectedAnew => f.write_str("the peer has restarted: it connects anew"),
             Self::ConnectFailed(reason) => write!(f, "cannot connect: {reason}"),
         }
     }
