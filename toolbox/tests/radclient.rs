@@ -7,7 +7,8 @@ mod running;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use running::{SECRET, Toolbox, have};
+use cloakway_testing::have;
+use running::{SECRET, Toolbox};
 use serde_json::json;
 
 struct Said {
@@ -36,7 +37,7 @@ fn radclient(toolbox: &Toolbox, command: &str, secret: &str, attributes: &str) -
 
 #[test]
 fn radclient_opens_confirms_and_closes_the_session_of_the_story() {
-    if !have("radclient") {
+    if !have("radclient", "freeradius-utils") {
         return;
     }
     let toolbox = Toolbox::start();
@@ -72,7 +73,7 @@ fn radclient_opens_confirms_and_closes_the_session_of_the_story() {
 
 #[test]
 fn radclient_with_another_secret_gets_no_answer() {
-    if !have("radclient") {
+    if !have("radclient", "freeradius-utils") {
         return;
     }
     let toolbox = Toolbox::start();
@@ -86,7 +87,7 @@ fn radclient_with_another_secret_gets_no_answer() {
 
 #[test]
 fn radclient_learns_by_status_server_that_the_toolbox_is_there() {
-    if !have("radclient") {
+    if !have("radclient", "freeradius-utils") {
         return;
     }
     let toolbox = Toolbox::start();

@@ -119,11 +119,7 @@ fn bgpdump_reads_both() {
         let file = folder.path().join("dump");
         std::fs::File::create(&file).unwrap().write_all(&bytes).unwrap();
         let Ok(read) = Command::new("bgpdump").arg("-m").arg(&file).stderr(Stdio::null()).output() else {
-            assert!(
-                std::env::var("NETNS_TESTS").as_deref() != Ok("required"),
-                "there is no bgpdump, and nothing may be skipped"
-            );
-            eprintln!("SKIPPED: there is no bgpdump here (Debian: apt install bgpdump)");
+            cloakway_testing::skip("there is no bgpdump here (Debian: apt install bgpdump)");
             return;
         };
         let text = String::from_utf8_lossy(&read.stdout);

@@ -233,15 +233,3 @@ pub(crate) fn now_s() -> u32 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     u32::try_from(since.as_secs()).unwrap()
 }
-
-/// Whether `program` can be run; under `NETNS_TESTS=required` it has to be there.
-pub(crate) fn have(program: &str) -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| Path::is_file(&folder.join(program))));
-    let required = std::env::var_os("NETNS_TESTS").is_some_and(|value| value == "required");
-    assert!(found || !required, "{program} is missing: apt-get install freeradius-utils");
-    if !found {
-        eprintln!("SKIPPED: {program} is missing: apt-get install freeradius-utils");
-    }
-    found
-}
