@@ -1,5 +1,7 @@
 //! A script written for ExaBGP, under ExaBGP and under us in its place: a BIRD that hears it holds the same.
 
+mod two_hosts;
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -7,32 +9,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use netns_tests::command::eventually;
 use netns_tests::lab::Lab;
-use netns_tests::topology::Topology;
 use netns_tests::{may_make_namespaces, stories};
 
 const BOUND: Duration = Duration::from_secs(30);
-
-const TWO_HOSTS: &str = r#"
-about = "a BIRD that hears a script"
-[[namespaces]]
-name = "sender"
-role = "ExaBGP, and then bgp-speaker, with the same script"
-[[namespaces]]
-name = "router"
-role = "BIRD 2"
-[[links]]
-name = "cable"
-kind = "member"
-a = { namespace = "sender", interface = "eth0", addresses = ["192.0.2.1/24", "2001:db8::1/64"] }
-b = { namespace = "router", interface = "eth0", addresses = ["192.0.2.2/24", "2001:db8::2/64"] }
-[[processes]]
-name = "bird"
-namespace = "router"
-program = "/usr/sbin/bird"
-arguments = ["-f", "-c", "{{dir}}/bird.conf", "-s", "{{dir}}/bird.ctl"]
-templates = ["bird.conf"]
-ready = { command = ["birdc", "-s", "{{dir}}/bird.ctl", "show", "status"], contains = "Daemon is up" }
-"#;
 
 const BIRD: &str = r#"
 router id 192.0.2.2;
@@ -134,8 +113,7 @@ fn script() -> String {
 
 /// What BIRD holds, without the times.
 fn table(lab: &Lab) -> Result<String> {
-    let show = ["birdc", "-s", "{{run}}/bird/bird.ctl", "show", "route", "all", "protocol", "sender"];
-    let said = lab.must("router", &show)?;
+    let said = two_hosts::birdc(lab, "show route all protocol sender")?;
     let line = |line: &str| match (line.split_once('['), line.split_once("]")) {
         (Some((before, _)), Some((_, after))) if line.contains("[sender ") => format!("{before}{after}"),
         // ExaBGP sorts communities.
@@ -162,7 +140,7 @@ fn table(lab: &Lab) -> Result<String> {
 /// Starts the script under `process`, and takes down what BIRD holds after each part, and what the script was answered.
 fn told(lab: &Lab, process: &str, program: &[&str]) -> Result<(Vec<String>, String)> {
     let run = lab.run_directory();
-    let mut command = lab.command("sender", program)?;
+    let mut command = lab.command("speaker", program)?;
     command.env("exabgp.api.cli", "false").env("exabgp.daemon.user", "root");
     lab.spawn(process, command)?;
     let mut tables = Vec::new();
@@ -196,10 +174,7 @@ fn told(lab: &Lab, process: &str, program: &[&str]) -> Result<(Vec<String>, Stri
 }
 
 fn up(folder: &Path) -> Result<Lab> {
-    fs::write(folder.join("topology.toml"), TWO_HOSTS)?;
-    fs::write(folder.join("bird.conf"), BIRD)?;
-    let lab =
-        Lab::up(Topology::load(&folder.join("topology.toml"))?, &format!("xb{}-", std::process::id()), &mut |_| ())?;
+    let lab = two_hosts::up("xb", folder, BIRD)?;
     for (name, text) in
         [("script.sh", script()), ("exabgp.conf", EXABGP.to_owned()), ("speaker.toml", SPEAKER.to_owned())]
     {

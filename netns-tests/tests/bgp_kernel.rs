@@ -1,5 +1,7 @@
 //! Best routes in the kernel: what the speaker puts there and takes away, and that it touches nothing of anybody else.
 
+mod two_hosts;
+
 use std::fs;
 use std::time::Duration;
 
@@ -7,34 +9,10 @@ use anyhow::{Result, ensure};
 use netns_tests::command::eventually;
 use netns_tests::health::Health;
 use netns_tests::lab::Lab;
-use netns_tests::topology::Topology;
 use netns_tests::{may_make_namespaces, stories};
 
 const BOUND: Duration = Duration::from_secs(20);
 const PRIVATE: &str = "203.0.113.200/32";
-
-const TWO_HOSTS: &str = r#"
-about = "a speaker that fills a kernel table from one BIRD"
-[[namespaces]]
-name = "speaker"
-role = "bgp-speaker"
-[[namespaces]]
-name = "router"
-role = "BIRD 2"
-[[links]]
-name = "cable"
-kind = "member"
-offloads = false
-a = { namespace = "speaker", interface = "eth0", addresses = ["192.0.2.1/24", "2001:db8::1/64"] }
-b = { namespace = "router", interface = "eth0", addresses = ["192.0.2.2/24", "2001:db8::2/64"] }
-[[processes]]
-name = "bird"
-namespace = "router"
-program = "/usr/sbin/bird"
-arguments = ["-f", "-c", "{{dir}}/bird.conf", "-s", "{{dir}}/bird.ctl"]
-templates = ["bird.conf"]
-ready = { command = ["birdc", "-s", "{{dir}}/bird.ctl", "show", "status"], contains = "Daemon is up" }
-"#;
 
 const BIRD: &str = r#"
 router id 192.0.2.2;
@@ -73,10 +51,8 @@ struct Site {
 }
 
 impl Site {
-    fn up(prefix: &str, folder: &std::path::Path) -> Result<Self> {
-        fs::write(folder.join("topology.toml"), TWO_HOSTS)?;
-        fs::write(folder.join("bird.conf"), BIRD)?;
-        let lab = Lab::up(Topology::load(&folder.join("topology.toml"))?, prefix, &mut |_| ())?;
+    fn up(folder: &std::path::Path) -> Result<Self> {
+        let lab = two_hosts::up("bk", folder, BIRD)?;
         let run = lab.run_directory().display().to_string();
         let config = format!(
             "admin-socket = \"{run}/speaker.sock\"\nmetrics-listen = \"192.0.2.1:9644\"\n[speaker]\nlocal-as = 64500\nrouter-id = \"10.0.0.1\"\n\
@@ -127,9 +103,7 @@ impl Site {
     }
 
     fn birdc(&self, words: &str) -> Result<()> {
-        let mut arguments = vec!["birdc", "-s", "{{run}}/bird/bird.ctl"];
-        arguments.extend(words.split(' '));
-        self.lab.must("router", &arguments).map(drop)
+        two_hosts::birdc(&self.lab, words).map(drop)
     }
 }
 
@@ -153,7 +127,7 @@ fn best_routes_are_in_the_kernel_and_nothing_else_is_touched() -> Result<()> {
     }
     stories::build_programs()?;
     let folder = tempfile::tempdir()?;
-    let site = Site::up(&format!("bk{}-", std::process::id()), folder.path())?;
+    let site = Site::up(folder.path())?;
     for route in OTHERS {
         let family = if route.contains("::") { "-6" } else { "-4" };
         let route = route.replace(" pref medium", "");
