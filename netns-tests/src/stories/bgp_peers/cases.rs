@@ -164,10 +164,16 @@ impl Case {
     pub(super) fn public(self, router: Router) -> Vec<String> {
         let v4 = format!("198.18.{}.0/24", self.number(router));
         match self {
+            Self::Guarded if Feature::Ipv4ByIpv6ToIt.lacking(router).is_none() => vec![v4, self.by_self(router)],
             Self::Plain | Self::External => vec![v4, format!("2001:db8:b{:03}::/48", self.number(router))],
             Self::Restarting => vec![v4],
             Self::Guarded | Self::Higher | Self::Lower => Vec::new(),
         }
+    }
+
+    /// What is injected with the next hop `self`: for IPv4, our IPv6 end of the session.
+    pub(super) fn by_self(self, router: Router) -> String {
+        format!("198.18.{}.0/24", 100 + self.number(router))
     }
 
     /// What is injected and goes with the session.

@@ -89,7 +89,6 @@ impl Feature {
     pub(super) const fn lacking(self, router: Router) -> Option<&'static str> {
         match (self, router) {
             (Self::Ipv4ByIpv6ToIt | Self::Ipv4ByIpv6FromIt, Router::OpenBgpd) => Some("none"),
-            (Self::Ipv4ByIpv6FromIt, Router::Ourselves) => Some("private routes alone"),
             (Self::TwoOctetAs, Router::Frr | Router::GoBgp | Router::Ourselves) => Some("cannot be one"),
             (Self::Crossing, Router::GoBgp | Router::OpenBgpd) => Some("hangs up on a second connection"),
             (Self::ItAsks, Router::GoBgp) => Some("asks nobody"),

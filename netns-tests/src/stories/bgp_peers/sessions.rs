@@ -39,7 +39,10 @@ pub(super) fn tell(told: &mut Told<'_>) -> Result<(), Stopped> {
         }
         for prefix in case.public(router).into_iter().chain(case.passing(router)) {
             let claim = format!(", {}: it holds {prefix} with our communities of all kinds", case.name());
-            told.check(router, features(), &claim, |lab, _| holds(lab, router, case, &prefix, &router.marks()));
+            told.check(router, features(), &claim, |lab, _| {
+                let hop = case.next_hop(router, &prefix);
+                holds(lab, router, case, &prefix, &[&router.marks()[..], &[&hop]].concat())
+            });
         }
         for prefix in case.heard(router) {
             let claim = format!(", {}: we hold its {prefix} with its communities", case.name());

@@ -156,7 +156,8 @@ impl<'a> Speakers<'a> {
 
     fn inject(&self, router: Router, case: Case, set: &str, prefix: &str) -> Result<()> {
         let socket = self.path(router, case, "api").display().to_string();
-        let hop = case.next_hop(router, prefix);
+        let by_self = prefix == case.by_self(router);
+        let hop = if by_self { "self".to_owned() } else { case.next_hop(router, prefix) };
         let [community, large, extended] = MARKS;
         let words = [
             "bgp-speaker",
