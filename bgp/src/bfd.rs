@@ -8,8 +8,9 @@ use std::num::NonZeroU32;
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bfd_core::{Input, Output, Session, Settings};
+use bfd_core::{Input, Output, Session, Settings, State};
 use cloakway_runtime::clock;
+use cloakway_types::Instant;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
@@ -40,6 +41,35 @@ impl Path {
     fn local(&self) -> IpAddr {
         let any = if self.peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         self.local.unwrap_or(any)
+    }
+}
+
+/// How a path stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) state: State,
+    pub(crate) since: Instant,
+    /// Why it was lost last, or cannot be watched.
+    pub(crate) last_down: Option<String>,
+}
+
+impl Standing {
+    /// Nothing has come from the far end yet.
+    pub(crate) fn new() -> Self {
+        Self { state: State::Down, since: clock::now(), last_down: None }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    fn take(&mut self, state: State, last_down: Option<String>) {
+        if self.state != state {
+            (self.state, self.since) = (state, clock::now());
+        }
+        if last_down.is_some() {
+            self.last_down = last_down;
+        }
     }
 }
 
@@ -193,7 +223,7 @@ pub(crate) async fn run(
     path: Path,
     mut packets: mpsc::Receiver<Vec<u8>>,
     lost: mpsc::Sender<String>,
-    up: Option<watch::Sender<bool>>,
+    standing: watch::Sender<Standing>,
     events: Events,
 ) {
     let address = path.peer.to_string();
@@ -207,6 +237,7 @@ pub(crate) async fn run(
         Ok(socket) => socket,
         Err(error) => {
             tracing::error!(%error, "cannot send BFD: the path is not watched");
+            standing.send_modify(|now| now.take(State::Down, Some(format!("cannot send BFD: {error}"))));
             lost.closed().await;
             return;
         }
@@ -215,6 +246,7 @@ pub(crate) async fn run(
     let seed = RandomState::new().build_hasher().finish();
     let mut session = Session::new(path.settings, seed, clock::now());
     loop {
+        let mut last_down = None;
         while let Some(output) = session.poll_output() {
             match output {
                 // A packet that cannot leave is one that was lost: the far end will notice.
@@ -223,10 +255,9 @@ pub(crate) async fn run(
                     tracing::info!("the path works");
                     note(true);
                     events.tell(Event::BfdUp { address: address.clone() });
-                    up.iter().for_each(|up| _ = up.send_replace(true));
                 }
                 Output::Down(why) => {
-                    up.iter().for_each(|up| _ = up.send_replace(false));
+                    last_down = Some(why.to_string());
                     tracing::warn!(%why, "the path is lost");
                     note(false);
                     events.tell(Event::BfdDown { address: address.clone(), reason: why.to_string() });
@@ -235,6 +266,12 @@ pub(crate) async fn run(
                 }
             }
         }
+        standing.send_if_modified(|now| {
+            let was_up = now.is_up();
+            now.take(session.state(), last_down);
+            // Whoever waits waits for the path to work, or to be lost.
+            was_up != now.is_up()
+        });
         tokio::select! {
             biased;
             () = lost.closed() => break,

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
 
-use crate::bfd::{self, Path, Receivers};
+use crate::bfd::{self, Path, Receivers, Standing};
 use crate::config::{DynamicPeers, Peer};
 use crate::events::Events;
 use crate::health::Announced;
@@ -113,7 +113,7 @@ enum Command {
 }
 
 /// Whether a path works, and what keeps it watched for as long as it is held.
-pub(crate) type Watched = (watch::Receiver<bool>, mpsc::Receiver<String>);
+pub(crate) type Watched = (watch::Receiver<Standing>, mpsc::Receiver<String>);
 
 /// A way to the list of running peers.
 #[derive(Clone)]
@@ -125,6 +125,8 @@ pub(crate) struct Asked {
     pub(crate) peer: Peer,
     /// Made because somebody connected: the file names only its prefix.
     pub(crate) dynamic: bool,
+    /// How the path to it stands, if it is watched.
+    pub(crate) path: Option<Standing>,
     ask: mpsc::Sender<oneshot::Sender<Report>>,
     orders: mpsc::UnboundedSender<Order>,
 }
@@ -201,6 +203,8 @@ struct Running {
     peer: Peer,
     /// The prefix that it was made for.
     dynamic: Option<IpNet>,
+    /// The path to it, if it is watched.
+    path: Option<watch::Receiver<Standing>>,
     door: mpsc::Sender<TcpStream>,
     ask: mpsc::Sender<oneshot::Sender<Report>>,
     orders: mpsc::UnboundedSender<Order>,
@@ -286,6 +290,7 @@ impl List {
                 let asked = |running: &Running| Asked {
                     peer: running.peer.clone(),
                     dynamic: running.dynamic.is_some(),
+                    path: running.path.as_ref().map(|path| path.borrow().clone()),
                     ask: running.ask.clone(),
                     orders: running.orders.clone(),
                 };
@@ -409,7 +414,12 @@ impl List {
             || running.peer.local_address != peer.local_address;
         running.peer = peer.clone();
         let orders = running.orders.clone();
-        let lost = watched_anew.then(|| self.watch(&peer));
+        let lost = watched_anew.then(|| self.watch(&peer)).map(|(lost, path)| {
+            if let Some(running) = self.running.get_mut(&id) {
+                running.path = path;
+            }
+            lost
+        });
         let effect = Effect { peer: peer.name.clone(), effect };
         let (done, configured) = oneshot::channel();
         let _ = orders.send(Order::Change { reset: reset.is_some(), peer: Box::new(peer), done, lost });
@@ -417,7 +427,7 @@ impl List {
     }
 
     fn start(&mut self, peer: Peer, dynamic: Option<IpNet>, first: Option<TcpStream>) {
-        let lost = self.watch(&peer);
+        let (lost, path) = self.watch(&peer);
         let (door, incoming) = mpsc::channel(INCOMING);
         let (ask, questions) = mpsc::channel(QUESTIONS);
         let (orders, ordered) = mpsc::unbounded_channel();
@@ -428,7 +438,7 @@ impl List {
         let lifetime = if dynamic.is_some() { Lifetime::UntilOver } else { Lifetime::Configured };
         let ways = Ways { incoming, questions, orders: ordered, lost };
         let task = self.tasks.spawn(peer::run(peer.clone(), lifetime, ways, self.common.clone()));
-        self.running.insert(task.id(), Running { peer, dynamic, door, ask, orders });
+        self.running.insert(task.id(), Running { peer, dynamic, path, door, ask, orders });
         self.count_dynamic();
     }
 
@@ -440,21 +450,23 @@ impl List {
         self.discriminators += 1;
         path.settings.discriminator = bfd::discriminator(self.discriminators);
         let (lost, words) = mpsc::channel(1);
-        let (up, state) = watch::channel(false);
+        let (standing, state) = watch::channel(Standing::new());
         let packets = self.receivers.expect(&path);
-        self.paths.spawn(bfd::run(path, packets, lost, Some(up), self.common.events.clone()));
+        self.paths.spawn(bfd::run(path, packets, lost, standing, self.common.events.clone()));
         Ok((state, words))
     }
 
-    /// Watches the path to `peer`, if it is to be watched; gives the words that say that it is lost.
-    fn watch(&mut self, peer: &Peer) -> mpsc::Receiver<String> {
+    /// Watches the path to `peer`, if it is to be watched; gives the words that say that it is lost, and how it stands.
+    fn watch(&mut self, peer: &Peer) -> (mpsc::Receiver<String>, Option<watch::Receiver<Standing>>) {
         let (lost, words) = mpsc::channel(1);
         self.discriminators += 1;
-        if let Some(path) = path(peer, self.discriminators) {
+        let state = path(peer, self.discriminators).map(|path| {
+            let (standing, state) = watch::channel(Standing::new());
             let packets = self.receivers.expect(&path);
-            self.paths.spawn(bfd::run(path, packets, lost, None, self.common.events.clone()));
-        }
-        words
+            self.paths.spawn(bfd::run(path, packets, lost, standing, self.common.events.clone()));
+            state
+        });
+        (words, state)
     }
 }
 

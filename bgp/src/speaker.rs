@@ -98,7 +98,7 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
         let opened = installer.open()?;
         tasks.spawn(installer.clone().run(opened, rib.clone(), stop.clone()));
     }
-    let neighbours_to_look_at = neighbours.clone();
+    let to_look_at = (neighbours.clone(), rib.clone());
     let shared = Arc::new(Shared {
         neighbours,
         injector,
@@ -113,7 +113,8 @@ pub async fn run(config: Config, context: impl Into<Context>) -> Outcome {
     });
     admin::serve(&config.admin_socket, stop.clone(), move |request| show::answer(shared.clone(), request))?;
     if let Some(listen) = config.metrics_listen {
-        tokio::spawn(neighbours::metrics::run(neighbours_to_look_at, stop.clone()));
+        let (neighbours, rib) = to_look_at;
+        tokio::spawn(neighbours::metrics::run(neighbours, rib, stop.clone()));
         metrics::serve(listen, stop.clone()).await?;
     }
     if let Some(socket) = config.health_socket {

@@ -2,44 +2,37 @@
 #![cfg(test)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bgp_wire::{
     Actions, AsPath, Asn, Attributes, Capability, Context, Families, Family, FlowRule, Framer, HoldTime, Message, Open,
     Origin, RouterId, Update, announce_flow, announce_v4,
 };
+use support::{free_port, metric, until};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const FLOW: Context = Context { four_octet_as: true, flow: Families { ipv4: true, ipv6: true }, ..Context::LEAST };
-
-fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = done() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
 
 struct Speaker {
     folder: TempDir,
     child: Option<Child>,
+    metrics: SocketAddr,
 }
 
 impl Speaker {
     fn new(port: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
+        let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let text = format!(
-            "admin-socket = {:?}\n[speaker]\nlocal-as = 64500\nrouter-id = \"198.51.100.2\"\n\
+            "metrics-listen = \"{metrics}\"\nadmin-socket = {:?}\n[speaker]\nlocal-as = 64500\nrouter-id = \"198.51.100.2\"\n\
              [[peers]]\nname = \"edge\"\nremote-as = 64500\naddress = \"127.0.0.1\"\nport = {port}\nflowspec = true\nimport = \"all\"\n\
              [inject]\napi-socket = {:?}\njournal = {:?}\nallow = [\"10.0.0.0/8\"]\nmax-flow-rules = 3\n",
             path("admin"),
@@ -47,7 +40,7 @@ impl Speaker {
             path("journal"),
         );
         std::fs::write(path("speaker.toml"), text).unwrap();
-        let mut speaker = Self { folder, child: None };
+        let mut speaker = Self { folder, child: None, metrics };
         speaker.start();
         speaker
     }
@@ -246,6 +239,11 @@ fn received_rules_are_validated_shown_with_the_reason_and_told_to_nobody() {
     assert_eq!((valid, reason.contains("no unicast route covers")), (false.into(), true), "{reason}");
     let (valid, reason) = of("protocol =17");
     assert_eq!((valid, reason.contains("names no destination")), (false.into(), true), "{reason}");
+    let counts = ["bgp_speaker_valid_flow_rules", "bgp_speaker_invalid_flow_rules"];
+    until("the metrics say the same", || {
+        let [valid, invalid] = counts.map(|name| metric(speaker.metrics, &format!("{name}{{peer=\"edge\"}}")));
+        (valid == Some(1.0) && invalid == Some(3.0)).then_some(())
+    });
     router.read();
     assert!(router.held.is_empty(), "a router is told none of it: {:?}", router.held);
 }

@@ -90,6 +90,9 @@ fn what_is_shown_has_the_documented_fields_and_the_exit_code_says_how_it_went() 
     assert_eq!(run(&["show", "sessions", "--socket", &admin]).status.code(), Some(1), "nobody listens");
     assert_eq!(run(&["show", "nonsense", "--socket", &admin]).status.code(), Some(2));
     assert_eq!(run(&["check", &path("none")]).status.code(), Some(2));
+    let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
+    let codes = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration\n";
+    assert!(help.contains(codes), "no other code is ever given: {help}");
     assert_eq!(run(&["check", &config]).status.code(), Some(0));
     let mut command = Command::new(env!("CARGO_BIN_EXE_bgp-speaker"));
     let _speaker = Speaker(command.args(["run", "--config", &config]).stderr(Stdio::null()).spawn().unwrap());

@@ -26,6 +26,7 @@ impl Role for Forwarder {
                                     forwarder guard show\n";
     const TOPICS: &'static [Topic] = show::TOPICS;
     const RELOADS: bool = true;
+    const EXIT_3: Option<&'static str> = Some("explain: dropped; guard show: not whole");
     type Config = Config;
 
     fn admin_socket(config: &Config) -> &Path {

@@ -30,6 +30,7 @@ impl Role for Toolbox {
                                     toolbox show bindings --json\n  \
                                     toolbox show sources\n  \
                                     toolbox audit verify --config /etc/cloakway/toolbox.toml\n";
+    const EXIT_3: Option<&'static str> = Some("there is no audit log yet");
     const TOPICS: &'static [Topic] = &[
         Topic { name: "bindings", about: "Addresses with their subscribers, and why some are unknown" },
         Topic { name: "sources", about: "RADIUS clients, what they sent, what was dropped" },

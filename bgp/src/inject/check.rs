@@ -16,6 +16,7 @@ use super::Engine;
 use super::ping::ping;
 use super::shown::{Draining, Why};
 use crate::bfd::Path;
+use crate::bfd::Standing;
 use crate::events::Event;
 use crate::health::Announced;
 use crate::neighbours::Neighbours;
@@ -72,23 +73,23 @@ pub struct Check {
 enum Source {
     Announced(watch::Receiver<Announced>, IpNet),
     /// With what keeps the path watched.
-    Path(watch::Receiver<bool>, mpsc::Receiver<String>),
+    Path(watch::Receiver<Standing>, mpsc::Receiver<String>),
 }
 
 impl Source {
     fn is_good(&self) -> bool {
         match self {
             Self::Announced(announced, prefix) => announced.borrow().routes.contains_key(prefix),
-            Self::Path(up, _) => *up.borrow(),
+            Self::Path(path, _) => path.borrow().is_up(),
         }
     }
 
     async fn changed(&mut self) {
         let told = match self {
             Self::Announced(announced, _) => announced.changed().await,
-            Self::Path(up, lost) => loop {
+            Self::Path(path, lost) => loop {
                 tokio::select! {
-                    told = up.changed() => break told,
+                    told = path.changed() => break told,
                     Some(_) = lost.recv() => {}
                 }
             },
@@ -112,7 +113,7 @@ pub(crate) async fn run(
     let mut source = match &check.target {
         Target::Forwarder(prefix) => Some(Source::Announced(announced, *prefix)),
         Target::Bfd(path) => match neighbours.watch(path.clone()).await {
-            Ok((up, lost)) => Some(Source::Path(up, lost)),
+            Ok((path, lost)) => Some(Source::Path(path, lost)),
             Err(error) => {
                 tracing::error!(%error, "the path is not watched: the set stays untold");
                 return stop.told().await;

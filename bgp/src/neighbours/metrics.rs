@@ -1,16 +1,23 @@
 //! What Prometheus is told of peers beside what each session tells by itself: looked at every second.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bgp_core::FlowHeard;
+use bgp_wire::FlowRule;
 use cloakway_runtime::{Stop, clock};
+use cloakway_types::Instant;
 use metrics::{Counter, Gauge, counter, gauge};
 
 use super::{Asked, Neighbours};
 use crate::peer::Report;
+use crate::rib::Table;
 
 /// Between two looks.
 const PACE: Duration = Duration::from_secs(1);
+/// Between two looks at routes, which decide whether rules that have not changed are valid.
+const VALIDATION: Duration = Duration::from_secs(10);
 
 /// A peer's gauges; those of a peer that is gone are zero.
 #[derive(Default)]
@@ -58,21 +65,54 @@ impl Gauges {
     }
 }
 
+/// How many flow rules of each peer are valid, and how many are not.
+#[derive(Default)]
+struct Validity {
+    heard: Vec<(String, FlowRule, FlowHeard)>,
+    counts: BTreeMap<String, [usize; 2]>,
+    next: Option<Instant>,
+}
+
+impl Validity {
+    async fn look(&mut self, rib: &Table, heard: Vec<(String, FlowRule, FlowHeard)>) {
+        let now = clock::now();
+        if heard == self.heard && (heard.is_empty() || self.next.is_some_and(|next| now < next)) {
+            return;
+        }
+        self.counts.clear();
+        for ((peer, ..), verdict) in heard.iter().zip(rib.check_flows(&heard).await) {
+            let [valid, invalid] = self.counts.entry(peer.clone()).or_default();
+            *(if verdict.is_ok() { valid } else { invalid }) += 1;
+        }
+        (self.heard, self.next) = (heard, Some(now + VALIDATION));
+    }
+}
+
 /// Looks until the stop.
-pub(crate) async fn run(neighbours: Neighbours, stop: Stop) {
+pub(crate) async fn run(neighbours: Neighbours, rib: Arc<Table>, stop: Stop) {
     let mut known: BTreeMap<String, Gauges> = BTreeMap::new();
+    let mut validity = Validity::default();
     loop {
         tokio::select! {
             () = stop.told() => return,
             () = tokio::time::sleep(PACE) => {}
         }
         let mut gone = std::mem::take(&mut known);
+        let mut heard = Vec::new();
         for asked in neighbours.list().await {
-            let Some(report) = asked.report().await else { continue };
+            let Some(mut report) = asked.report().await else { continue };
             let name = asked.peer.name.clone();
+            let rules = std::mem::take(&mut report.flow_heard);
+            heard.extend(rules.into_iter().map(|(rule, said)| (name.clone(), rule, said)));
             let mut gauges = gone.remove(&name).unwrap_or_default();
             gauges.look(&asked, &report);
             known.insert(name, gauges);
+        }
+        validity.look(&rib, heard).await;
+        for (peer, gauges) in &mut known {
+            let [valid, invalid] = validity.counts.get(peer).copied().unwrap_or_default();
+            gauges.set(peer, "bgp_speaker_valid_flow_rules", None, valid as f64);
+            gauges.set(peer, "bgp_speaker_invalid_flow_rules", None, invalid as f64);
         }
         gone.values().flat_map(|gauges| gauges.labelled.values()).for_each(|gauge| gauge.set(0.0));
     }

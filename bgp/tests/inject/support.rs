@@ -15,6 +15,7 @@ use bgp_wire::{
 };
 use tempfile::TempDir;
 
+use crate::shared::metric;
 pub(crate) use crate::shared::program::Api;
 pub(crate) use crate::shared::{PATIENCE, listener, until};
 
@@ -77,11 +78,7 @@ impl Speaker {
 
     /// The value of a metric, by its name and labels.
     pub(crate) fn metric(&self, name: &str) -> Option<f64> {
-        let mut stream = TcpStream::connect(self.metrics).ok()?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+        metric(self.metrics, name)
     }
 
     /// Waits until a metric has such a value.

@@ -8,7 +8,8 @@ pub mod peer;
 pub mod program;
 pub mod router;
 
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use bgp_wire::{Asn, Context, Family, HoldTime, Message, Open, RouterId};
@@ -41,6 +42,15 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 /// The same of something that is waited for.
 pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// What Prometheus is told at `from` of the metric with this name and these labels.
+pub fn metric(from: SocketAddr, name: &str) -> Option<f64> {
+    let mut stream = TcpStream::connect(from).ok()?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 /// A port that nobody had a moment ago; taken by another in between, the start fails and says so.

@@ -1,6 +1,6 @@
 //! The command line that every server has: `run`, `check`, `show`, `man`, `completions`.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 nothing found.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration; 3 where a role has a use for it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -57,6 +57,8 @@ pub trait Role: 'static {
     const WANTS: &'static [(&'static str, &'static str)] = &[];
     /// Topics that can be narrowed, by which option, and what that is good for.
     const NARROWED: &'static [(&'static str, &'static str, &'static str)] = &[];
+    /// What the exit code 3 says, if a subcommand of this role ends with it.
+    const EXIT_3: Option<&'static str> = None;
     /// The file's contents.
     type Config: Config + Send;
 
@@ -167,11 +169,12 @@ pub fn command<R: Role>() -> Command {
         let help = format!("{about} ({topic})");
         Arg::new(*option).long(*option).value_name(option.to_uppercase()).help(help)
     });
+    let third = R::EXIT_3.map(|meaning| format!(", 3 {meaning}")).unwrap_or_default();
     Command::new(R::NAME)
         .about(R::ABOUT)
         .version(env!("CARGO_PKG_VERSION"))
         .after_help(format!(
-            "Examples:\n{}\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 nothing found",
+            "Examples:\n{}\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration{third}",
             R::EXAMPLES
         ))
         .subcommand_required(true)
