@@ -6,6 +6,7 @@ use bgp_wire::Reader;
 
 use crate::framer::HEADER_LENGTH;
 use crate::peer::PeerHeader;
+use crate::statistics::Statistic;
 
 /// Why bytes are no message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,10 +68,12 @@ pub enum Message<'a> {
         /// The UPDATE with its header.
         update: &'a [u8],
     },
-    /// Counters, of which none is kept.
+    /// Numbers of a session.
     Statistics {
         /// Of whom.
         peer: PeerHeader,
+        /// Those whose length fits a number.
+        statistics: Vec<Statistic>,
     },
     /// A session ended; all its routes are gone.
     PeerDown {
@@ -100,10 +103,16 @@ pub enum Message<'a> {
         /// In its words.
         text: Option<String>,
     },
-    /// Messages as the router got them, of which none is kept.
+    /// What the router got, as it got it (RFC 7854 §4.7).
     Mirroring {
         /// From whom.
         peer: PeerHeader,
+        /// The BGP message with its header; there may be none.
+        message: Option<&'a [u8]>,
+        /// The router could not read it as it is.
+        errored: bool,
+        /// Others came and are not here.
+        lost: bool,
     },
     /// A type, or a type of peer, that nobody knows; to be passed over (RFC 7854 §4.1).
     Unknown,
@@ -128,6 +137,11 @@ mod information {
     pub(super) const TABLE: u16 = 3;
     /// In Termination.
     pub(super) const REASON: u16 = 1;
+    /// In Route Mirroring.
+    pub(super) const MIRRORED: u16 = 0;
+    pub(super) const ABOUT_MIRRORED: u16 = 1;
+    pub(super) const ERRORED: [u8; 2] = [0, 0];
+    pub(super) const LOST: [u8; 2] = [0, 1];
 }
 
 fn text(value: &[u8]) -> String {
@@ -180,14 +194,27 @@ impl<'a> Message<'a> {
             kind::ROUTE_MONITORING => {
                 Self::RouteMonitoring { peer, update: bgp_message(&mut reader).ok_or(cut("the UPDATE"))? }
             }
-            kind::STATISTICS => Self::Statistics { peer },
+            kind::STATISTICS => {
+                Self::Statistics { peer, statistics: statistics(&mut reader).ok_or(cut("the statistics"))? }
+            }
             kind::PEER_DOWN => Self::PeerDown { peer, reason: down(&mut reader).ok_or(cut("the reason"))? },
             kind::PEER_UP => Self::PeerUp { peer, up: up(&mut reader, &peer)? },
-            _ => Self::Mirroring { peer },
+            _ => {
+                let (mut message, mut errored, mut lost) = (None, false, false);
+                while !reader.is_empty() {
+                    match information(&mut reader).ok_or(cut("a mirrored message"))? {
+                        (information::MIRRORED, value) => message = Some(value),
+                        (information::ABOUT_MIRRORED, value) if value == information::ERRORED => errored = true,
+                        (information::ABOUT_MIRRORED, value) if value == information::LOST => lost = true,
+                        _ => {}
+                    }
+                }
+                Self::Mirroring { peer, message, errored, lost }
+            }
         })
     }
 
-    /// As it stands on the wire; counters and mirrored messages are left out.
+    /// As it stands on the wire.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
@@ -202,9 +229,10 @@ impl<'a> Message<'a> {
                 body.extend_from_slice(update);
                 kind::ROUTE_MONITORING
             }
-            Self::Statistics { peer } => {
+            Self::Statistics { peer, statistics } => {
                 body.extend_from_slice(&peer.encode());
-                body.extend_from_slice(&[0; 4]);
+                body.extend_from_slice(&u32::try_from(statistics.len()).unwrap_or(u32::MAX).to_be_bytes());
+                statistics.iter().for_each(|one| information(&mut body, one.kind, &one.encode()));
                 kind::STATISTICS
             }
             Self::PeerDown { peer, reason } => {
@@ -252,8 +280,13 @@ impl<'a> Message<'a> {
                 }
                 kind::TERMINATION
             }
-            Self::Mirroring { peer } => {
+            Self::Mirroring { peer, message, errored, lost } => {
                 body.extend_from_slice(&peer.encode());
+                for about in [lost.then_some(information::LOST), errored.then_some(information::ERRORED)] {
+                    about.iter().for_each(|code| information(&mut body, information::ABOUT_MIRRORED, code));
+                }
+                // It comes last.
+                message.iter().for_each(|message| information(&mut body, information::MIRRORED, message));
                 kind::MIRRORING
             }
             Self::Unknown => u8::MAX,
@@ -278,6 +311,17 @@ fn bgp_message<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
 fn information<'a>(reader: &mut Reader<'a>) -> Option<(u16, &'a [u8])> {
     let (kind, length) = (reader.u16()?, reader.u16()?);
     Some((kind, reader.take(usize::from(length))?))
+}
+
+/// What fits a number; the count in front says no more than the rest of the message does.
+fn statistics(reader: &mut Reader<'_>) -> Option<Vec<Statistic>> {
+    let count = reader.u32()?;
+    let mut statistics = Vec::new();
+    for _ in 0..count {
+        let (kind, value) = information(reader)?;
+        statistics.extend(Statistic::decode(kind, value));
+    }
+    Some(statistics)
 }
 
 fn down<'a>(reader: &mut Reader<'a>) -> Option<Down<'a>> {

@@ -12,6 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::framer::Framer;
 use crate::message::{Down, Message, PeerUp};
 use crate::peer::{PeerHeader, PeerKey, PeerKind, View};
+use crate::statistics::{Counted, Statistic};
 
 /// A prefix to watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +100,10 @@ pub enum Notice {
     PeerUp(PeerInfo),
     /// A session of the router ended.
     PeerDown(PeerInfo, &'static str),
+    /// The router reports numbers of a session.
+    Statistics,
+    /// The router mirrors messages, and has left some out: told once in a connection, counted always.
+    MirroringLost,
     /// A message could not be read: told once in a connection, counted always.
     Unreadable(String),
 }
@@ -116,6 +121,8 @@ pub struct PeerInfo {
     pub views: Vec<View>,
     /// The name of the table, for Loc-RIB.
     pub table: Option<String>,
+    /// What the router last reported of it.
+    pub statistics: BTreeMap<Counted, u64>,
 }
 
 /// Counted since the connection came to be.
@@ -127,6 +134,23 @@ pub struct RouterCounters {
     pub updates: u64,
     /// What could not be read.
     pub unreadable: u64,
+    /// BGP messages that the router mirrored.
+    pub mirrored: u64,
+    /// Times that it said that it mirrors not all.
+    pub mirroring_lost: u64,
+}
+
+impl PeerInfo {
+    fn new(header: &PeerHeader) -> Self {
+        Self {
+            key: header.key,
+            asn: header.asn,
+            own_as: None,
+            views: Vec::new(),
+            table: None,
+            statistics: BTreeMap::new(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -180,6 +204,17 @@ impl Router {
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
+    }
+
+    /// What it reported, summed up over its peers.
+    #[must_use]
+    pub fn statistics(&self) -> BTreeMap<Counted, u64> {
+        let mut sums = BTreeMap::new();
+        for (counted, value) in self.peers.values().flat_map(|peer| &peer.info.statistics) {
+            let sum: &mut u64 = sums.entry(*counted).or_default();
+            *sum = sum.saturating_add(*value);
+        }
+        sums
     }
 
     /// Its peers.
@@ -252,7 +287,17 @@ impl Router {
                 self.output.push_back(Report::PeerGone(peer.key));
             }
             Message::RouteMonitoring { peer, update } => self.monitored(&peer, update),
-            Message::Statistics { .. } | Message::Mirroring { .. } | Message::Unknown => {}
+            Message::Statistics { peer, statistics } => self.reported(&peer, &statistics),
+            Message::Mirroring { peer, message, lost, .. } => {
+                if lost {
+                    self.counters.mirroring_lost += 1;
+                    if self.counters.mirroring_lost == 1 {
+                        self.notice(Notice::MirroringLost);
+                    }
+                }
+                message.iter().for_each(|message| self.mirrored(&peer, message));
+            }
+            Message::Unknown => {}
         }
     }
 
@@ -269,7 +314,7 @@ impl Router {
             PeerKind::Global | PeerKind::Distinguished | PeerKind::Local => sent.as_ref().map(Open::asn),
         };
         let path_ids = path_ids(sent.as_ref(), received.as_ref(), header.key.kind);
-        let info = PeerInfo { key: header.key, asn: header.asn, own_as, views: Vec::new(), table: up.table.clone() };
+        let info = PeerInfo { own_as, table: up.table.clone(), ..PeerInfo::new(header) };
         // A session that comes up again has forgotten all that was before.
         if self.peers.insert(header.key, Peer { info: info.clone(), path_ids }).is_some() {
             self.output.push_back(Report::PeerGone(header.key));
@@ -279,12 +324,7 @@ impl Router {
 
     fn monitored(&mut self, header: &PeerHeader, update: &[u8]) {
         self.counters.updates += 1;
-        // Some routers tell of Loc-RIB without a Peer Up.
-        if !self.peers.contains_key(&header.key) && self.peers.len() < self.limits.peers {
-            let own_as = Some(header.asn).filter(|asn| header.key.kind == PeerKind::LocRib && asn.0 != 0);
-            let info = PeerInfo { key: header.key, asn: header.asn, own_as, views: Vec::new(), table: None };
-            self.peers.insert(header.key, Peer { info, path_ids: [Families::NONE; 2] });
-        }
+        self.meet(header);
         let (mut own_as, mut path_ids) = (None, Families::NONE);
         if let Some(peer) = self.peers.get_mut(&header.key) {
             let [incoming, outgoing] = peer.path_ids;
@@ -306,6 +346,44 @@ impl Router {
             Err(why) => return self.unreadable(format!("an UPDATE of {}: {why}", header.key.address)),
         };
         self.update(header, own_as, &update);
+    }
+
+    /// Some routers tell of Loc-RIB without a Peer Up.
+    fn meet(&mut self, header: &PeerHeader) {
+        if !self.peers.contains_key(&header.key) && self.peers.len() < self.limits.peers {
+            let own_as = Some(header.asn).filter(|asn| header.key.kind == PeerKind::LocRib && asn.0 != 0);
+            let info = PeerInfo { own_as, ..PeerInfo::new(header) };
+            self.peers.insert(header.key, Peer { info, path_ids: [Families::NONE; 2] });
+        }
+    }
+
+    fn reported(&mut self, header: &PeerHeader, statistics: &[Statistic]) {
+        self.meet(header);
+        if let Some(peer) = self.peers.get_mut(&header.key) {
+            let known = statistics.iter().filter_map(|one| Some((one.counted()?, one.value)));
+            peer.info.statistics.extend(known);
+            self.notice(Notice::Statistics);
+        }
+    }
+
+    /// What the peer sent, as the router got it: of the table before its policy, whether or not the router could read it.
+    /// An End-of-RIB among it is the peer's, and ends nothing that the router tells us.
+    fn mirrored(&mut self, header: &PeerHeader, message: &[u8]) {
+        self.counters.mirrored += 1;
+        if header.key.kind == PeerKind::LocRib {
+            return;
+        }
+        let header = PeerHeader { view: View::AdjRibInPre, ..*header };
+        let peer = self.peers.get(&header.key);
+        let (own_as, path_ids) = peer.map_or((None, Families::NONE), |peer| {
+            let [incoming, _] = peer.path_ids;
+            (peer.info.own_as, incoming)
+        });
+        match Bgp::decode(message, reading(header.two_octet_as, path_ids)) {
+            Ok(Bgp::Update(update)) if update.ends_rib_of().is_none() => self.update(&header, own_as, &update),
+            Ok(_) => {}
+            Err(error) => self.unreadable(format!("a mirrored message of {}: {error}", header.key.address)),
+        }
     }
 
     fn update(&mut self, header: &PeerHeader, own_as: Option<Asn>, update: &Update) {
@@ -398,9 +476,9 @@ fn path_ids(sent: Option<&Open>, received: Option<&Open>, kind: PeerKind) -> [Fa
     [both(received, sent), both(sent, received)]
 }
 
-/// Reads an UPDATE as leniently as can be: this is no session of ours.
-fn read(bytes: &[u8], two_octet_as: bool, path_ids: Families) -> Result<Update, String> {
-    let context = Context {
+/// As leniently as can be: this is no session of ours.
+const fn reading(two_octet_as: bool, path_ids: Families) -> Context {
+    Context {
         four_octet_as: !two_octet_as,
         external: false,
         extended_messages: true,
@@ -408,8 +486,11 @@ fn read(bytes: &[u8], two_octet_as: bool, path_ids: Families) -> Result<Update, 
         ipv4_by_ipv6: true,
         path_ids,
         flow: Families::NONE,
-    };
-    match Bgp::decode(bytes, context) {
+    }
+}
+
+fn read(bytes: &[u8], two_octet_as: bool, path_ids: Families) -> Result<Update, String> {
+    match Bgp::decode(bytes, reading(two_octet_as, path_ids)) {
         Ok(Bgp::Update(update)) => Ok(update),
         Ok(_) => Err("it is another message".to_owned()),
         Err(error) => Err(error.to_string()),

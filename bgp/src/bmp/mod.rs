@@ -251,6 +251,9 @@ impl Station {
         }
         let counters = router.counters();
         report::counters(name, counters);
+        if retold {
+            report::statistics(name, &router.statistics());
+        }
         if let Some(connection) = shared.connections.get_mut(name) {
             connection.counters = counters;
             if retold {

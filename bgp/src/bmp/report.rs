@@ -1,6 +1,8 @@
 //! What operators are told of the station and the watch: logs, metrics, events, `show`.
 
-use bgp_bmp::{Leak, LeakState, Notice, RouterCounters, Watch, WatchEvent};
+use std::collections::BTreeMap;
+
+use bgp_bmp::{Counted, Leak, LeakState, Notice, RouterCounters, Watch, WatchEvent};
 use cloakway_runtime::clock;
 use metrics::{counter, gauge};
 use serde::Serialize;
@@ -16,6 +18,17 @@ pub(super) fn counters(router: &str, counters: RouterCounters) {
     let count = |name: &'static str, value: u64| gauge!(name, "router" => router.to_owned()).set(value as f64);
     count("bgp_speaker_bmp_messages", counters.messages);
     count("bgp_speaker_bmp_unreadable", counters.unreadable);
+    count("bgp_speaker_bmp_mirrored", counters.mirrored);
+    count("bgp_speaker_bmp_mirroring_lost", counters.mirroring_lost);
+}
+
+/// Summed up over the router's peers: who they are is up to it, and a label is for ever.
+pub(super) fn statistics(router: &str, statistics: &BTreeMap<Counted, u64>) {
+    for (counted, value) in statistics {
+        let family = counted.family.map_or_else(|| "all".to_owned(), |family| family.to_string());
+        let labels = [("router", router.to_owned()), ("statistic", counted.name.to_owned()), ("family", family)];
+        gauge!("bgp_speaker_bmp_statistics", &labels).set(*value as f64);
+    }
 }
 
 pub(super) fn notice(router: &str, notice: &Notice) {
@@ -24,6 +37,10 @@ pub(super) fn notice(router: &str, notice: &Notice) {
         Notice::PeerUp(peer) => tracing::info!(router, peer = %peer.key, asn = %peer.asn, "BMP: a session is up"),
         Notice::PeerDown(peer, why) => {
             tracing::info!(router, peer = %peer.key, asn = %peer.asn, why, "BMP: a session is down");
+        }
+        Notice::Statistics => {}
+        Notice::MirroringLost => {
+            tracing::warn!(router, "BMP: the router does not mirror all messages: the watch may miss something");
         }
         Notice::Unreadable(what) => {
             tracing::warn!(router, what, "BMP: a message cannot be read: the watch may miss something");
@@ -112,7 +129,10 @@ pub(crate) struct RouterRow {
     messages: u64,
     updates: u64,
     unreadable: u64,
+    mirrored: u64,
+    mirroring_lost: u64,
     peers: Vec<String>,
+    statistics: Vec<String>,
 }
 
 impl Station {
@@ -157,6 +177,11 @@ impl Station {
                 let views: Vec<String> = peer.views.iter().map(ToString::to_string).collect();
                 format!("{} AS {}: {}", peer.key, peer.asn, views.join("+"))
             };
+            let reported = |peer: &bgp_bmp::PeerInfo| {
+                let numbers: Vec<String> =
+                    peer.statistics.iter().map(|(counted, value)| format!("{counted} {value}")).collect();
+                (!numbers.is_empty()).then(|| format!("{}: {}", peer.key, numbers.join(", ")))
+            };
             RouterRow {
                 connected: connection.is_some(),
                 blind: blind(&router),
@@ -166,7 +191,10 @@ impl Station {
                 messages: counters.messages,
                 updates: counters.updates,
                 unreadable: counters.unreadable,
+                mirrored: counters.mirrored,
+                mirroring_lost: counters.mirroring_lost,
                 peers: peers.iter().map(peer).collect(),
+                statistics: peers.iter().filter_map(reported).collect(),
                 router,
             }
         };

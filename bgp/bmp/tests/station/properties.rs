@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bgp_bmp::{
-    Down, Framer, Limits, MAX_MESSAGE, Message, PeerHeader, PeerKey, PeerKind, PeerUp, Private, Report, Router, View,
+    Down, Framer, Limits, MAX_MESSAGE, Message, PeerHeader, PeerKey, PeerKind, PeerUp, Private, Report, Router,
+    Statistic, View,
 };
 use bgp_wire::{Asn, Community};
 use bgpkit_parser::parser::bmp::messages::{BmpMessageBody, BmpPeerType, PerPeerFlags};
@@ -60,22 +61,34 @@ fn stream(headers: &[PeerHeader]) -> Vec<u8> {
     for header in headers {
         bytes.extend(crate::bytes::peer_up(*header, Asn(64500)));
         bytes.extend(crate::bytes::monitoring(*header, &update));
-        bytes.extend(Message::Statistics { peer: *header }.encode());
+        bytes.extend(Message::Statistics { peer: *header, statistics: numbers(7) }.encode());
+        bytes.extend(Message::Mirroring { peer: *header, message: Some(&update), errored: true, lost: true }.encode());
         bytes.extend(Message::PeerDown { peer: *header, reason: Down::Lost }.encode());
     }
     bytes
 }
 
+/// One number of each kind, and of one that nobody knows.
+fn numbers(value: u32) -> Vec<Statistic> {
+    let by_family = |kind| matches!(kind, 9 | 10 | 16 | 17);
+    let one = |kind| Statistic { kind, family: by_family(kind).then_some((2, 1)), value: value.into() };
+    (0..=18).map(one).collect()
+}
+
 proptest! {
     #[test]
     fn decode_inverts_encode(peer in header(), reason in any::<u16>(), text in "[a-z ]{0,40}") {
+        let mirrored = text.clone().into_bytes();
         let (update, open) = (crate::bytes::update(&["10.0.0.0/8"], &[]), crate::bytes::open(Asn(64500)));
         let local_address = if peer.key.address.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" }.parse().unwrap();
         let up = PeerUp { local_address, local_port: 1, remote_port: 2, sent: &open, received: &open, table: Some(text.clone()) };
         let messages = [
             Message::RouteMonitoring { peer, update: &update },
-            Message::Statistics { peer },
-            Message::Mirroring { peer },
+            Message::Statistics { peer, statistics: numbers(u32::from(reason)) },
+            Message::Statistics { peer, statistics: Vec::new() },
+            Message::Mirroring { peer, message: Some(&update), errored: false, lost: false },
+            Message::Mirroring { peer, message: Some(&mirrored), errored: true, lost: false },
+            Message::Mirroring { peer, message: None, errored: false, lost: true },
             Message::PeerUp { peer, up },
             Message::PeerDown { peer, reason: Down::Sent(&update) },
             Message::PeerDown { peer, reason: Down::Event(reason) },

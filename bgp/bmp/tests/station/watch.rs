@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::bytes::{NEIGHBOUR, OURS, end_of_rib, header, monitoring, peer_up, update, withdrawal};
 use bgp_bmp::{
     Action, Down, Finding, LeakState, Limits, Message, Notice, Overlap, PeerHeader, Private, Release, Report, Router,
-    Settings, View, Watch, WatchEvent,
+    Settings, Statistic, View, Watch, WatchEvent,
 };
 use bgp_wire::{Asn, Community, Family};
 use cloakway_types::Instant;
@@ -320,4 +320,70 @@ fn what_cannot_be_read_is_counted_and_told_once() {
         std::iter::from_fn(|| router.poll_output()).filter(|r| matches!(r, Report::Notice(Notice::Unreadable(_))));
     assert_eq!(told.count(), 1);
     assert_eq!(router.counters().unreadable, 3);
+}
+
+#[test]
+fn a_mirrored_message_shows_what_a_peer_sent_and_its_end_of_rib_ends_nothing_here() {
+    let mirrored = |message: &[u8], errored| {
+        Message::Mirroring { peer: external(View::AdjRibInPre), message: Some(message), errored, lost: false }.encode()
+    };
+    let mut station = Station::new(settings());
+    station.hear(&peer_up(external(View::AdjRibInPre), OURS), at(1));
+    for (message, errored) in
+        [(crate::bytes::open(NEIGHBOUR), false), (update(&["198.51.100.0/24"], &[]), false), (vec![0; 19], true)]
+    {
+        station.hear(&mirrored(&message, errored), at(2));
+    }
+    assert_eq!((station.findings(), station.router.counters().unreadable), (vec![], 1));
+    station.hear(&mirrored(&update(&[PRIVATE], &[]), true), at(3));
+    let heard = [(Finding::FromExternal, LeakState::Present)];
+    assert_eq!(station.findings(), heard, "the router could not read it, and it was sent");
+    // The connection is another: until it is said again, or five minutes are over, the leak is thought to be there.
+    station.again(at(4));
+    station.hear(&peer_up(external(View::AdjRibInPre), OURS), at(4));
+    station.hear(&mirrored(&end_of_rib(Family::Ipv4), false), at(5));
+    assert_eq!(station.findings(), heard);
+    station.hear(&mirrored(&withdrawal(PRIVATE), false), at(6));
+    assert!(
+        matches!(station.findings()[..], [(Finding::FromExternal, LeakState::Over(_))]),
+        "{:?}",
+        station.findings()
+    );
+    assert_eq!(station.router.counters().mirrored, 2);
+}
+
+#[test]
+fn messages_that_a_router_does_not_mirror_are_counted_and_told_once() {
+    let mut router = Station::router(2);
+    let lost =
+        Message::Mirroring { peer: external(View::AdjRibInPre), message: None, errored: false, lost: true }.encode();
+    (0..3).for_each(|_| router.received(&lost));
+    let told = std::iter::from_fn(|| router.poll_output()).filter(|r| *r == Report::Notice(Notice::MirroringLost));
+    assert_eq!((told.count(), router.counters().mirroring_lost), (1, 3));
+}
+
+#[test]
+fn numbers_of_peers_are_kept_by_what_they_count_and_summed_up() {
+    let mut router = Station::router(2);
+    type Number = (u16, Option<(u16, u8)>, u64);
+    let report = |address: &str, numbers: &[Number]| {
+        let statistics =
+            numbers.iter().map(|(kind, family, value)| Statistic { kind: *kind, family: *family, value: *value });
+        let peer = header(View::AdjRibInPre, address, NEIGHBOUR);
+        Message::Statistics { peer, statistics: statistics.collect() }.encode()
+    };
+    router.received(&report("192.0.2.1", &[(0, None, 3), (7, None, 100)]));
+    // Said again, a number takes the place of the one before; what nobody here knows is passed over.
+    router
+        .received(&report("192.0.2.1", &[(0, None, 4), (9, Some((1, 1)), 60), (9, Some((25, 70)), 9), (99, None, 1)]));
+    router.received(&report("192.0.2.2", &[(0, None, 1), (7, None, u64::MAX)]));
+    // A third peer is one too many.
+    router.received(&report("192.0.2.3", &[(0, None, 1000)]));
+    let said: Vec<String> = router.statistics().iter().map(|(counted, value)| format!("{counted} {value}")).collect();
+    assert_eq!(said, [format!("adj-rib-in {}", u64::MAX), "adj-rib-in of ipv4-unicast 60".into(), "rejected 5".into()]);
+    assert_eq!(router.counters().unreadable, 0);
+    router.received(
+        &Message::PeerDown { peer: header(View::AdjRibInPre, "192.0.2.2", NEIGHBOUR), reason: Down::Lost }.encode(),
+    );
+    assert_eq!(router.statistics().values().copied().collect::<Vec<_>>(), [100, 60, 4]);
 }
