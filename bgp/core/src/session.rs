@@ -21,6 +21,7 @@ use crate::flow::{FlowRoutes, Flows};
 use crate::injector::Routes;
 use crate::jitter::{Backoff, Jitter};
 
+mod burst;
 mod configure;
 mod connections;
 mod feed;
@@ -107,6 +108,7 @@ pub struct Session {
     flow_heard: flow::Heard,
     feed: Feed,
     reported: Reported,
+    burst: burst::Burst,
     output: VecDeque<Output>,
     counters: Counters,
     last_down: Option<Down>,
@@ -141,6 +143,7 @@ impl Session {
             flow_heard: flow::Heard::default(),
             feed: Feed::default(),
             reported: Reported::default(),
+            burst: burst::Burst::default(),
             output: VecDeque::new(),
             counters: Counters::default(),
             last_down: None,
@@ -356,8 +359,11 @@ impl Session {
             }
             (Phase::OpenSent, Message::Open(open)) => self.opening(id, &open, now),
             (Phase::OpenConfirm(negotiated), Message::KeepAlive) => self.establish(id, negotiated, now),
-            (Phase::Established(_), Message::KeepAlive) => {}
-            (Phase::Established(negotiated), Message::Update(update)) => self.update(update, &negotiated.families),
+            (Phase::Established(_), Message::KeepAlive) => self.keepalive_came(now),
+            (Phase::Established(negotiated), Message::Update(update)) => {
+                self.update_came(now);
+                self.update(update, &negotiated.families);
+            }
             (Phase::Established(negotiated), Message::RouteRefresh(refresh)) => {
                 self.refresh(id, &negotiated, refresh);
             }
@@ -440,6 +446,7 @@ impl Session {
         self.connect_backoff.reset();
         self.counters.established += 1;
         self.restarted = false;
+        self.burst = burst::Burst::default();
         self.event(Event::Up((*negotiated).clone()));
         self.back(&negotiated, now);
         self.announce();

@@ -7,10 +7,10 @@ mod bench;
 use std::time::Duration;
 
 use bench::{Bench, PRIVATE, PRIVATE_V6, Seen, at, encode, peer_open, reset, router_id, routes, settings};
-use bgp_core::{Down, Event, Export, Heard, Input, Options, RoleSetting, Settings, State};
+use bgp_core::{Down, Event, Export, Heard, Helper, Input, Options, RoleSetting, Settings, State};
 use bgp_wire::{
-    AddPath, AsPath, Asn, Attributes, Capability, Context, ErrorCode, Families, Family, Message, Notification, Open,
-    Origin, Role, RouteRefresh, announce_v4,
+    AddPath, AsPath, Asn, Attributes, Capability, Context, ErrorCode, Families, Family, GracefulRestart, Message,
+    Notification, Open, Origin, Role, RouteRefresh, announce_v4,
 };
 
 fn with(capabilities: impl IntoIterator<Item = Capability>) -> Open {
@@ -360,4 +360,43 @@ fn what_the_peer_says_of_routes_is_handed_out_as_it_counts_and_only_where_it_is_
     let mark = |subtype| Message::RouteRefresh(RouteRefresh { afi: 2, subtype, safi: 1 });
     assert_eq!(bench.hear(mark(RouteRefresh::BEGIN)), [Seen::Heard(Heard::RefreshBegins(Family::Ipv6))]);
     assert_eq!(bench.hear(mark(RouteRefresh::END)), [Seen::Heard(Heard::RefreshEnds(Family::Ipv6))]);
+}
+
+/// Look-ups wait for it where no End-of-RIB comes.
+#[test]
+fn a_peer_that_marks_no_end_has_told_all_when_a_keepalive_comes_behind_five_quiet_seconds() {
+    let settled = Family::ALL.map(|family| Seen::Heard(Heard::Settled(family)));
+    let route = || {
+        let attributes =
+            Attributes { origin: Some(Origin::Igp), as_path: Some(AsPath::default()), ..Attributes::default() };
+        let prefixes = ["198.51.100.0/24".parse().unwrap()];
+        Message::Update(
+            announce_v4(&attributes, [192, 0, 2, 1].into(), prefixes, Context::default()).unwrap().remove(0),
+        )
+    };
+    let hear = |bench: &mut Bench, at_s: u64, message: Message| {
+        bench.now = at(at_s);
+        let seen = bench.hear(message);
+        seen.into_iter().filter(|seen| matches!(seen, Seen::Heard(Heard::Settled(_)))).collect::<Vec<_>>()
+    };
+    let mut bench = established(importing(), peer_open(), Context::default());
+    // Nothing was told yet: there may be much to come.
+    assert_eq!(hear(&mut bench, 10, Message::KeepAlive), []);
+    assert_eq!(hear(&mut bench, 20, route()), []);
+    assert_eq!(hear(&mut bench, 24, Message::KeepAlive), [], "it may be between two messages");
+    assert_eq!(hear(&mut bench, 25, Message::KeepAlive), settled);
+    // Once in a session is enough.
+    assert_eq!(hear(&mut bench, 26, route()), []);
+    assert_eq!(hear(&mut bench, 40, Message::KeepAlive), []);
+    // Where both offer graceful restart the end is marked.
+    let helper = Helper { restart: Duration::from_secs(60), long_lived: Duration::ZERO };
+    let helping = Settings { options: Options { helper: Some(helper), ..importing().options }, ..importing() };
+    let graceful = || with([Capability::GracefulRestart(GracefulRestart::default())]);
+    for (settings, open, marks) in
+        [(helping.clone(), graceful(), true), (helping, peer_open(), false), (importing(), graceful(), false)]
+    {
+        let mut bench = established(settings, open, Context::default());
+        hear(&mut bench, 1, route());
+        assert_eq!(hear(&mut bench, 20, Message::KeepAlive).is_empty(), marks);
+    }
 }

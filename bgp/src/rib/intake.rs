@@ -104,6 +104,7 @@ impl Intake {
                         known.ended.insert(family);
                         rib.sweep_all(known.id, family);
                     }
+                    Heard::Settled(family) => known.ended.insert(family),
                     Heard::RefreshBegins(family) => rib.refresh_begins(known.id, family),
                     Heard::RefreshEnds(family) => {
                         known.ended.insert(family);

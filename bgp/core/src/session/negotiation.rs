@@ -81,6 +81,7 @@ pub(super) fn negotiate(settings: &Settings, open: &Open, keep: bool) -> Result<
         incoming: Context { extended_messages: true, path_ids: path_ids(|offer| offer.send), ..both },
         keeps: settings.options.keep.is_some() && keep && said.long_lived,
         notification_restart: offers_restart && said.notification,
+        marks_end: offers_restart && said.graceful,
         restart: said.restart,
         long_lived: said.long_lived,
         route_refresh: has(Capability::RouteRefresh),

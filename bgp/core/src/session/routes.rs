@@ -178,7 +178,7 @@ impl Session {
         }
     }
 
-    fn hear(&mut self, heard: Heard) {
+    pub(super) fn hear(&mut self, heard: Heard) {
         if self.settings.options.import {
             self.output.push_back(Output::Heard(heard));
         }

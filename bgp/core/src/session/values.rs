@@ -200,6 +200,8 @@ pub enum Heard {
     Update(Box<Update>),
     /// All routes of the family were told (RFC 4724 §2).
     EndOfRib(Family),
+    /// All routes of the family were told, as far as can be known: the peer marks no end.
+    Settled(Family),
     /// The peer tells a family again: from here (RFC 7313, BoRR).
     RefreshBegins(Family),
     /// That was all of the family: what was not told again is gone (RFC 7313, EoRR).
@@ -309,6 +311,8 @@ pub struct Negotiated {
     pub restart: Option<Box<PeerRestart>>,
     /// The peer knows what long-lived stale means (RFC 9494).
     pub long_lived: bool,
+    /// The peer marks the end of its routes for sure: both offer graceful restart (RFC 4724 §2).
+    pub marks_end: bool,
     /// The peer answers a request for routes (RFC 2918).
     pub route_refresh: bool,
 }

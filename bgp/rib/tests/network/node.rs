@@ -264,6 +264,8 @@ impl Node {
                 stale.remove(&family);
             }
             Heard::EndOfRib(family) | Heard::RefreshEnds(family) => self.rib.sweep_all(*peer, family),
+            // Says when to look things up, and changes nothing of the table.
+            Heard::Settled(_) => {}
             Heard::RefreshBegins(family) => self.rib.refresh_begins(*peer, family),
             Heard::Wants(family) => {
                 if let Some(reader) = reader {
