@@ -115,7 +115,7 @@ pub struct RibRecord<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// TABLE_DUMP: the one entry is given whole.
-    Single { peer_asn: Asn, peer: IpAddr },
+    Single { peer_asn: Asn, peer: IpAddr, originated: u32 },
     /// TABLE_DUMP_V2, with path identifiers or without.
     Indexed { path_ids: bool },
 }
@@ -127,6 +127,8 @@ pub struct RibEntry<'a> {
     pub peer_index: Option<u16>,
     /// The peer of a TABLE_DUMP.
     pub peer: Option<(IpAddr, Asn)>,
+    /// When the route came or changed: seconds since 1970.
+    pub originated: u32,
     /// The path identifier (RFC 8050), if it has one.
     pub path_id: Option<u32>,
     /// Its path attributes, as a list in BGP's form.
@@ -200,10 +202,15 @@ fn table_dump<'a>(mut reader: Reader<'a>, ipv6: bool) -> Option<Record<'a>> {
         IpAddr::V4(network) => IpNet::V4(Ipv4Net::new(network, bits).ok()?.trunc()),
         IpAddr::V6(network) => IpNet::V6(Ipv6Net::new(network, bits).ok()?.trunc()),
     };
-    let (_status, _originated) = (reader.u8()?, reader.u32()?);
+    let (_status, originated) = (reader.u8()?, reader.u32()?);
     let peer = address(&mut reader, ipv6)?;
     let peer_asn = asn(&mut reader, false)?;
-    Some(Record::Rib(RibRecord { prefix, entries: reader, shape: Shape::Single { peer_asn, peer }, left: 1 }))
+    Some(Record::Rib(RibRecord {
+        prefix,
+        entries: reader,
+        shape: Shape::Single { peer_asn, peer, originated },
+        left: 1,
+    }))
 }
 
 fn peers<'a>(mut reader: Reader<'a>) -> Option<Record<'a>> {
@@ -303,12 +310,21 @@ impl<'a> RibRecord<'a> {
 
     fn entry(&mut self) -> Option<RibEntry<'a>> {
         let reader = &mut self.entries;
-        let mut entry = RibEntry { peer_index: None, peer: None, path_id: None, attributes: &[], four_octet_as: false };
+        let mut entry = RibEntry {
+            peer_index: None,
+            peer: None,
+            originated: 0,
+            path_id: None,
+            attributes: &[],
+            four_octet_as: false,
+        };
         match self.shape {
-            Shape::Single { peer_asn, peer } => entry.peer = Some((peer, peer_asn)),
+            Shape::Single { peer_asn, peer, originated } => {
+                (entry.peer, entry.originated) = (Some((peer, peer_asn)), originated);
+            }
             Shape::Indexed { path_ids } => {
                 entry.peer_index = Some(reader.u16()?);
-                let _originated = reader.u32()?;
+                entry.originated = reader.u32()?;
                 entry.path_id = if path_ids { Some(reader.u32()?) } else { None };
                 entry.four_octet_as = true;
             }

@@ -151,12 +151,12 @@ proptest! {
     #[test]
     fn we_read_the_table_that_we_write(bits in 0_u8..=128, address: u128, path_id in 0_u32..3, lists in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..4)) {
         let prefix: IpNet = ipnet::Ipv6Net::new(address.into(), bits).unwrap().trunc().into();
-        let routes: Vec<RouteEntry> = (0..).zip(lists).map(|(peer_index, attributes)| RouteEntry { peer_index, originated: 1, path_id: path_id * u32::from(peer_index), attributes }).collect();
+        let routes: Vec<RouteEntry> = (0..).zip(lists).map(|(peer_index, attributes)| RouteEntry { peer_index, originated: u32::MAX - u32::from(peer_index), path_id: path_id * u32::from(peer_index), attributes }).collect();
         let written = writer::rib(AT.seconds, 7, prefix, &routes);
         let Record::Rib(read) = Record::decode(&written).unwrap() else { panic!("a table") };
         prop_assert_eq!(read.prefix, prefix);
-        let read: Vec<_> = read.map(|entry| { let entry = entry.unwrap(); (entry.peer_index.unwrap(), entry.path_id.unwrap_or(0), entry.attributes.to_vec()) }).collect();
-        let expected: Vec<_> = routes.into_iter().map(|route| (route.peer_index, route.path_id, route.attributes)).collect();
+        let read: Vec<_> = read.map(|entry| { let entry = entry.unwrap(); (entry.peer_index.unwrap(), entry.originated, entry.path_id.unwrap_or(0), entry.attributes.to_vec()) }).collect();
+        let expected: Vec<_> = routes.into_iter().map(|route| (route.peer_index, route.originated, route.path_id, route.attributes)).collect();
         prop_assert_eq!(read, expected);
     }
 }

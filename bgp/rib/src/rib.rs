@@ -45,6 +45,8 @@ pub(crate) struct Core {
     /// Our addresses, as sessions have them.
     own_addresses: BTreeSet<IpAddr>,
     candidates: Vec<Candidate>,
+    /// [`Rib::set_time`].
+    now: u32,
 }
 
 /// The routes of all peers.
@@ -80,8 +82,14 @@ impl Rib {
             paths: Paths::default(),
             own_addresses: BTreeSet::new(),
             candidates: Vec::new(),
+            now: 0,
         };
         Self { core, v4: Table::default(), v6: Table::default(), readers: Readers::default() }
+    }
+
+    /// What is told from now on is told at this time, in seconds of the caller's clock.
+    pub fn set_time(&mut self, seconds: u32) {
+        self.core.now = seconds;
     }
 
     /// A further peer, which is not up.

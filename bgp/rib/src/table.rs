@@ -147,6 +147,8 @@ pub(crate) struct Path {
     pub(crate) id: u32,
     /// The next path to the same prefix.
     pub(crate) next: u32,
+    /// When it came, or became another: [`crate::Rib::set_time`].
+    pub(crate) since: u32,
     pub(crate) peer: u16,
     /// The peer's epoch when it was last told.
     pub(crate) epoch: u8,
@@ -230,7 +232,7 @@ mod tests {
     fn what_is_kept_a_million_times_is_small() {
         assert_eq!(size_of::<Entry<4>>(), 12);
         assert_eq!(size_of::<Entry<16>>(), 24);
-        assert_eq!(size_of::<Path>(), 16);
+        assert_eq!(size_of::<Path>(), 20);
     }
 
     #[test]

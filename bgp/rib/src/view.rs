@@ -38,6 +38,8 @@ pub struct PathView<'a> {
     pub path_id: u32,
     /// Where it sends.
     pub next_hop: IpAddr,
+    /// When it came, or became another, in seconds of the clock of [`Rib::set_time`].
+    pub since: u32,
     /// What is said of it; NEXT_HOP is beside.
     pub attributes: Attributes,
     /// LOCAL_PREF as it counts here.
@@ -194,6 +196,7 @@ impl Rib {
                 peer_address: peer.settings.address,
                 path_id: path.id,
                 next_hop: next_hop.address,
+                since: path.since,
                 attributes,
                 local_preference: self.core.attributes.summary(path.attributes).local_pref,
                 standing: standing(at, path),

@@ -9,7 +9,7 @@ use bgp_rib::{Again, Batch, Export, Import, PeerId, Rib, Walk};
 use bgp_wire::{Asn, Families, Family};
 use cloakway_runtime::clock;
 
-use super::{Known, PULL, SLICE, Table, Up, peer_settings};
+use super::{Known, PULL, SLICE, Table, Up, peer_settings, seconds};
 use crate::config::Peer;
 
 /// The way of one peer's task to the table.
@@ -85,6 +85,7 @@ impl Intake {
         let heard = std::mem::take(&mut self.heard);
         let mut stale = std::mem::take(&mut self.stale);
         self.known(|rib, known| {
+            rib.set_time(seconds());
             for heard in heard {
                 match heard {
                     Heard::Stale(family) => {

@@ -302,6 +302,11 @@ impl Table {
     }
 }
 
+/// The clock by which the table knows when a route came.
+fn seconds() -> u32 {
+    u32::try_from(clock::now().since_origin().as_secs()).unwrap_or(u32::MAX)
+}
+
 fn peer_settings(peer: &Peer, asn: Asn, payloads: &Payloads) -> PeerSettings {
     let exchange = &peer.exchange;
     let role = peer.settings.options.role.map(|setting| setting.role);

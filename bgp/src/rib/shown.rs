@@ -10,7 +10,7 @@ use look_up_wire::Verdict;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Dump, Inner, Known, SLICE, Table, dump};
+use super::{Dump, Inner, Known, SLICE, Table, dump, seconds};
 use crate::config::Peer;
 
 /// One route as it is shown.
@@ -33,6 +33,8 @@ pub(crate) struct PathRow {
     large_communities: Vec<String>,
     only_to_customer: Option<u32>,
     path_id: u32,
+    /// Since it came, or became another.
+    for_s: u32,
     outdated: bool,
     llgr_stale: bool,
 }
@@ -118,6 +120,7 @@ fn row(prefix: &str, path: PathView<'_>, validity: Validity) -> PathRow {
         large_communities: texts(attributes.large_communities.iter().map(ToString::to_string).collect()),
         only_to_customer: attributes.only_to_customer.map(|asn| asn.0),
         path_id: path.path_id,
+        for_s: seconds().saturating_sub(path.since),
         outdated: path.outdated,
         llgr_stale: path.llgr_stale,
     }

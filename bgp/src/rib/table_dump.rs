@@ -1,6 +1,6 @@
 //! The table written down as MRT (TABLE_DUMP_V2, RFC 6396), by command and now and then.
 //!
-//! Every route that can be used is in it, as it was told. When it came is not kept: each has the time of the dump.
+//! Every route that can be used is in it, as it was told, with the time when it came.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -19,8 +19,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::Table;
 use super::settings::DumpTo;
+use super::{Table, seconds};
 
 /// What the admin socket is asked by `dump`.
 pub(crate) const DUMP: &str = "dump";
@@ -177,7 +177,8 @@ fn entries(found: &Match<'_>, peers: &BTreeMap<PeerId, u16>, now: u32) -> Vec<Ro
     usable.sort_by_key(|path| path.standing != Standing::Best);
     let entry = |path: &PathView<'_>| {
         let peer_index = *peers.get(&path.peer)?;
-        Some(RouteEntry { peer_index, originated: now, path_id: path.path_id, attributes: attributes(path)? })
+        let originated = now.saturating_sub(seconds().saturating_sub(path.since));
+        Some(RouteEntry { peer_index, originated, path_id: path.path_id, attributes: attributes(path)? })
     };
     usable.into_iter().filter_map(entry).collect()
 }

@@ -40,11 +40,13 @@ impl Core {
         let before = self.best_of(entry.head);
         match found.map(|(at, path)| (at, *path)) {
             Some((at, old)) => {
-                let path = Path { attributes: told.attributes, state: told.state, epoch, ..old };
+                let same = old.attributes == told.attributes && old.state == told.state;
+                let since = if same { old.since } else { self.now };
+                let path = Path { attributes: told.attributes, state: told.state, epoch, since, ..old };
                 if let Some(slot) = self.paths.get_mut(at) {
                     *slot = path;
                 }
-                if old.attributes == path.attributes && old.state == path.state {
+                if same {
                     return false;
                 }
                 self.attributes.hold(told.attributes);
@@ -58,6 +60,7 @@ impl Core {
                     attributes: told.attributes,
                     id: told.id,
                     next: entry.head,
+                    since: self.now,
                     peer: told.peer.0,
                     epoch,
                     state: told.state,
