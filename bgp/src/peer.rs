@@ -314,6 +314,8 @@ impl Task {
         } else {
             self.session.configure(settings, clock::now())
         };
+        // Others' routes may be told now, or no longer, or otherwise.
+        self.passing = true;
         if configured == Configured::Restarted {
             tracing::info!("configured anew: the session starts again");
         }

@@ -24,7 +24,7 @@ const TRANSITIVE: u8 = 0x40;
 pub struct ReaderId(u16);
 
 /// How a peer is told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
     /// Whom: it is never told its own routes.
     pub peer: PeerId,
@@ -40,6 +40,8 @@ pub struct Export {
     pub next_hop_v6: Option<Ipv6Addr>,
     /// It knows what long-lived stale means (RFC 9494).
     pub llgr: bool,
+    /// An internal peer that does not know it is told of stale routes all the same, as RFC 9494 §4.6 has it.
+    pub stale_inside: bool,
     /// It keeps routes when we are gone, but for those marked NO_LLGR: none of these is to be kept.
     pub keeps: bool,
 }
@@ -195,7 +197,7 @@ impl Rib {
             queue: VecDeque::new(),
             queued: Default::default(),
             told: Default::default(),
-            before_end: None,
+            before_end: Some(0),
         };
         let families = reader.export.families.clone();
         families.into_iter().for_each(|family| self.fill(&mut reader, family));
@@ -225,6 +227,19 @@ impl Rib {
         let Some(mut reader) = self.readers.0.get_mut(usize::from(id.0)).and_then(Option::take) else { return };
         if reader.export.families.contains(&family) {
             self.fill(&mut reader, family);
+        }
+        if let Some(slot) = self.readers.0.get_mut(usize::from(id.0)) {
+            *slot = Some(reader);
+        }
+    }
+
+    /// The peer is to be told in another way from now on, or of other families: what differs is told again, or taken
+    /// back. [`Batch::end`] will say when that is done.
+    pub fn tell_otherwise(&mut self, id: ReaderId, export: Export) {
+        let Some(mut reader) = self.readers.0.get_mut(usize::from(id.0)).and_then(Option::take) else { return };
+        if reader.export != export {
+            reader.export = export;
+            Family::ALL.into_iter().for_each(|family| self.fill(&mut reader, family));
         }
         if let Some(slot) = self.readers.0.get_mut(usize::from(id.0)) {
             *slot = Some(reader);
@@ -399,7 +414,8 @@ impl Core {
         if summary.only_to_customer != 0 && upwards {
             return Err(NotTold::OnlyToCustomer);
         }
-        if (path.state.is_llgr_stale() || marked(Community::LLGR_STALE)) && !export.llgr {
+        let takes_stale = export.llgr || (export.stale_inside && !external);
+        if (path.state.is_llgr_stale() || marked(Community::LLGR_STALE)) && !takes_stale {
             return Err(NotTold::LlgrStale);
         }
         Ok(())
@@ -459,6 +475,13 @@ fn told(local_as: Asn, export: &Export, path: &Path, local_pref: u32, mut attrib
         attributes.cluster_list.clear();
     } else {
         attributes.local_pref = Some(local_pref);
+        if !export.llgr && attributes.communities.contains(&Community::LLGR_STALE) {
+            // RFC 9494 §4.6: so that nobody prefers it who does not know that it is stale, and it goes no further.
+            attributes.local_pref = Some(0);
+            if !attributes.communities.contains(&Community::NO_EXPORT) {
+                attributes.communities.push(Community::NO_EXPORT);
+            }
+        }
     }
     attributes
 }

@@ -54,6 +54,7 @@ fn told(communities: Vec<Community>, keeps: bool) -> Vec<Community> {
         next_hop_v4: Some(Ipv4Addr::new(192, 0, 2, 9)),
         next_hop_v6: None,
         llgr: false,
+        stale_inside: false,
         keeps,
     });
     let mut framer = Framer::default();

@@ -266,6 +266,7 @@ fn export(peer: PeerId, external: bool) -> Export {
         next_hop_v4: Some([192, 0, 2, 1].into()),
         next_hop_v6: Some("2001:db8::1".parse().unwrap()),
         llgr: false,
+        stale_inside: false,
         keeps: false,
     }
 }

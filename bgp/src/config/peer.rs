@@ -20,7 +20,7 @@ use crate::rib::settings::{self, Exchange, RawOrigins};
 use crate::tcp::Protection;
 use groups::Place;
 pub(super) use groups::{Groups, groups};
-use settled::{ao_keys, bfd, keep, max_prefix, md5_password, role, sets};
+use settled::{ao_keys, bfd, keep, max_prefix, md5_password, pass_on_stale, role, sets};
 use written::{RawExport, RawHelper};
 pub(super) use written::{RawGroup, RawPeer};
 
@@ -214,6 +214,8 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
     };
     let max_prefix = raw.max_prefix.map(|raw| max_prefix(raw, exchange.import != Filter::Nothing)).transpose();
     let max_prefix = max_prefix.map_err(|(field, reason)| invalid(&format!("max-prefix{field}"), reason))?;
+    let pass_on_stale = pass_on_stale(raw.pass_on_stale, internal && exchange.pass_on);
+    let pass_on_stale = pass_on_stale.map_err(|reason| invalid("pass-on-stale", reason.to_owned()))?;
     let md5_password = raw.md5_password_file.as_deref().map(md5_password).transpose();
     let md5_password = md5_password.map_err(|reason| invalid("md5-password-file", reason))?;
     let ao_keys = ao_keys(raw.ao_keys.unwrap_or_default(), md5_password.is_some());
@@ -247,6 +249,7 @@ fn peer(raw: RawPeer, address: IpAddr, remote_as: Asn, place: &Place, own: &Own)
                 filter,
                 import: exchange.import != Filter::Nothing,
                 pass_on: exchange.pass_on,
+                pass_on_stale,
                 keep,
                 sets,
                 address: Some(address),

@@ -557,3 +557,15 @@ fn sets_are_kept_by_who_is_told_of_them_and_may_keep() {
     let helper = config.peers[0].settings.options.helper.unwrap();
     assert_eq!((helper.restart, helper.long_lived), (Duration::from_secs(120), Duration::from_secs(60)));
 }
+
+#[test]
+fn stale_routes_go_to_internal_peers_that_are_told_others_routes() {
+    let with = |more: &str| EXAMPLE.replace("hold-time-s = 9\n", more);
+    let config: Config = config::parse("f.toml", &with("pass-on = true\npass-on-stale = true\n")).unwrap();
+    assert!(config.peers[0].settings.options.pass_on_stale);
+    let external = with("pass-on = true\npass-on-stale = true\n").replace("remote-as = 64500", "remote-as = 64501");
+    for text in [with("pass-on-stale = true\n"), external] {
+        let message = error(&text);
+        assert!(message.contains("peers[0].pass-on-stale: true takes an internal peer with pass-on"), "{message}");
+    }
+}

@@ -157,13 +157,23 @@ impl Intake {
         let teller = session.teller()?;
         let link = teller.link;
         let batch = self.known(|rib, known| {
-            let id = known.id;
-            let reader = *known.reader.get_or_insert_with(|| rib.attach(export(id, &teller, locals)));
+            let export = export(known.id, &teller, locals);
+            let reader = match known.reader {
+                Some(reader) => {
+                    rib.tell_otherwise(reader, export);
+                    reader
+                }
+                None => *known.reader.insert(rib.attach(export)),
+            };
             rib.read(reader, PULL)
         });
         let mut batch = batch?;
-        self.count_readers();
         let ends = session.passed_on(batch.updates, batch.end);
+        match session.teller() {
+            Some(_) => self.count_readers(),
+            // All of it is taken back.
+            None => self.unread(),
+        }
         batch.bytes.extend(ends);
         Some((link, batch))
     }
@@ -243,6 +253,7 @@ fn export(peer: PeerId, teller: &Teller, locals: &[IpAddr]) -> Export {
         next_hop_v4,
         next_hop_v6,
         llgr: teller.long_lived,
+        stale_inside: teller.stale_inside,
         keeps: teller.keeps,
     }
 }

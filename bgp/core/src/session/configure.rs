@@ -25,7 +25,6 @@ impl Settings {
             ("sets", ours.sets != theirs.sets),
             ("graceful-restart", ours.helper != theirs.helper),
             ("role", ours.role != theirs.role),
-            ("pass-on", ours.pass_on != theirs.pass_on),
         ];
         differs.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name)
     }
@@ -60,7 +59,11 @@ impl Session {
             self.restart(settings, now);
             return Configured::Restarted;
         }
+        let passed_on = self.settings.options.pass_on;
         self.settings = settings;
+        if passed_on != self.settings.options.pass_on {
+            self.feed.pass_on(!passed_on);
+        }
         if !self.settings.options.import {
             self.drop_stale();
         }

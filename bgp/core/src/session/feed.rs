@@ -9,7 +9,7 @@ use bgp_wire::{
 };
 
 use super::Session;
-use super::values::{Export, LinkId, SetNames};
+use super::values::{Export, LinkId, Options, SetNames};
 use crate::export::{Exporter, LOCAL_PREF};
 use crate::prefix_list::Filter;
 use crate::rib::{Batch, Encode, ReaderId, Rib};
@@ -35,6 +35,8 @@ pub(super) struct Feed {
     marks_due: BTreeSet<Family>,
     /// Other peers' routes have yet to be told: ends and marks wait for that too.
     passing: bool,
+    /// They are no longer to be told, and what the peer was told has yet to be withdrawn.
+    taking_back: bool,
     /// The table has told all it has.
     table_ended: bool,
 }
@@ -56,6 +58,11 @@ impl Feed {
     /// What the peer may be told may have changed.
     pub(super) fn refilter(&mut self) {
         self.refiltered = true;
+    }
+
+    /// Other peers' routes are to be told from now on, or no longer.
+    pub(super) fn pass_on(&mut self, wanted: bool) {
+        (self.passing, self.taking_back) = (true, !wanted);
     }
 
     /// What is not to be kept has to be withdrawn.
@@ -87,12 +94,14 @@ pub struct Teller {
     pub link: LinkId,
     /// How UPDATEs are written.
     pub context: Context,
-    /// What both take.
+    /// What both take; none when what the peer was told is to be withdrawn.
     pub families: BTreeSet<Family>,
     /// What we are to the peer.
     pub role: Option<Role>,
     /// It knows what long-lived stale means (RFC 9494).
     pub long_lived: bool,
+    /// Without that it is told of stale routes all the same, if it is internal (RFC 9494 §4.6).
+    pub stale_inside: bool,
     /// It keeps routes when we are gone, but for those marked NO_LLGR.
     pub keeps: bool,
 }
@@ -166,10 +175,12 @@ impl Session {
     /// How the peer is told other peers' routes; `None` unless it is, and the session is up.
     #[must_use]
     pub fn teller(&self) -> Option<Teller> {
-        let (link, exporter) = self.exporter().filter(|_| self.settings.options.pass_on)?;
+        let Options { pass_on, pass_on_stale, .. } = self.settings.options;
+        let (link, exporter) = self.exporter().filter(|_| pass_on || self.feed.taking_back)?;
         let Exporter { context, families, role, keeps, .. } = exporter;
+        let families = if self.feed.taking_back { BTreeSet::new() } else { families };
         let long_lived = self.established().is_some_and(|(_, negotiated)| negotiated.long_lived);
-        Some(Teller { link, context, families, role, long_lived, keeps: keeps.is_some() })
+        Some(Teller { link, context, families, role, long_lived, stale_inside: pass_on_stale, keeps: keeps.is_some() })
     }
 
     /// The peer has been sent `updates` messages with other peers' routes. With `end`, it knows all that are there, and
@@ -179,7 +190,7 @@ impl Session {
         if !end {
             return Vec::new();
         }
-        self.feed.passing = false;
+        (self.feed.passing, self.feed.taking_back) = (false, false);
         self.ends().concat()
     }
 

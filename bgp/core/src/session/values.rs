@@ -74,6 +74,8 @@ pub struct Options {
     pub import: bool,
     /// Other peers' routes are told by [`Session::teller`]: End-of-RIB waits for [`Session::passed_on`].
     pub pass_on: bool,
+    /// An internal peer that does not follow RFC 9494 is told of long-lived stale routes all the same (§4.6).
+    pub pass_on_stale: bool,
     /// Take a peer of any of these, instead of the one; all are internal or all are external.
     pub remote_as_among: Vec<RangeInclusive<Asn>>,
     /// Have the peer keep what is to be kept for so many seconds or longer, and that for so many, when we are gone, if it

@@ -296,6 +296,7 @@ impl Node {
                     next_hop_v4: Some(address(self.node)),
                     next_hop_v6: None,
                     llgr: teller.long_lived,
+                    stale_inside: teller.stale_inside,
                     keeps: teller.keeps,
                 })
             });

@@ -35,6 +35,15 @@ pub(super) fn max_prefix(raw: RawMaxPrefix, imports: bool) -> Result<MaxPrefix, 
     })
 }
 
+/// Whether an internal peer that does not follow RFC 9494 is told of long-lived stale routes.
+pub(super) fn pass_on_stale(raw: Option<bool>, passes_on_inside: bool) -> Result<bool, &'static str> {
+    let wanted = raw.unwrap_or_default();
+    if wanted && !passes_on_inside {
+        return Err("true takes an internal peer with pass-on = true: stale routes go nowhere else (RFC 9494 §4.6)");
+    }
+    Ok(wanted)
+}
+
 /// The sets that the peer is told, if not all.
 pub(super) fn sets(raw: Option<Vec<String>>, told_of_sets: bool) -> Result<Option<SetNames>, String> {
     let Some(names) = raw else { return Ok(None) };

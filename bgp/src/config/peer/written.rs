@@ -60,6 +60,7 @@ peer_settings! {
     accept_blackhole: bool,
     enforce_first_as: bool,
     pass_on: bool,
+    pass_on_stale: bool,
     delay_open_s: u16,
     add_path: bool,
     keep: bool,
