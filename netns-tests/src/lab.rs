@@ -12,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 
 use crate::command::{self, Outcome, eventually};
 use crate::netns::Netns;
@@ -156,8 +158,8 @@ impl Lab {
     /// When no such process was started here, or it does not end.
     pub fn terminate(&self, name: &str) -> Result<()> {
         let mut child = self.children().remove(name).with_context(|| format!("`{name}` is not running"))?;
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        let pid = Pid::from_raw(i32::try_from(child.id())?);
+        signal::kill(pid, Signal::SIGTERM)?;
         eventually(BOUND, "the process ends", || child.try_wait()?.context("it runs")).map(drop)
     }
 
@@ -166,9 +168,20 @@ impl Lab {
     /// # Errors
     /// When no such process was started here.
     pub fn freeze(&self, name: &str, frozen: bool) -> Result<()> {
+        self.signal(name, if frozen { Signal::SIGSTOP } else { Signal::SIGCONT })
+    }
+
+    /// Has a process read its configuration again, as `kill -HUP` does.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn hang_up(&self, name: &str) -> Result<()> {
+        self.signal(name, Signal::SIGHUP)
+    }
+
+    fn signal(&self, name: &str, signal: Signal) -> Result<()> {
         let pid = self.children().get(name).with_context(|| format!("`{name}` is not running"))?.id();
-        let signal = if frozen { nix::sys::signal::Signal::SIGSTOP } else { nix::sys::signal::Signal::SIGCONT };
-        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid)?), signal)?)
+        Ok(signal::kill(Pid::from_raw(i32::try_from(pid)?), signal)?)
     }
 
     /// Starts the process `name` of the topology again, after [`Lab::kill9`].
@@ -232,8 +245,8 @@ impl Lab {
     pub fn end_captures(&self) -> Result<()> {
         for link in &self.topology.links {
             let Some(mut child) = self.children().remove(&capture_name(link)) else { continue };
-            let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
-            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
+            let pid = Pid::from_raw(i32::try_from(child.id())?);
+            signal::kill(pid, Signal::SIGINT)?;
             eventually(BOUND, "the capture ends", || child.try_wait()?.context("it runs"))?;
         }
         Ok(())
