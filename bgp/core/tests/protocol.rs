@@ -388,6 +388,15 @@ fn a_peer_that_marks_no_end_has_told_all_when_a_keepalive_comes_behind_five_quie
     // Once in a session is enough.
     assert_eq!(hear(&mut bench, 26, route()), []);
     assert_eq!(hear(&mut bench, 40, Message::KeepAlive), []);
+    // What was not listened to is told from the start.
+    let mut deaf = importing();
+    deaf.options.import = false;
+    let mut bench = established(deaf, peer_open(), Context::default());
+    assert_eq!([hear(&mut bench, 1, route()), hear(&mut bench, 10, Message::KeepAlive)], [[], []]);
+    bench.session.configure(importing(), at(10));
+    bench.drain();
+    assert_eq!([hear(&mut bench, 20, Message::KeepAlive), hear(&mut bench, 21, route())], [[], []]);
+    assert_eq!(hear(&mut bench, 30, Message::KeepAlive), settled);
     // Where both offer graceful restart the end is marked.
     let helper = Helper { restart: Duration::from_secs(60), long_lived: Duration::ZERO };
     let helping = Settings { options: Options { helper: Some(helper), ..importing().options }, ..importing() };

@@ -3,6 +3,7 @@
 use bgp_wire::{Asn, ErrorCode, Notification};
 use cloakway_types::Instant;
 
+use super::burst::Burst;
 use super::values::Settings;
 use super::{Link, Rest, Session, restart};
 
@@ -63,6 +64,10 @@ impl Session {
         self.settings = settings;
         if passed_on != self.settings.options.pass_on {
             self.feed.pass_on(!passed_on);
+        }
+        if listens {
+            // All of it is to come.
+            self.burst = Burst::default();
         }
         if !self.settings.options.import {
             self.drop_stale();
