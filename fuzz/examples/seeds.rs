@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use bgp_bmp::{Down, Message as Bmp, PeerHeader, PeerKey, PeerKind, PeerUp, View};
+use bgp_bmp::{Down, Message as Bmp, PeerHeader, PeerKey, PeerKind, PeerUp, Statistic, View};
 use bgp_rpki::{ErrorKind, Pdu, Timing, Version, Vrp};
 use bgp_wire::{
     AsPath, Asn, Attributes, Capability, Community, Context, ErrorCode, Families, Family, FlowRule, HoldTime, Message,
@@ -26,10 +26,11 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() -> std::io::Result<()> {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora");
-    let all: [(&str, Seeds); 14] = [
+    let all: [(&str, Seeds); 15] = [
         ("bgp_flow", flow()),
         ("bgp_framer", streams(&bgp())),
         ("bgp_message", bgp()),
+        ("bgp_rib", rib()),
         ("bmp_station", bmp()),
         ("cloak_frames", cloak()),
         ("forwarder_line", forwarder()),
@@ -68,6 +69,30 @@ fn packets() -> Seeds {
         ("routing6", unhex(&format!("60000000 0010 2b 40 {v6} 1100 0000 00000000 {udp}"))),
         ("authentication6", unhex(&format!("60000000 0014 33 40 {v6} 1101 0000 00000001 00000001 {udp}"))),
         ("solicitation6", unhex(&format!("60000000 0008 3a ff {v6} 8700 0000 00000000"))),
+    ]
+}
+
+/// What peers do, in the order of kind, peer, and what the kind takes; after each the address that is looked up.
+fn rib() -> Seeds {
+    let announce = |peer, high, low, bits, flags| vec![0, peer, high, low, bits, flags, high, low, low];
+    let withdraw = |peer, high, low, bits| vec![5, peer, high, low, bits, high, low, low];
+    let does = |kind, peer| vec![kind, peer, 0, 0x41, 0x41];
+    let read = |octets| vec![11, 0, octets, 0, 0x41, 0x41];
+    let nested = [announce(0, 0, 0x41, 8, 0), announce(1, 0, 0x41, 16, 1), announce(0, 0, 0x41, 24, 2)].concat();
+    let rivals = [announce(0, 3, 1, 24, 2), announce(1, 3, 1, 24, 0), announce(2, 3, 1, 24, 1), withdraw(1, 3, 1, 24)];
+    let again = [does(9, 0), announce(0, 0, 0x41, 8, 0x40), does(10, 0), read(255)].concat();
+    let told =
+        |on_the_way: Vec<u8>| [nested.clone(), read(255), does(12, 0), on_the_way, does(12, 0), read(9)].concat();
+    let ours = [announce(0, 1, 1, 24, 0), announce(1, 2, 1, 24, 0), announce(0, 0, 0, 0, 0x80), read(20)].concat();
+    vec![
+        ("nested", nested.clone()),
+        ("rivals", rivals.concat()),
+        ("told-again", [nested.clone(), again].concat()),
+        ("taken-back-and-told", told(read(255))),
+        ("told-otherwise-twice", told(read(1))),
+        ("lost", [nested.clone(), read(1), does(7, 0), read(255)].concat()),
+        ("stale", [nested, does(8, 0), does(8, 0), does(10, 1)].concat()),
+        ("ours", ours),
     ]
 }
 
@@ -227,9 +252,15 @@ fn bmp() -> Seeds {
         &down,
         &end,
     ];
+    let numbers = [(0, None), (9, Some((1, 1)))].map(|(kind, family)| Statistic { kind, family, value: 7 });
+    let numbers = Bmp::Statistics { peer: header(View::AdjRibInPre), statistics: numbers.into() }.encode();
+    let mirrored =
+        |message, lost| Bmp::Mirroring { peer: header(View::AdjRibInPre), message, errored: lost, lost }.encode();
+    let mirrored = [&up(View::AdjRibInPre)[..], &mirrored(Some(&come), false), &mirrored(None, true), &numbers];
     let loc_rib = [&hello[..], &up(View::LocRib), &told(View::LocRib, &come), &told(View::AdjRibInPost, &come)];
     vec![
         ("leak", [&[255], leak.concat().as_slice()].concat()),
+        ("mirrored-and-numbers", [&[255], mirrored.concat().as_slice()].concat()),
         ("leak-in-octets", [&[1], leak.concat().as_slice()].concat()),
         ("loc-rib", [&[7], loc_rib.concat().as_slice()].concat()),
         ("route-monitoring", told(View::AdjRibOutPost, &come)),

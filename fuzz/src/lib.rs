@@ -4,7 +4,8 @@
 //!
 //! What must hold is more than "no panic": what is accepted must mean the same after another encode
 //! and decode, however a stream is cut the same messages come out of it, the cloak lets nothing out
-//! but what its introduction lists, and no error quotes a card number.
+//! but what its introduction lists, and no error quotes a card number. A table that is filled by strangers holds, beside
+//! a plain one, whatever they say.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ mod monitor;
 mod mrt;
 mod packet;
 mod radius;
+mod rib;
 
 pub use bank::{iso8583_framer, iso8583_message};
 pub use bgp::{bgp_flow, bgp_framer, bgp_message};
@@ -28,6 +30,7 @@ pub use monitor::{bmp_station, rtr_client};
 pub use mrt::mrt_rib;
 pub use packet::forwarder_packet;
 pub use radius::{SECRET, radius_packet};
+pub use rib::bgp_rib;
 
 /// A name, which is also the name of its corpus, and the function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -37,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     ("bgp_flow", bgp_flow),
     ("bgp_framer", bgp_framer),
     ("bgp_message", bgp_message),
+    ("bgp_rib", bgp_rib),
     ("bmp_station", bmp_station),
     ("cloak_frames", cloak_frames),
     ("forwarder_line", forwarder_line),
