@@ -155,7 +155,9 @@ fn what_is_not_to_be_kept_says_so_and_only_to_who_keeps_the_rest() {
         held.pull(&mut bench, &mut rib);
         let marks = [PRIVATE, KEPT, UNKEPT, GUARDED].map(|prefix| held.marked(prefix));
         assert_eq!(marks, [keeps, false, keeps, keeps]);
-        assert!(held.0[&PRIVATE.parse::<IpNet>().unwrap()].contains(&Community::NO_EXPORT));
+        // Guarded is what asks for it, whether it was injected or is private, and nothing else.
+        let guarded = |prefix: &&str| held.0[&prefix.parse::<IpNet>().unwrap()].contains(&Community::NO_EXPORT);
+        assert_eq!([PRIVATE, KEPT, UNKEPT, GUARDED].map(|prefix| guarded(&prefix)), [true, false, false, true]);
     }
 }
 
