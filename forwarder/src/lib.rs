@@ -14,3 +14,4 @@ pub mod health_socket;
 mod reload;
 pub mod role;
 pub mod show;
+pub mod trace;

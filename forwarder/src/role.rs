@@ -7,7 +7,7 @@ use clap::{ArgMatches, Command};
 use cloakway_runtime::{Context, Outcome, Role, Topic};
 
 use crate::config::Config;
-use crate::{engine, explain, guard, show};
+use crate::{engine, explain, guard, show, trace};
 
 /// The forwarder as a server binary.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ impl Role for Forwarder {
                                     forwarder show counters --json\n  \
                                     forwarder explain --in edge0 --source 198.51.100.70 --destination 203.0.113.200\n  \
                                     forwarder reload\n  \
+                                    forwarder trace --reason spoofed-source --count 10\n  \
                                     forwarder guard show\n";
     const TOPICS: &'static [Topic] = show::TOPICS;
     const RELOADS: bool = true;
@@ -58,10 +59,14 @@ impl Role for Forwarder {
     }
 
     fn commands() -> Vec<Command> {
-        vec![guard::command(), explain::command()]
+        vec![guard::command(), explain::command(), trace::command()]
     }
 
     fn command(name: &str, matches: &ArgMatches) -> ExitCode {
-        if name == "explain" { explain::run(matches) } else { guard::run(matches) }
+        match name {
+            "explain" => explain::run(matches),
+            "trace" => trace::run(matches),
+            _ => guard::run(matches),
+        }
     }
 }

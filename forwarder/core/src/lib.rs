@@ -13,6 +13,7 @@ mod policy;
 mod routes;
 pub mod ruleset;
 mod sysctl;
+pub mod trace;
 pub mod user;
 
 pub use decide::{Egress, Ingress, Kind, Packet, Reason, Verdict};

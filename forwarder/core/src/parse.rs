@@ -4,9 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::decide::{Egress, Ingress, Kind, Packet};
 
-/// Extension headers that are followed; the kernel's own limit for options is the same (RFC 8504 §5.3).
-const MAX_EXTENSIONS: usize = 8;
-
 /// What a packet says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parsed {
@@ -62,9 +59,6 @@ pub enum Malformed {
         /// What there is.
         have: usize,
     },
-    /// A longer chain of extension headers than is followed.
-    #[error("octet {0}: more than {MAX_EXTENSIONS} extension headers")]
-    Extensions(usize),
 }
 
 /// Reads the packet in `bytes`; what is behind its length is padding.
@@ -189,9 +183,11 @@ struct Chain {
     routes: bool,
 }
 
+/// Follows the chain to its end, however long. Where it is cut off, a forwarder passes it on like the kernel does, and
+/// nobody knows what is behind; but the options that every hop has to read must be there.
 fn extensions(bytes: &[u8], first: u8) -> Result<Chain, Malformed> {
     let mut chain = Chain { protocol: first, at: 40, is_fragment: false, is_first: true, routes: false };
-    for _ in 0..=MAX_EXTENSIONS {
+    loop {
         // Behind a later fragment's header is the middle of something.
         if !chain.is_first {
             return Ok(chain);
@@ -204,7 +200,12 @@ fn extensions(bytes: &[u8], first: u8) -> Result<Chain, Malformed> {
             44 => ("a fragment header", 0),
             _ => return Ok(chain),
         };
-        let [next, length, kind, flags]: [u8; 4] = array(bytes, chain.at, what)?;
+        let is_for_us = chain.protocol == 0 && chain.at == 40;
+        let [next, length, kind, flags]: [u8; 4] = match array(bytes, chain.at, what) {
+            Err(cut) if is_for_us => return Err(cut),
+            Err(_) => return Ok(Chain { at: bytes.len(), ..chain }),
+            Ok(octets) => octets,
+        };
         match chain.protocol {
             44 => {
                 chain.is_fragment = true;
@@ -216,13 +217,14 @@ fn extensions(bytes: &[u8], first: u8) -> Result<Chain, Malformed> {
         // RFC 8200 §4: units of 8 octets behind the first; RFC 4302 §2.2: of 4, behind the first two.
         let whole = if words == 4 { (usize::from(length) + 2) * 4 } else { usize::from(length) * words + 8 };
         let have = bytes.len() - chain.at;
-        if whole > have {
-            return Err(short(what, chain.at, whole, have));
+        match whole > have {
+            true if is_for_us => return Err(short(what, chain.at, whole, have)),
+            true => return Ok(Chain { at: bytes.len(), ..chain }),
+            false => {}
         }
         chain.protocol = next;
         chain.at += whole;
     }
-    Err(Malformed::Extensions(chain.at))
 }
 
 fn ports(protocol: u8, payload: &[u8], is_first: bool) -> Option<(u16, u16)> {

@@ -215,6 +215,10 @@ fn chains(text: &mut String, policy: &Policy) {
         link_arrival.extend(options);
         link_arrival.extend(per_link("iifname", "saddr != ", FromPrivateForeignSource));
         link_arrival.extend(both("daddr ", "@private", Hairpin));
+        // Those for this host would wait for the rest of them before input is asked, and be answered when it never comes.
+        let to_host = format!("fib daddr type {{ local, broadcast, anycast, multicast }} {}", drop(ToHostFromPrivate));
+        link_arrival
+            .extend(["ip frag-off & 16383 != 0", "exthdr frag exists"].map(|fragment| format!("{fragment} {to_host}")));
     }
     chain(text, "link-arrival", &link_arrival);
 

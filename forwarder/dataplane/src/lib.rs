@@ -11,12 +11,14 @@ mod kernel;
 mod netlink;
 mod nft;
 mod sysctl;
+mod trace;
 mod user;
 
 pub use events::{Event, Events};
 pub use fast::{Counts, FastPath, FastPathError};
 pub use kernel::{GuardState, Interface, Kernel};
 pub use nft::{Counter, Counters};
+pub use trace::{Trace, Traced};
 pub use user::{Rations, UserPlane};
 
 /// Why the kernel's state could not be read or changed.

@@ -54,6 +54,15 @@ pub(crate) async fn remove() -> Result<(), DataplaneError> {
     load(&format!("table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n")).await
 }
 
+/// Whether there is a table of this name.
+pub(crate) async fn is_there(table: &str) -> Result<bool, DataplaneError> {
+    match run(&["-t", "list", "table", FAMILY, table], None).await {
+        Ok(_) => Ok(true),
+        Err(DataplaneError::Nft(why)) if is_absent(&why) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn is_absent(why: &str) -> bool {
     why.contains("No such file or directory")
 }

@@ -106,6 +106,17 @@ const PREFIXES: &[(&str, &str, &str)] = &[
     ("2001:db8:c10a::220/128", "second", ""),
 ];
 
+/// The policy of the table.
+fn policy() -> String {
+    let prefix = |(prefix, link, more): &(&str, &str, &str)| private_prefix(prefix, link, more);
+    POLICY.to_owned() + &PREFIXES.iter().map(prefix).collect::<String>()
+}
+
+/// A private prefix as the configuration has it.
+pub(crate) fn private_prefix(prefix: &str, link: &str, more: &str) -> String {
+    format!("[[private-prefixes]]\nprefix = \"{prefix}\"\nlink = \"{link}\"\n{more}\n")
+}
+
 pub(crate) struct Lab {
     name: String,
     folder: tempfile::TempDir,
@@ -133,8 +144,14 @@ impl Lab {
         lab.settings("isp", &["net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"]);
         lab.settings("isp", &["net.ipv4.icmp_msgs_per_sec=100000", "net.ipv4.icmp_msgs_burst=100000"]);
         lab.wires(plane);
-        lab.start(plane);
+        lab.start(plane, &policy());
         lab
+    }
+
+    /// Another forwarder, with another policy, in the place of the one that runs; its configuration.
+    pub(crate) fn restart(&mut self, plane: Plane, policy: &str) -> String {
+        self.kill();
+        self.start(plane, policy)
     }
 
     fn wires(&mut self, plane: Plane) {
@@ -184,17 +201,14 @@ impl Lab {
     }
 
     /// Starts the forwarder, and waits until all is in place.
-    fn start(&mut self, plane: Plane) {
+    fn start(&mut self, plane: Plane, policy: &str) -> String {
         let folder = self.folder.path().display();
         let mut text = format!("admin-socket = \"{folder}/admin.sock\"\nhealth-socket = \"{folder}/health.sock\"\n");
-        text.push_str(POLICY);
-        for (prefix, link, more) in PREFIXES {
-            text.push_str(&format!("[[private-prefixes]]\nprefix = \"{prefix}\"\nlink = \"{link}\"\n{more}\n"));
-        }
+        text.push_str(policy);
         let pins = self.bpf().join("pins");
         text.push_str(&format!("[data-plane]\n{}\npin-directory = \"{}\"\n", plane.mode(), pins.display()));
         let config = self.folder.path().join("forwarder.toml");
-        std::fs::write(&config, text).unwrap();
+        std::fs::write(&config, &text).unwrap();
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.ns("isp"), env!("CARGO_BIN_EXE_forwarder"), "run", "--config"]);
         self.forwarder = Some(command.arg(config).env("NO_COLOR", "1").spawn().unwrap());
@@ -206,6 +220,7 @@ impl Lab {
             (rows.len() == 3 && rows.iter().all(right)).then_some(())
         });
         self.healthy();
+        text
     }
 
     /// Waits until every private prefix is: by then routes and neighbours are there.
@@ -213,7 +228,7 @@ impl Lab {
         eventually("every prefix is healthy", || {
             let rows = self.show("health")?;
             let rows = rows.as_array()?;
-            (rows.len() == PREFIXES.len() && rows.iter().all(|row| row["healthy"] == true)).then_some(())
+            (!rows.is_empty() && rows.iter().all(|row| row["healthy"] == true)).then_some(())
         });
     }
 
@@ -222,6 +237,14 @@ impl Lab {
         let mut forwarder = self.forwarder.take().unwrap();
         forwarder.kill().unwrap();
         forwarder.wait().unwrap();
+    }
+
+    /// A command of the forwarder's binary beside the running one.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.ns("isp"), env!("CARGO_BIN_EXE_forwarder")]).args(arguments);
+        command.arg("--config").arg(self.folder.path().join("forwarder.toml"));
+        command
     }
 
     /// What the running forwarder says of a topic.

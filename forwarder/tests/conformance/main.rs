@@ -6,6 +6,7 @@ mod ends;
 mod lab;
 mod packet;
 mod pcap;
+mod random;
 mod sequences;
 mod table;
 
@@ -23,11 +24,13 @@ macro_rules! on_every_data_plane {
 
 on_every_data_plane! {
     crate::every_row_of_the_table_is_right: every_row_of_the_table_is_right,
+    crate::random::what_the_model_says_is_what_happens: what_the_model_says_is_what_happens,
     crate::sequences::neighbours_are_found_followed_and_missed: neighbours_are_found_followed_and_missed,
     crate::sequences::a_changed_mtu_is_told_at_once: a_changed_mtu_is_told_at_once,
     crate::sequences::errors_are_rationed: errors_are_rationed,
     crate::sequences::a_link_that_is_down_is_a_dead_end: a_link_that_is_down_is_a_dead_end,
     crate::sequences::the_policy_outlives_the_process: the_policy_outlives_the_process,
+    crate::sequences::a_trace_says_what_is_dropped_and_leaves_nothing_behind: a_trace_says_what_is_dropped,
 }
 
 fn every_row_of_the_table_is_right(plane: Plane) {

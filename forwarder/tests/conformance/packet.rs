@@ -177,9 +177,11 @@ impl<'a> Words<'a> {
         for word in &self.words {
             let header = match *word {
                 "hop-by-hop" => (0, vec![0, 0, 1, 4, 0, 0, 0, 0]),
-                // An option that asks for an ICMP error by whoever does not know it.
-                "strange-option" => (0, vec![0, 0, 0x9e, 4, 0, 0, 0, 0]),
                 "options" => (60, vec![0, 0, 1, 4, 0, 0, 0, 0]),
+                "long-chain" => {
+                    chain.extend(std::iter::repeat_n((60, vec![0, 0, 1, 4, 0, 0, 0, 0]), 11));
+                    (60, vec![0, 0, 1, 4, 0, 0, 0, 0])
+                }
                 "route0" => (43, [vec![0, 2, 0, 0, 0, 0, 0, 0], octets(self.destination)].concat()),
                 "route2" => (43, [vec![0, 2, 2, 0, 0, 0, 0, 0], octets(self.destination)].concat()),
                 "atomic" => (44, vec![0, 0, 0, 0, 0, 0, 0, 1]),

@@ -1,5 +1,8 @@
 //! What takes more than one packet to show.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
 use crate::ends::{Arrival, asked};
 use crate::lab::{Lab, Plane, eventually, possible};
 use crate::packet::{Words, address};
@@ -167,4 +170,72 @@ pub(crate) fn the_policy_outlives_the_process(plane: Plane) {
         assert_eq!(allowed.map(|(_, tag)| count(tag)), [usize::from(forwards); 2], "{all:?}");
         assert_eq!(refused.map(count), [0; 3], "{all:?}");
     }
+}
+
+pub(crate) fn a_trace_says_what_is_dropped_and_leaves_nothing_behind(plane: Plane) {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::new(plane);
+    let ours = |lab: &Lab| lab.exec("isp", &["nft", "list", "tables"]).matches("cloakway_trace").count();
+    let begin = |arguments: &[&str]| {
+        let mut child =
+            lab.command(&[&["trace", "--json"], arguments].concat()).stdout(Stdio::piped()).spawn().unwrap();
+        eventually("the trace runs", || (ours(&lab) == 1).then_some(()));
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        (child, lines)
+    };
+    let packets = [
+        ("sub", "Z>P udp dport=443 hops=9", true, "spoofed-source", "edge0"),
+        ("sub", "Z>P udp dport=443 hops=9", false, "spoofed-source", "edge0"),
+        ("net", "X>P tcp", true, "to-private-by-public", "up0"),
+        ("net", "P>S udp", false, "forged-private", "up0"),
+        ("far", "F>S udp", false, "from-private-foreign-source", "priv0"),
+        ("sub", "S>P udp opt=nop", true, "ip-options", "edge0"),
+        // Behind routing; the user data plane decides these by itself.
+        ("sub", "S>L udp dport=9", true, "not-a-service", "edge0"),
+        ("sub", "S>L udp dport=5000 frag=64", false, "fragment", "edge0"),
+        ("far", "P>X udp", true, "from-private-other", "priv0"),
+        ("far", "P>E tcp", false, "to-host-from-private", "priv0"),
+    ];
+    let seen = if plane == Plane::User { &packets[..6] } else { &packets };
+    let count = seen.len().to_string();
+    let before = counters(&lab);
+    let (mut child, mut lines) = begin(&["--count", &count]);
+    for (end, packet, v4, reason, interface) in seen {
+        send(&lab, end, packet, *v4, b't');
+        let row: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!((&row["reason"], &row["in_interface"]), (&(*reason).into(), &(*interface).into()), "{row}");
+        let source = packet.split_once('>').unwrap().0;
+        assert_eq!(row["source"], address(source, *v4).to_string(), "{row}");
+        if packet.contains("hops=9") {
+            assert_eq!((&row["hops"], &row["destination_port"]), (&9.into(), &443.into()), "{row}");
+        }
+        let gained = counters(&lab)[*reason].0 - before[*reason].0;
+        assert!(gained > 0, "{reason} is counted all the same");
+    }
+    assert!(child.wait().unwrap().success());
+    eventually("it leaves nothing behind", || (ours(&lab) == 0).then_some(()));
+
+    // What is not asked for is passed over; and however it ends, its table goes with it.
+    let (mut child, mut lines) = begin(&["--reason", "forged-private", "--destination", "198.51.100.64/26"]);
+    for (end, packet) in [("sub", "Z>P udp"), ("net", "P>X udp"), ("net", "P>S udp")] {
+        send(&lab, end, packet, true, b'u');
+    }
+    let row: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(row["destination"], address("S", true).to_string(), "{row}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eventually("it leaves nothing behind", || (ours(&lab) == 0).then_some(()));
+
+    // A flood is sampled, and does not hide what is rare.
+    let (mut child, lines) = begin(&[]);
+    for _ in 0..400 {
+        send(&lab, "sub", "Z>P udp", true, b'v');
+    }
+    send(&lab, "net", "P>S udp", true, b'w');
+    let before = lines.map(Result::unwrap).take_while(|row| !row.contains("\"forged-private\"")).count();
+    assert!((20..200).contains(&before), "{before} of 400");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

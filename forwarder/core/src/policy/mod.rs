@@ -141,6 +141,12 @@ impl Policy {
         Self { in_user_space: true, ..self }
     }
 
+    /// The same policy, carried out by the kernel.
+    #[must_use]
+    pub fn in_kernel(self) -> Self {
+        Self { in_user_space: false, ..self }
+    }
+
     /// Whether the user data plane carries it out.
     #[must_use]
     pub const fn is_in_user_space(&self) -> bool {

@@ -1,0 +1,142 @@
+//! A live sample of what the guard drops ([`forwarder_core::trace`]): the copy of its table in the kernel, and the log it writes to.
+//!
+//! The copy belongs to a process of `nft` that waits for more: it goes with that process, and that one with this, however it ends.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use forwarder_core::Policy;
+use forwarder_core::trace::{self, Sample};
+use futures_util::TryStreamExt as _;
+use rtnetlink::Handle;
+use rtnetlink::sys::protocols::NETLINK_NETFILTER;
+use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStdin, Command};
+
+use crate::{DataplaneError, netlink, nft};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const ENOBUFS: i32 = 105;
+
+/// What came of the log.
+#[derive(Debug)]
+pub enum Traced {
+    /// Dropped packets.
+    Samples(Vec<Sample>),
+    /// There were more than could be read.
+    Lost,
+}
+
+/// A trace that runs until it is dropped.
+pub struct Trace {
+    socket: TokioSocket,
+    handle: Handle,
+    names: BTreeMap<u32, String>,
+    /// The owner of the copy, which ends when its input does.
+    _owner: (Child, ChildStdin),
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trace").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl Trace {
+    /// Begins to trace what the guard of `policy` drops from now on.
+    ///
+    /// # Errors
+    /// When the kernel has no log for netfilter (`CONFIG_NETFILTER_NETLINK_LOG`), or refuses the copy.
+    pub async fn begin(policy: &Policy) -> Result<Self, DataplaneError> {
+        // One for each trace that runs at the same time.
+        let number = u16::try_from(std::process::id() % 0x7fff).unwrap_or_default() + 1;
+        let socket = listen(number).await?;
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+        tokio::spawn(connection);
+        let name = format!("cloakway_trace_{number}");
+        let owner = own(&name, &trace::command(policy, &name, number)).await?;
+        Ok(Self { socket, handle, names: BTreeMap::new(), _owner: owner })
+    }
+
+    /// What was dropped next.
+    ///
+    /// # Errors
+    /// When the log ends.
+    pub async fn next(&mut self) -> Result<Traced, DataplaneError> {
+        match self.socket.recv_from_full().await {
+            Ok((octets, _)) => Ok(Traced::Samples(trace::samples(&octets))),
+            Err(error) if error.raw_os_error() == Some(ENOBUFS) => Ok(Traced::Lost),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The name of the interface with this index.
+    pub async fn name(&mut self, index: u32) -> String {
+        if let Some(name) = self.names.get(&index) {
+            return name.clone();
+        }
+        let mut links = self.handle.link().get().execute();
+        while let Ok(Some(link)) = links.try_next().await {
+            if let Some(name) = netlink::link_name(&link) {
+                self.names.insert(link.header.index, name.to_owned());
+            }
+        }
+        self.names.get(&index).cloned().unwrap_or_else(|| format!("interface {index}"))
+    }
+}
+
+/// A socket that hears what is logged to `group`.
+async fn listen(group: u16) -> Result<TokioSocket, DataplaneError> {
+    let refused = |why: String| {
+        let what = "the log of netfilter (CONFIG_NETFILTER_NETLINK_LOG, module nfnetlink_log)".to_owned();
+        DataplaneError::Netlink { what, why }
+    };
+    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+    socket.socket_mut().bind_auto()?;
+    for request in trace::requests(group) {
+        socket.send_to(&request, &SocketAddr::new(0, 0)).await?;
+        let answer = tokio::time::timeout(PATIENCE, socket.recv_from_full()).await;
+        let (answer, _) = answer.map_err(|_| refused("it does not answer".into()))??;
+        match trace::acknowledged(&answer) {
+            Some(0) => {}
+            Some(number) => return Err(refused(std::io::Error::from_raw_os_error(number).to_string())),
+            None => return Err(refused("it answers something else".into())),
+        }
+    }
+    Ok(socket)
+}
+
+/// A process that owns the table `name`, made by `command`.
+async fn own(name: &str, command: &str) -> Result<(Child, ChildStdin), DataplaneError> {
+    let mut child = Command::new("nft")
+        .arg("-i")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(DataplaneError::NftMissing)?;
+    let silent = || DataplaneError::Nft("it does not take commands".into());
+    let mut input = child.stdin.take().ok_or_else(silent)?;
+    input.write_all(format!("{command}\n").as_bytes()).await?;
+    input.flush().await?;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !nft::is_there(name).await? {
+        if tokio::time::Instant::now() < deadline && child.try_wait()?.is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        }
+        drop(input);
+        let mut words = String::new();
+        if let Some(mut errors) = child.stderr.take() {
+            let _ = tokio::time::timeout(PATIENCE, errors.read_to_string(&mut words)).await;
+        }
+        let why = words.lines().next().unwrap_or("a table that logs is refused without a word");
+        return Err(DataplaneError::Nft(why.to_owned()));
+    }
+    Ok((child, input))
+}
