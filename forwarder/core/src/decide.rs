@@ -110,11 +110,13 @@ pub enum Reason {
     ToHostFromPrivate,
     /// From this host to a private link or prefix.
     HostOutput,
+    /// Not charged by the program that charges: it is gone, or does not know the packet's interface or prefix.
+    Unmetered,
 }
 
 impl Reason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NoRoute,
         Self::Hairpin,
         Self::NotPrivate,
@@ -130,6 +132,7 @@ impl Reason {
         Self::ForgedPrivate,
         Self::ToHostFromPrivate,
         Self::HostOutput,
+        Self::Unmetered,
     ];
 
     /// The name of its counter.
@@ -151,6 +154,7 @@ impl Reason {
             Self::ForgedPrivate => "forged-private",
             Self::ToHostFromPrivate => "to-host-from-private",
             Self::HostOutput => "host-output",
+            Self::Unmetered => "unmetered",
         }
     }
 
@@ -172,7 +176,8 @@ impl Reason {
             | Self::NotAService
             | Self::FromPrivateOther
             | Self::ToHostFromPrivate
-            | Self::HostOutput => false,
+            | Self::HostOutput
+            | Self::Unmetered => false,
         }
     }
 
@@ -195,6 +200,7 @@ impl Reason {
             Self::ForgedPrivate => "with a private source, in by something else than its link",
             Self::ToHostFromPrivate => "in by a private link for this host itself",
             Self::HostOutput => "from this host to a private link or prefix",
+            Self::Unmetered => "not charged by the program that charges",
         }
     }
 }

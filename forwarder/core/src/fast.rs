@@ -11,6 +11,7 @@ use cloakway_types::PrefixMap;
 use ipnet::IpNet;
 
 use crate::decide::Kind;
+use crate::meter::{Limit, Metering, Over};
 use crate::parse::{Parsed, parse};
 use crate::policy::{LinkId, Policy, Service};
 
@@ -50,11 +51,33 @@ pub enum Outcome {
     NoHop,
     /// Larger than the MTU of the way.
     TooBig,
+    /// Dropped: faster than its source may be.
+    SourceRate,
+    /// Dropped: the quota of its source is used up.
+    SourceQuota,
+    /// Dropped: a new source, and no room to count for it.
+    SourcesFull,
+    /// Dropped: faster than its private prefix may be.
+    PrefixRate,
+    /// Dropped: the quota of its private prefix is used up.
+    PrefixQuota,
+}
+
+impl From<Over> for Outcome {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::SourceRate => Self::SourceRate,
+            Over::SourceQuota => Self::SourceQuota,
+            Over::SourcesFull => Self::SourcesFull,
+            Over::PrefixRate => Self::PrefixRate,
+            Over::PrefixQuota => Self::PrefixQuota,
+        }
+    }
 }
 
 impl Outcome {
     /// Every outcome, in the order of the counters.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 20] = [
         Self::ToPrivate,
         Self::FromPrivate,
         Self::Bystander,
@@ -70,6 +93,11 @@ impl Outcome {
         Self::PartialChecksum,
         Self::NoHop,
         Self::TooBig,
+        Self::SourceRate,
+        Self::SourceQuota,
+        Self::SourcesFull,
+        Self::PrefixRate,
+        Self::PrefixQuota,
     ];
 
     /// Its name in counters.
@@ -91,6 +119,11 @@ impl Outcome {
             Self::PartialChecksum => "partial-checksum",
             Self::NoHop => "no-hop",
             Self::TooBig => "too-big",
+            Self::SourceRate => Over::SourceRate.name(),
+            Self::SourceQuota => Over::SourceQuota.name(),
+            Self::SourcesFull => Over::SourcesFull.name(),
+            Self::PrefixRate => Over::PrefixRate.name(),
+            Self::PrefixQuota => Over::PrefixQuota.name(),
         }
     }
 
@@ -113,6 +146,11 @@ impl Outcome {
             Self::PartialChecksum => "handed to the kernel: its checksum was left to a device",
             Self::NoHop => "handed to the kernel: no known neighbour by the right interface",
             Self::TooBig => "handed to the kernel: larger than the MTU",
+            Self::SourceRate => "dropped: faster than its source may be",
+            Self::SourceQuota => "dropped: the quota of its source is used up",
+            Self::SourcesFull => "dropped: a new source, and no room to count for it",
+            Self::PrefixRate => "dropped: faster than its private prefix may be",
+            Self::PrefixQuota => "dropped: the quota of its private prefix is used up",
         }
     }
 }
@@ -188,6 +226,23 @@ pub struct Private {
     pub spread: bool,
     /// Its entry in [`Table::services`], counted from 1; 0 when everything is allowed.
     pub services: u32,
+    /// Its entry in [`Metered::prefixes`], counted from 1; 0 when nothing is limited.
+    pub limit: u32,
+}
+
+/// What the program charges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metered {
+    /// What each source may use.
+    pub source: Limit,
+    /// The private prefixes with limits, and those.
+    pub prefixes: Vec<(IpNet, Limit)>,
+    /// How long the prefix is that is one source of IPv6.
+    pub v6_source: u8,
+    /// How many sources there is room for.
+    pub sources: u32,
+    /// Whether what comes back is charged too.
+    pub answers: bool,
 }
 
 /// All that the program knows.
@@ -201,6 +256,8 @@ pub struct Table {
     pub subscribers: Vec<(IpNet, bool)>,
     /// Lists of services.
     pub services: Vec<Vec<Service>>,
+    /// What is charged; `None` when nothing is.
+    pub metered: Option<Metered>,
 }
 
 impl Policy {
@@ -216,18 +273,37 @@ impl Policy {
                 table.ports.insert(*index, Port { name: name.clone(), role, mac: *mac, bit });
             }
         }
+        let limits = self.limits();
+        let mut metered = (self.metering() == Metering::Mark).then(|| Metered {
+            source: limits.per_source,
+            prefixes: Vec::new(),
+            v6_source: limits.v6_source,
+            sources: limits.sources,
+            answers: limits.answers,
+        });
         for entry in self.prefixes() {
             let there = entry.ways.iter().filter(|way| self.is_port(way.link, host));
-            let links = there.map(|way| bit(way.link.0)).fold(0, |all, bit| all | bit);
-            if links == 0 || entry.services.len() > MAX_SERVICES {
+            let mut links = there.map(|way| bit(way.link.0)).fold(0, |all, bit| all | bit);
+            // What it only charges has no link by which it could forward.
+            if entry.services.len() > MAX_SERVICES {
+                links = 0;
+            }
+            if links == 0 && metered.is_none() {
                 continue;
             }
+            let mut limit = 0;
+            if let Some(metered) = &mut metered
+                && !limits.of_prefix(entry.prefix).is_none()
+            {
+                metered.prefixes.push((entry.prefix, limits.of_prefix(entry.prefix)));
+                limit = u32::try_from(metered.prefixes.len()).unwrap_or(u32::MAX);
+            }
             let mut services = 0;
-            if !entry.services.is_empty() {
+            if !entry.services.is_empty() && entry.services.len() <= MAX_SERVICES {
                 table.services.push(entry.services.clone());
                 services = u32::try_from(table.services.len()).unwrap_or(u32::MAX);
             }
-            table.private.push((entry.prefix, Private { links, spread: entry.spread, services }));
+            table.private.push((entry.prefix, Private { links, spread: entry.spread, services, limit }));
         }
         let mut subscribers: BTreeMap<IpNet, bool> =
             self.subscriber_prefixes().iter().map(|prefix| (*prefix, true)).collect();
@@ -235,6 +311,7 @@ impl Policy {
             subscribers.insert(IpNet::from(own), false);
         }
         table.subscribers = subscribers.into_iter().collect();
+        table.metered = metered;
         table
     }
 
@@ -349,6 +426,43 @@ impl Table {
             _ => 0,
         };
         if length < least + transport { Err(Outcome::IpHeader) } else { Ok((parsed, length)) }
+    }
+
+    /// Who pays for the frame: a subscriber and a private prefix, and the bytes of IP. Frames that the kernel is sure
+    /// to drop by their headers are not looked at here.
+    #[must_use]
+    pub fn payer(&self, port: u32, frame: &[u8]) -> Option<(IpAddr, IpNet, u64)> {
+        let (metered, port) = (self.metered.as_ref()?, self.ports.get(&port)?);
+        let (header, packet) = frame.split_at_checked(14)?;
+        if header.get(..6) != Some(&port.mac) {
+            return None;
+        }
+        let word =
+            |at: usize| packet.get(at..at + 2).and_then(|two| two.first_chunk().copied()).map(u16::from_be_bytes);
+        let first = *packet.first()?;
+        let address = |at: usize| match header.get(12..)? {
+            [0x08, 0x00] => packet.get(at..)?.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+            _ => packet.get(at..)?.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+        };
+        let (source, destination, length, least) = match header.get(12..)? {
+            [0x08, 0x00] if first >> 4 == 4 && first & 15 >= 5 => {
+                (address(12)?, address(16)?, usize::from(word(2)?), usize::from(first & 15) * 4)
+            }
+            [0x86, 0xdd] if first >> 4 == 6 => (address(8)?, address(24)?, usize::from(word(4)?) + 40, 40),
+            _ => return None,
+        };
+        if length < least || length > packet.len() {
+            return None;
+        }
+        let private: PrefixMap<()> = self.private.iter().map(|(prefix, _)| (*prefix, ())).collect();
+        let subscribers: PrefixMap<bool> = self.subscribers.iter().copied().collect();
+        let (subscriber, private) = match port.role {
+            Role::Subscribers => (source, private.lookup(destination)?.0),
+            Role::Link if metered.answers => (destination, private.lookup(source)?.0),
+            Role::Link => return None,
+        };
+        subscribers.lookup(subscriber).filter(|(_, is)| **is)?;
+        Some((subscriber, private, u64::try_from(length).unwrap_or(u64::MAX)))
     }
 
     fn decide(

@@ -8,6 +8,7 @@
 mod decide;
 pub mod fast;
 mod health;
+pub mod meter;
 mod parse;
 mod policy;
 mod routes;

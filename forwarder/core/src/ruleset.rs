@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use ipnet::IpNet;
 
 use crate::decide::Reason;
+use crate::meter::{MARK, Metering};
 use crate::policy::{Policy, PrivatePrefix, name_of};
 pub use table::Table;
 
@@ -157,7 +158,7 @@ fn set(text: &mut String, name: &str, kind: &str, interval: bool, elements: &[St
 fn chains(text: &mut String, policy: &Policy) {
     use Reason::{
         ForgedPrivate, FromPrivateForeignSource, FromPrivateOther, Hairpin, HostOutput, NoRoute, NotPrivate, Options,
-        OwnSource, SpoofedSource, ToHostFromPrivate, ToPrivateByPublic, WrongInterface,
+        OwnSource, SpoofedSource, ToHostFromPrivate, ToPrivateByPublic, Unmetered, WrongInterface,
     };
     let pass = |counter: &str| format!("counter name \"{counter}\" accept");
     let drop = |reason: Reason| format!("counter name \"{}\" drop", reason.name());
@@ -225,6 +226,10 @@ fn chains(text: &mut String, policy: &Policy) {
     let mut to_link = vec![format!("iifname @links {}", drop(Hairpin))];
     to_link.extend(both("daddr != ", "@private", NotPrivate));
     to_link.extend(per_link("oifname", "daddr != ", WrongInterface));
+    // The program that charges marks what it charged; when it is gone nothing has the mark.
+    let unmetered = format!("meta mark & {MARK:#010x} != {MARK:#010x} {}", drop(Unmetered));
+    let by_mark = policy.metering() == Metering::Mark;
+    to_link.extend(by_mark.then(|| unmetered.clone()));
     if has_services(policy) {
         to_link.extend(["ip daddr @limited4 goto service", "ip6 daddr @limited6 goto service"].map(str::to_owned));
     }
@@ -233,6 +238,7 @@ fn chains(text: &mut String, policy: &Policy) {
 
     let mut from_link = both("daddr != ", "@subscribers", FromPrivateOther).to_vec();
     from_link.push(format!("oifname != @subscriber-ports {}", drop(WrongInterface)));
+    from_link.extend((by_mark && policy.limits().answers).then_some(unmetered));
     if has_services(policy) {
         from_link.extend(["ip saddr @limited4 goto answer", "ip6 saddr @limited6 goto answer"].map(str::to_owned));
     }
@@ -312,7 +318,8 @@ mod tests {
     fn every_reason_has_a_counter_and_a_rule() {
         let mut spec = example();
         spec.prefixes[0].services = vec!["tcp/443".into()];
-        let text = render(&Policy::new(spec).unwrap());
+        let policy = Policy::new(spec).unwrap();
+        let text = render(&policy.with_limits(crate::meter::tests::limits(), Metering::Mark).unwrap());
         for counter in counters() {
             assert!(text.contains(&format!("counter {counter} {{")), "{counter}");
             assert!(text.contains(&format!("counter name \"{counter}\"")), "{counter}");

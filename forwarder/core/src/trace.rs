@@ -203,6 +203,7 @@ mod tests {
         let mut spec = example();
         spec.prefixes[0].services = vec!["tcp/443".into()];
         let policy = Policy::new(spec).unwrap();
+        let policy = policy.with_limits(crate::meter::tests::limits(), crate::meter::Metering::Mark).unwrap();
         for policy in [policy.clone(), policy.in_user_space()] {
             let command = command(&policy, "cloakway_trace", 7);
             assert!(command.starts_with("table inet cloakway_trace { flags owner; set "), "{command}");

@@ -307,6 +307,8 @@ proptest! {
                 Reason::ForgedPrivate => facts.private_source.is_some() && facts.from_link.is_none(),
                 Reason::ToHostFromPrivate => facts.from_link.is_some() && packet.egress == Egress::Host,
                 Reason::HostOutput => packet.ingress == Ingress::Host,
+                // The meter's word, which is none of the policy's.
+                Reason::Unmetered => false,
             };
             prop_assert!(true_reason, "{:?}", reason);
         }

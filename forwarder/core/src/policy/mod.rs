@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use cloakway_types::{PrefixMap, PrefixSet};
 use ipnet::IpNet;
 
+use crate::meter::{LimitError, Limits, Metering};
+
 mod check;
 mod problem;
 mod service;
@@ -104,6 +106,8 @@ pub struct Policy {
     subscribers: PrefixSet,
     subscriber_interfaces: Vec<String>,
     in_user_space: bool,
+    limits: Limits,
+    metering: Metering,
 }
 
 impl Policy {
@@ -131,7 +135,31 @@ impl Policy {
             subscriber_prefixes,
             subscriber_interfaces,
             in_user_space: false,
+            limits: Limits::default(),
+            metering: Metering::None,
         })
+    }
+
+    /// The same with limits, and who counts.
+    ///
+    /// # Errors
+    /// [`LimitError`], and its field below `limits`.
+    pub fn with_limits(mut self, limits: Limits, metering: Metering) -> Result<Self, (String, LimitError)> {
+        limits.check(&self)?;
+        (self.limits, self.metering) = (limits, metering);
+        Ok(self)
+    }
+
+    /// What each source and private prefix may use.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Who counts what they use.
+    #[must_use]
+    pub fn metering(&self) -> Metering {
+        self.metering
     }
 
     /// The same policy, carried out by the user data plane: the kernel forwards nothing of it, since the raw sockets have
