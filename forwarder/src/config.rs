@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cloakway_runtime::config::{self, Invalid};
+use forwarder_core::meter::Metering;
 use forwarder_core::{Policy, Spec, SpecLink, SpecPrefix, Timing};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::data_plane;
+use crate::{data_plane, limits};
 
 /// A usable configuration.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct Fixed {
     pub health_socket: PathBuf,
     /// Where Prometheus reads.
     pub metrics_listen: Option<SocketAddr>,
+    /// Who counts what is limited: guard and meter change together or not at all.
+    pub metering: Metering,
 }
 
 impl Fixed {
@@ -46,6 +49,7 @@ impl Fixed {
             ("admin-socket", self.admin_socket != before.admin_socket),
             ("health-socket", self.health_socket != before.health_socket),
             ("metrics-listen", self.metrics_listen != before.metrics_listen),
+            ("whether there are limits, and which data plane counts", self.metering != before.metering),
         ];
         all.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
     }
@@ -65,6 +69,7 @@ pub struct Raw {
     health: RawHealth,
     #[serde(default)]
     data_plane: data_plane::Raw,
+    limits: Option<limits::Raw>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -131,12 +136,14 @@ impl config::Config for Config {
         let policy = Policy::new(spec).map_err(|error| Invalid::at(error.place.to_string(), &error))?;
         let in_user_space = data_plane.mode == data_plane::Mode::User;
         let policy = if in_user_space { policy.in_user_space() } else { policy };
+        let policy = limits::limited(policy, raw.limits.as_ref(), data_plane.mode)?;
         let admin_socket = raw.admin_socket.unwrap_or_else(|| config::default_socket("forwarder"));
         let health_socket = raw.health_socket.unwrap_or_else(|| config::default_socket("forwarder-health"));
         if admin_socket == health_socket {
             return Err(Invalid::at("health-socket", "the same path as admin-socket: give each its own"));
         }
-        let fixed = Fixed { admin_socket, health_socket, metrics_listen: raw.metrics_listen };
+        let metering = policy.metering();
+        let fixed = Fixed { admin_socket, health_socket, metrics_listen: raw.metrics_listen, metering };
         Ok(Self { policy, timing, probe_interval, data_plane, fixed })
     }
 }

@@ -12,7 +12,8 @@ use cloakway_runtime::clock;
 use cloakway_runtime::config::Invalid;
 use cloakway_types::Instant;
 use forwarder_core::Policy;
-use forwarder_core::fast::{Hook, Role, Table};
+use forwarder_core::fast::{Hook, Outcome, Role, Table};
+use forwarder_core::meter::Use;
 use forwarder_dataplane::{Counters, Counts, FastPath, FastPathError, Kernel, Rations, UserPlane};
 use serde::{Deserialize, Serialize};
 
@@ -129,7 +130,21 @@ struct Work {
     refused: Option<(Table, Instant)>,
     /// An XDP program that an interface would not take, and its words.
     no_xdp: Option<String>,
+    sweeps: Sweeps,
 }
+
+/// When the accounts of idle sources are forgotten.
+#[derive(Debug, Default)]
+struct Sweeps {
+    next: Instant,
+    /// How often there was no room.
+    full: u64,
+}
+
+/// Between two sweeps while there is room.
+const SWEEP: Duration = Duration::from_secs(60);
+/// And while there is none.
+const SWEEP_WHEN_FULL: Duration = Duration::from_secs(2);
 
 impl DataPlane {
     pub(crate) fn new(settings: Settings) -> Self {
@@ -290,6 +305,24 @@ impl DataPlane {
         }
     }
 
+    /// What each source and private prefix has used, where the program counts it.
+    pub(crate) async fn uses(&self) -> Result<Vec<Use>, String> {
+        let work = self.work.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            lock(&work).fast.as_mut().map_or_else(|| Ok(Vec::new()), FastPath::uses)
+        });
+        match done.await {
+            Ok(uses) => uses.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Why nothing is charged, when that is so.
+    pub(crate) fn no_meter(&self) -> Option<String> {
+        let work = lock(&self.work);
+        work.now.is_none().then(|| work.why_not.clone())
+    }
+
     /// Where what forwards.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let work = lock(&self.work);
@@ -332,7 +365,9 @@ impl Work {
             (None, Some(words)) if suits == Hook::Xdp => (Hook::Tcx, format!("XDP is not to be had: {words}")),
             (None, _) => (suits, why),
         };
+        let is_metered = table.metered.is_some();
         match self.put(settings, &table, hook, forward) {
+            Ok(false) if is_metered => self.sweep(),
             Ok(false) => {}
             Ok(true) => {
                 tracing::info!(hook = hook.name(), %why, "fast path in place");
@@ -356,6 +391,24 @@ impl Work {
                 self.why_not = words;
                 self.refused = Some((table, clock::now() + PATIENCE));
             }
+        }
+    }
+
+    /// Makes room for new sources, now and then.
+    fn sweep(&mut self) {
+        let Some(fast) = &mut self.fast else { return };
+        let now = clock::now();
+        let full = fast.counts().ok().and_then(|counts| counts.get(&Outcome::SourcesFull).map(|found| found.packets));
+        let full = full.unwrap_or_default();
+        let soon = if full > self.sweeps.full { SWEEP_WHEN_FULL } else { SWEEP };
+        self.sweeps.next = self.sweeps.next.min(now + soon);
+        if now < self.sweeps.next {
+            return;
+        }
+        self.sweeps = Sweeps { next: now + SWEEP, full };
+        match fast.sweep() {
+            Ok(sources) => metrics::gauge!("forwarder_metered_sources").set(u32::try_from(sources).unwrap_or(u32::MAX)),
+            Err(error) => tracing::warn!(%error, "idle sources are not forgotten"),
         }
     }
 

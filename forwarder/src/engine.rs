@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cloakway_runtime::{Context, Outcome, Stop, admin, clock, metrics, reload};
+use forwarder_core::meter::Metering;
 use forwarder_core::{Applied, Change, Health, Input, LinkState, Policy, Resting};
 use forwarder_dataplane::{Counters, Counts, DataplaneError, Event, Events, Interface, Kernel};
 use tokio::sync::mpsc;
@@ -381,10 +382,16 @@ impl Engine {
 }
 
 /// Goes on from what was applied: the fast path, and everything that the loop wants to know.
-async fn round(applied: Applied, kernel: &Kernel, data_plane: &DataPlane, policy: &Arc<Policy>) -> Round {
+async fn round(mut applied: Applied, kernel: &Kernel, data_plane: &DataPlane, policy: &Arc<Policy>) -> Round {
     // The slow path first: what the fast one hands over must find it.
     if applied.guard.is_ok() {
         data_plane.apply(kernel, policy).await;
+        // Nothing passes then: nothing is to be announced.
+        if policy.metering() == Metering::Mark
+            && let Some(why) = data_plane.no_meter()
+        {
+            applied.guard = Err(format!("the limits are not counted: {why}"));
+        }
     }
     let mut interfaces = BTreeMap::new();
     for link in policy.links() {

@@ -11,6 +11,7 @@ use forwarder_core::{Egress, Ingress, Kind, Parsed, Policy, Service, Verdict, pa
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::limits::{self, Charged};
 
 /// Where the default route leads, as far as the policy knows: not to a private link.
 const ELSEWHERE: &str = "(default route)";
@@ -63,6 +64,7 @@ struct Explained {
     in_interface: Option<String>,
     out_interface: String,
     link: Option<String>,
+    charged: Vec<Charged>,
 }
 
 /// Carries it out.
@@ -161,6 +163,7 @@ fn explain(policy: &Policy, parsed: &Parsed, matches: &ArgMatches) -> Explained 
         in_interface: ingress,
         out_interface: egress,
         link: link.map(|link| link.name.clone()),
+        charged: limits::charged(policy, parsed, verdict),
     }
 }
 
@@ -177,9 +180,11 @@ impl Explained {
     fn line(&self) -> String {
         let link = self.link.as_ref().map(|link| format!(" by link {link}")).unwrap_or_default();
         let reason = self.reason.map(|reason| format!(" as {reason}")).unwrap_or_default();
+        let charged: Vec<String> = self.charged.iter().map(ToString::to_string).collect();
+        let charged = if charged.is_empty() { String::new() } else { format!("; {}", charged.join("; ")) };
         let from = self.in_interface.as_deref().unwrap_or("this host");
         format!(
-            "{}{link}{reason}: {} ({} to {}, in by {from}, out by {})",
+            "{}{link}{reason}: {} ({} to {}, in by {from}, out by {}){charged}",
             self.verdict, self.why, self.source, self.destination, self.out_interface
         )
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use cloakway_runtime::{config, role};
-use forwarder_core::ruleset;
+use forwarder_core::{meter, ruleset};
 use forwarder_dataplane::{DataplaneError, FastPath, FastPathError, Kernel};
 
 use crate::config::Config;
@@ -72,6 +72,12 @@ async fn show(kernel: &Kernel, config: &Config) -> Result<ExitCode, DataplaneErr
     };
     whole &= table == "in place";
     out.push_str(&format!("nftables table {} {}: {table}\n", ruleset::FAMILY, ruleset::TABLE));
+    let wanted = meter::ruleset::is_wanted(found.meter.as_deref().unwrap_or_default(), &config.policy);
+    whole &= wanted;
+    if found.meter.is_some() || !wanted {
+        let meter = if wanted { "in place" } else { "not what the configuration says" };
+        out.push_str(&format!("nftables table {} {}: {meter}\n", ruleset::FAMILY, meter::ruleset::TABLE));
+    }
     // A reader that has gone away is no error.
     let _ = std::io::stdout().write_all(out.as_bytes());
     Ok(ExitCode::from(if whole { 0 } else { 3 }))

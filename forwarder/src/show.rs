@@ -7,6 +7,7 @@ use cloakway_runtime::admin::Request;
 use cloakway_runtime::{Topic, clock, reload};
 use cloakway_types::Instant;
 use forwarder_core::fast::Outcome;
+use forwarder_core::meter::{Metering, Over};
 use forwarder_core::{Applied, Change, Health, LinkState, Policy, Reason, ruleset};
 use forwarder_dataplane::{Counter, Counters, Counts, Interface, Kernel};
 use serde::Serialize;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use crate::data_plane::DataPlane;
 use crate::engine::lock;
 use crate::reload::Reloader;
+use crate::sources;
 
 /// What can be shown.
 pub const TOPICS: &[Topic] = &[
@@ -23,6 +25,10 @@ pub const TOPICS: &[Topic] = &[
     Topic { name: "table", about: "The policy: which prefix by which link, for which subscribers" },
     Topic { name: "links", about: "The private links and their state" },
     Topic { name: "counters", about: "What was forwarded, and what was dropped by reason" },
+    Topic {
+        name: "sources",
+        about: "What each private prefix, and those sources that use most, have used and have left",
+    },
     Topic { name: "data-plane", about: "What forwards at each interface, and why that" },
     Topic { name: "fast-path", about: "What the fast path forwarded, and what it handed to the kernel by reason" },
 ];
@@ -113,8 +119,9 @@ pub async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, Stri
         "counters" => {
             let counted = shared.kernel.counters().await.map_err(|error| error.to_string())?;
             let counted = together(counted, &shared.data_plane.user_counters());
-            to_json(counters(&counted, &shared.data_plane.counts()))
+            to_json(counters(&shared.policy(), &counted, &shared.data_plane.counts()))
         }
+        "sources" => to_json(sources::rows(&shared).await?),
         "data-plane" => to_json(shared.data_plane.rows()),
         "fast-path" => to_json(fast_path(&shared.data_plane.counts())),
         other => Err(format!("no such topic: {other}")),
@@ -225,12 +232,18 @@ fn links(shared: &Shared) -> Vec<LinkRow> {
     policy.links().iter().map(row).collect()
 }
 
-fn counters(counted: &Counters, counts: &Counts) -> Vec<CounterRow> {
+/// Every counter, with those of the meter where there are limits.
+fn names(policy: &Policy) -> impl Iterator<Item = &'static str> {
+    let over = Over::ALL.iter().filter(|_| policy.metering() != Metering::None);
+    ruleset::counters().chain(over.map(|over| over.name()))
+}
+
+fn counters(policy: &Policy, counted: &Counters, counts: &Counts) -> Vec<CounterRow> {
     let row = |counter: &'static str| {
         let Counter { packets, bytes } = whole(counter, counted, counts).unwrap_or_default();
         CounterRow { counter, packets, bytes, meaning: meaning(counter) }
     };
-    ruleset::counters().map(row).collect()
+    names(policy).map(row).collect()
 }
 
 /// What the guard and the user data plane counted.
@@ -246,11 +259,14 @@ pub(crate) fn together(mut guard: Counters, user: &Counters) -> Counters {
 
 /// What was counted on both paths together: the guard never sees what the fast path forwards.
 fn whole(counter: &str, counted: &Counters, counts: &Counts) -> Option<Counter> {
-    let slow = counted.get(counter)?;
+    let over = Over::ALL.into_iter().find(|over| over.name() == counter);
+    // Either nftables has the meter or the program, and the other knows nothing of it.
+    let nothing = over.map(|_| Counter::default());
+    let slow = counted.get(counter).copied().or(nothing)?;
     let fast = match counter {
         ruleset::TO_PRIVATE => counts.get(&Outcome::ToPrivate),
         ruleset::FROM_PRIVATE => counts.get(&Outcome::FromPrivate),
-        _ => None,
+        _ => over.and_then(|over| counts.get(&over.into())),
     };
     let fast = fast.copied().unwrap_or_default();
     Some(Counter { packets: slow.packets + fast.packets, bytes: slow.bytes + fast.bytes })
@@ -269,7 +285,11 @@ fn meaning(counter: &str) -> &'static str {
         ruleset::TO_PRIVATE => "forwarded to a private link",
         ruleset::FROM_PRIVATE => "forwarded from a private link to a subscriber",
         ruleset::LINK_UPKEEP => "this host's own ND, MLD and ICMP errors on a private link",
-        _ => Reason::ALL.into_iter().find(|reason| reason.name() == counter).map_or("", Reason::meaning),
+        _ => {
+            let over = Over::ALL.into_iter().find(|over| over.name() == counter).map(Over::meaning);
+            over.or_else(|| Reason::ALL.into_iter().find(|reason| reason.name() == counter).map(Reason::meaning))
+                .unwrap_or_default()
+        }
     }
 }
 
@@ -299,7 +319,7 @@ pub(crate) fn count_round(
         let up = interfaces.get(&link.interface).is_some_and(|found| found.state == LinkState::Up);
         metrics::gauge!("forwarder_link_up", "link" => link.name.clone()).set(if up { 1.0 } else { 0.0 });
     }
-    for counter in ruleset::counters() {
+    for counter in names(policy) {
         let Some(counted) = counters.and_then(|counters| whole(counter, counters, counts)) else { continue };
         metrics::counter!("forwarder_packets_total", "counter" => counter).absolute(counted.packets);
         metrics::counter!("forwarder_bytes_total", "counter" => counter).absolute(counted.bytes);

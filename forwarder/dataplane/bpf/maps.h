@@ -34,6 +34,12 @@ enum outcome {
     PARTIAL_CHECKSUM,
     NO_HOP,
     TOO_BIG,
+    // Dropped by the meter, in the order of forwarder_core::meter::Over::ALL.
+    SOURCE_RATE,
+    SOURCE_QUOTA,
+    SOURCES_FULL,
+    PREFIX_RATE,
+    PREFIX_QUOTA,
     OUTCOMES,
 };
 
@@ -45,12 +51,14 @@ struct port {
     __u8 unused[6];
 };
 
-// A private prefix: the bits of its links, where its services are (0: everything is allowed), and whether the kernel's
-// hash chooses among the links.
+// A private prefix: the bits of its links, where its services are (0: everything is allowed), whether the kernel's hash
+// chooses among the links, and where its limit is (0: none).
 struct private_prefix {
     __u64 links;
     __u32 services;
     __u32 spread;
+    __u32 limit;
+    __u32 unused;
 };
 
 struct service {

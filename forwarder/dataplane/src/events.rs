@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use forwarder_core::LinkState;
 use forwarder_core::ruleset::TABLE;
+use forwarder_core::{LinkState, meter};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::NetlinkPayload;
@@ -157,14 +157,14 @@ async fn watch_links(handle: Handle, interfaces: Vec<String>, events: mpsc::Unbo
 
 /// Says when anything in our table was touched, ourselves included. Every message of the group names its table.
 async fn watch_guard(socket: TokioSocket, events: mpsc::UnboundedSender<Event>) {
-    let name = [TABLE.as_bytes(), b"\0"].concat();
+    let names = [TABLE, meter::ruleset::TABLE].map(|name| [name.as_bytes(), b"\0"].concat());
     loop {
         let received = tokio::select! {
             () = events.closed() => return,
             received = socket.recv_from_full() => received,
         };
         let touched = match received {
-            Ok((message, _)) => message.windows(name.len()).any(|window| window == name),
+            Ok((message, _)) => names.iter().any(|name| message.windows(name.len()).any(|window| window == name)),
             Err(error) if error.raw_os_error() == Some(ENOBUFS) => true,
             Err(error) => {
                 tracing::warn!(%error, "the guard is watched by its periodic read-back alone");

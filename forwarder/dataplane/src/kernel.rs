@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forwarder_core::fast::Host;
+use forwarder_core::meter::Use;
 use forwarder_core::ruleset::{self, Table};
 use forwarder_core::{
     Applied, LinkState, Policy, PrivatePrefix, Resting, Route, Target, blackhole_waits, rank_of_going, user,
@@ -15,6 +16,7 @@ use ipnet::IpNet;
 use rtnetlink::Handle;
 use tokio::sync::Mutex;
 
+use crate::meter::{self, KernelMeter};
 use crate::netlink::{self, Effective, OwnRoute};
 use crate::nft::{self, Counters};
 use crate::user::UserPlane;
@@ -36,6 +38,8 @@ pub struct GuardState {
     pub blackholes: Vec<IpNet>,
     /// The text of the nftables table, when it is there.
     pub table: Option<String>,
+    /// The text of the meter's table, when it is there.
+    pub meter: Option<String>,
 }
 
 /// The kernel of this network namespace.
@@ -45,6 +49,7 @@ pub struct Kernel {
     /// The table that was loaded, and what `nft` listed right after it: another release may print it in other words.
     loaded: Mutex<Option<(Table, Table)>>,
     rounded: Mutex<sysctl::Rounded>,
+    meter: KernelMeter,
     /// Whether this process has found the guard whole: what is missing after that was taken away by somebody.
     stood: AtomicBool,
 }
@@ -57,7 +62,13 @@ impl Kernel {
     pub fn open() -> Result<Self, DataplaneError> {
         let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
         tokio::spawn(connection);
-        Ok(Self { handle, loaded: Mutex::new(None), rounded: Mutex::default(), stood: AtomicBool::new(false) })
+        Ok(Self {
+            handle,
+            loaded: Mutex::new(None),
+            rounded: Mutex::default(),
+            meter: KernelMeter::default(),
+            stood: AtomicBool::new(false),
+        })
     }
 
     /// Puts in place what is missing and reads it back: settings, guard, and only then the real routes, but for those
@@ -175,12 +186,23 @@ impl Kernel {
         netlink::probe(&self.handle, index, address).await
     }
 
-    /// The guard's counters; none when there is no guard.
+    /// The counters of guard and meter; none when there is no guard. What the guard lets through and the meter
+    /// drops counts as dropped.
     ///
     /// # Errors
     /// When `nft` fails.
     pub async fn counters(&self) -> Result<Counters, DataplaneError> {
-        Ok(nft::list().await?.map(|listing| listing.counters).unwrap_or_default())
+        let mut counters = nft::list().await?.map(|listing| listing.counters).unwrap_or_default();
+        counters.extend(self.meter.counters().await?);
+        Ok(counters)
+    }
+
+    /// What each source and private prefix has used, where the kernel counts it.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub async fn uses(&self, policy: &Policy) -> Result<Vec<Use>, DataplaneError> {
+        self.meter.uses(policy).await
     }
 
     /// Removes the real routes; guard and blackholes stay.
@@ -201,7 +223,8 @@ impl Kernel {
     pub async fn guard(&self) -> Result<GuardState, DataplaneError> {
         let routes = netlink::own_routes(&self.handle).await?;
         let blackholes = routes.iter().filter(|route| route.blackhole).map(|route| route.prefix).collect();
-        Ok(GuardState { blackholes, table: nft::list().await?.map(|listing| listing.text) })
+        let table = nft::list().await?.map(|listing| listing.text);
+        Ok(GuardState { blackholes, table, meter: meter::list().await?.map(|listing| listing.text) })
     }
 
     /// Removes routes, blackholes and table: from now on the private prefixes follow the default route.
@@ -213,6 +236,7 @@ impl Kernel {
         for route in netlink::own_routes(&self.handle).await? {
             netlink::remove_route(&self.handle, &route).await?;
         }
+        meter::remove().await?;
         nft::remove().await
     }
 
@@ -236,6 +260,10 @@ impl Kernel {
             netlink::put_route(&self.handle, route, &[]).await?;
             tracing::info!(route = %netlink::describe(route), "blackhole added");
             repaired.push(netlink::describe(route));
+        }
+        // Before the guard, which lets through what is charged behind it.
+        if self.meter.apply(policy).await? {
+            repaired.push(format!("table {} {}", ruleset::FAMILY, forwarder_core::meter::ruleset::TABLE));
         }
         if self.apply_table(policy).await? {
             repaired.push(format!("table {} {}", ruleset::FAMILY, ruleset::TABLE));

@@ -8,6 +8,7 @@
 mod events;
 mod fast;
 mod kernel;
+mod meter;
 mod netlink;
 mod nft;
 mod sysctl;

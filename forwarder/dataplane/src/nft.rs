@@ -35,9 +35,14 @@ pub(crate) struct Listing {
     pub(crate) counters: Counters,
 }
 
-/// The table, or `None` when there is none.
+/// The guard's table, or `None` when there is none.
 pub(crate) async fn list() -> Result<Option<Listing>, DataplaneError> {
-    match run(&["list", "table", FAMILY, TABLE], None).await {
+    list_with(&["list", "table", FAMILY, TABLE]).await
+}
+
+/// What a command lists of one table, or `None` when that is not there.
+pub(crate) async fn list_with(command: &[&str]) -> Result<Option<Listing>, DataplaneError> {
+    match run(command, None).await {
         Ok(text) => Ok(Some(parse(&text))),
         Err(DataplaneError::Nft(why)) if is_absent(&why) => Ok(None),
         Err(error) => Err(error),
@@ -79,7 +84,8 @@ fn parse(text: &str) -> Listing {
     Listing { table: Table::parse(text), text: text.to_owned(), counters }
 }
 
-async fn run(arguments: &[&str], input: Option<&str>) -> Result<String, DataplaneError> {
+/// What `nft` prints.
+pub(crate) async fn run(arguments: &[&str], input: Option<&str>) -> Result<String, DataplaneError> {
     let mut child = Command::new("nft")
         .args(arguments)
         .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })

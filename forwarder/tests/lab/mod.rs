@@ -447,6 +447,21 @@ impl Lab {
         row["packets"].as_u64().unwrap()
     }
 
+    /// What the meter dropped for this reason; 0 where nobody answers.
+    pub(crate) fn dropped(&self, reason: &str) -> u64 {
+        let shown = self.ask(&["show", "counters", "--json"]);
+        let rows: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap_or_default();
+        let row = rows.as_array().and_then(|rows| rows.iter().find(|row| row["counter"] == reason));
+        row.and_then(|row| row["packets"].as_u64()).unwrap_or_default()
+    }
+
+    /// Takes the programs of the fast path away, as somebody who should not might.
+    pub(crate) fn unpin(&self) {
+        for file in std::fs::read_dir(self.bpf().join("pins")).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+    }
+
     /// The guard's counter in the kernel.
     pub(crate) fn counter(&self, name: &str) -> u64 {
         if name.ends_with("-private") && self.plane != Plane::Kernel && !name.starts_with("to-host") {
@@ -599,6 +614,20 @@ impl Health {
             Message::Heartbeat { .. } => None,
         };
         self.lines.try_iter().filter_map(word).collect()
+    }
+
+    /// Waits for the word that any prefix is healthy or not; gives the prefix and the reason.
+    pub(crate) fn wait_any(&self, healthy: bool) -> (String, String) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok((_, Message::Prefix { prefix, healthy: word, reason })) if word == healthy => {
+                    return (prefix.to_string(), reason);
+                }
+                Ok(_) => {}
+                Err(_) => panic!("no prefix became healthy={healthy}"),
+            }
+        }
     }
 
     /// The longest time between two lines until `count` heartbeats have come.

@@ -4,8 +4,10 @@
 //! generation that may forward, the map `counts`, and a link for every interface. A change of policy loads a
 //! new program with maps of its own, lets the old one stand aside (everything then takes the slow path), puts
 //! the new one in its place in every link, and only then lets it forward. Nothing is ever detached for a change, and
-//! a program that was left behind by accident forwards nothing.
+//! a program that was left behind by accident forwards nothing. With limits the accounts of what was used are pinned too,
+//! and every program charges those, standing aside or not.
 
+mod accounts;
 mod features;
 mod object;
 mod pins;
@@ -76,6 +78,8 @@ struct Now {
     hook: Hook,
     table: Table,
     generation: u64,
+    /// For what is done with its accounts.
+    object: Object,
 }
 
 impl FastPath {
@@ -104,8 +108,9 @@ impl FastPath {
         forward: impl FnOnce(&Self, u64) -> Result<(), FastPathError>,
     ) -> Result<bool, FastPathError> {
         let same = |now: &&Now| now.hook == hook && now.table == *table;
+        let hooks = hooks(table, hook);
         if let Some(now) = self.now.as_ref().filter(same)
-            && self.pins.has(hook, table.ports.keys())
+            && self.pins.has(hooks, table.ports.keys())
         {
             if let Err(error) = redirects(table, hook, trusting) {
                 self.pins.set(0, self.pins.newest()?)?;
@@ -122,12 +127,15 @@ impl FastPath {
         // From here to the end everything takes the slow path.
         self.pins.set(0, generation)?;
         for index in table.ports.keys() {
-            object.attach(*index, &self.pins.link(hook, *index))?;
+            for hook in hooks {
+                object.attach(*hook, *index, &self.pins.link(*hook, *index))?;
+            }
         }
         // Some drivers say it only now that a program is there.
         redirects(table, hook, trusting)?;
-        self.pins.keep_only(hook, table.ports.keys())?;
-        self.now = Some(Now { hook, table: table.clone(), generation });
+        self.pins.keep_only(hooks, table.ports.keys())?;
+        self.pins.keep_accounts(&accounts::pins(table))?;
+        self.now = Some(Now { hook, table: table.clone(), generation, object });
         forward(self, generation)?;
         Ok(true)
     }
@@ -175,6 +183,15 @@ impl FastPath {
             return Ok(());
         }
         Pins::open(directory)?.remove()
+    }
+}
+
+/// Where there are programs: what XDP hands to the kernel is charged behind it.
+const fn hooks(table: &Table, hook: Hook) -> &'static [Hook] {
+    match hook {
+        Hook::Xdp if table.metered.is_some() => &[Hook::Tcx, Hook::Xdp],
+        Hook::Xdp => &[Hook::Xdp],
+        Hook::Tcx => &[Hook::Tcx],
     }
 }
 

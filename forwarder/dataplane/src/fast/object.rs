@@ -1,18 +1,20 @@
 //! The compiled program: loaded with what it has to know, and put at interfaces.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::Path;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, DevMapHash, HashMap, Map};
+use aya::maps::{Array, DevMapHash, HashMap, Map, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, Program, SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use forwarder_core::Service;
 use forwarder_core::fast::{Hook, MAX_SERVICES, Port, Private, Role, Table};
 use ipnet::IpNet;
 
+use super::accounts::{ACCOUNTS, LIMIT, Sizes, encoded_limit, key_of, v6_bits};
 use super::{FastPathError, refused};
 
 /// What clang made of `bpf/fast_path.c`; nothing when there was none.
@@ -22,22 +24,46 @@ pub(super) fn is_built_in() -> bool {
     !OBJECT.is_empty()
 }
 
+/// How often more it is tried to load a program.
+const LOADS: u32 = 10;
+
 /// A program in the kernel, not yet at any interface.
+#[derive(Debug)]
 pub(super) struct Object {
     ebpf: Ebpf,
-    hook: Hook,
+    /// The one for tcx: the fast path, or the meter behind XDP's.
+    tcx: &'static str,
 }
 
 impl Object {
     /// Loads the program of `generation` with `table` in its maps; shared ones come from, or go to, `directory`.
     pub(super) fn load(table: &Table, hook: Hook, generation: u64, directory: &Path) -> Result<Self, FastPathError> {
+        Self::load_with(table, hook, generation, directory, 0)
+    }
+
+    /// With a clock that is told the time, when `time_is_told` is not 0: for tests.
+    pub(super) fn load_with(
+        table: &Table,
+        hook: Hook,
+        generation: u64,
+        directory: &Path,
+        time_is_told: u32,
+    ) -> Result<Self, FastPathError> {
         let (private4, private6): (Vec<_>, Vec<_>) =
             table.private.iter().copied().partition(|(prefix, _)| prefix.addr().is_ipv4());
         let (subscribers4, subscribers6): (Vec<_>, Vec<_>) =
             table.subscribers.iter().copied().partition(|(prefix, _)| prefix.addr().is_ipv4());
         let size = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX).max(1);
-        let mut ebpf = EbpfLoader::new()
+        let sizes = table.metered.as_ref().map(Sizes::of).unwrap_or_default();
+        let ways = table.metered.as_ref().map_or(0_u32, |metered| if metered.answers { 3 } else { 1 });
+        let [v6_high, v6_low] = v6_bits(table.metered.as_ref().map_or(64, |metered| metered.v6_source));
+        let mut loader = EbpfLoader::new();
+        loader
             .override_global("generation", &generation, true)
+            .override_global("metered", &ways, true)
+            .override_global("v6_high", &v6_high, true)
+            .override_global("v6_low", &v6_low, true)
+            .override_global("time_is_told", &time_is_told, true)
             .default_map_pin_directory(directory)
             .map_max_entries("private4", size(private4.len()))
             .map_max_entries("private6", size(private6.len()))
@@ -45,8 +71,22 @@ impl Object {
             .map_max_entries("subscribers6", size(subscribers6.len()))
             // Entry 0 is no list.
             .map_max_entries("services", size(table.services.len() + 1))
-            .load(OBJECT)
-            .map_err(refused("load the program"))?;
+            .map_max_entries("limits", sizes.limits)
+            .map_max_entries("sources", sizes.sources)
+            .map_max_entries("prefixes", sizes.prefixes);
+        if table.metered.is_some() {
+            for name in ACCOUNTS {
+                loader.map_pin_path(name, directory.join(sizes.pin(name)));
+            }
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(refused("load the program"))?;
+        if let Some(metered) = &table.metered {
+            let mut limits: Array<_, [u8; LIMIT]> = map(&mut ebpf, "limits")?;
+            let of_prefixes = metered.prefixes.iter().map(|(prefix, limit)| encoded_limit(limit, key_of(*prefix)));
+            for (index, value) in (0..).zip([encoded_limit(&metered.source, [0; 16])].into_iter().chain(of_prefixes)) {
+                limits.set(index, value, 0).map_err(refused("fill limits"))?;
+            }
+        }
         {
             let mut ports: HashMap<_, u32, [u8; 24]> = map(&mut ebpf, "ports")?;
             for (index, port) in &table.ports {
@@ -69,20 +109,28 @@ impl Object {
         fill6(&mut ebpf, "private6", private6.iter().map(|(prefix, entry)| (*prefix, encoded_private(entry))))?;
         fill4(&mut ebpf, "subscribers4", subscribers4.iter().map(|(prefix, is)| (*prefix, u32::from(*is))))?;
         fill6(&mut ebpf, "subscribers6", subscribers6.iter().map(|(prefix, is)| (*prefix, u32::from(*is))))?;
-        let mut object = Self { ebpf, hook };
-        match hook {
-            Hook::Xdp => object.xdp()?.load(),
-            Hook::Tcx => object.tcx()?.load(),
+        let mut object = Self { ebpf, tcx: if hook == Hook::Tcx { "fast_path_tcx" } else { "meter_tcx" } };
+        if hook == Hook::Xdp {
+            let program = object.xdp()?;
+            patiently(|| program.load()).map_err(refused("load the program for xdp"))?;
         }
-        .map_err(refused(format!("load the program for {}", hook.name())))?;
+        if hook == Hook::Tcx || table.metered.is_some() {
+            let program = object.tcx()?;
+            patiently(|| program.load()).map_err(refused("load the program for tcx"))?;
+        }
+        if table.metered.is_some() {
+            let program = object.sweep()?;
+            patiently(|| program.load()).map_err(refused("load the program that sweeps"))?;
+        }
         Ok(object)
     }
 
-    /// Puts the program at the interface `index`: in the place of the one whose link is pinned at `pin`, or anew.
-    pub(super) fn attach(&mut self, index: u32, pin: &Path) -> Result<(), FastPathError> {
+    /// Puts the program of `hook` at the interface `index`: in the place of the one whose link is pinned at `pin`, or
+    /// anew.
+    pub(super) fn attach(&mut self, hook: Hook, index: u32, pin: &Path) -> Result<(), FastPathError> {
         let what = || format!("attach to interface {index}");
         let found = pin.exists().then(|| PinnedLink::from_pin(pin)).transpose().map_err(refused(what()))?;
-        let link: FdLink = match self.hook {
+        let link: FdLink = match hook {
             Hook::Xdp => {
                 let program = self.xdp()?;
                 if let Some(found) = found {
@@ -116,11 +164,34 @@ impl Object {
     }
 
     pub(super) fn tcx(&mut self) -> Result<&mut SchedClassifier, FastPathError> {
-        self.program("fast_path_tcx")?.try_into().map_err(refused("fast_path_tcx"))
+        let name = self.tcx;
+        self.program(name)?.try_into().map_err(refused(name))
+    }
+
+    pub(super) fn sweep(&mut self) -> Result<&mut SchedClassifier, FastPathError> {
+        self.program("sweep")?.try_into().map_err(refused("sweep"))
+    }
+
+    /// The clock of the program, as it was when something was swept last.
+    pub(super) fn clock(&mut self) -> Result<Array<&mut MapData, u64>, FastPathError> {
+        map(&mut self.ebpf, "told_time")
     }
 
     fn program(&mut self, name: &str) -> Result<&mut Program, FastPathError> {
         self.ebpf.program_mut(name).ok_or_else(|| absent(name))
+    }
+}
+
+/// The verifier gives up with EAGAIN when a signal comes for the thread meanwhile.
+fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    let mut left = LOADS;
+    loop {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == ErrorKind::WouldBlock && left > 0 => {
+                left -= 1;
+            }
+            done => return done,
+        }
     }
 }
 
@@ -169,10 +240,10 @@ fn encoded_port(port: &Port) -> [u8; 24] {
 }
 
 /// `struct private_prefix`.
-fn encoded_private(entry: &Private) -> [u8; 16] {
-    let mut value = [0; 16];
+fn encoded_private(entry: &Private) -> [u8; 24] {
+    let mut value = [0; 24];
     let parts = entry.links.to_ne_bytes().into_iter().chain(entry.services.to_ne_bytes());
-    let parts = parts.chain(u32::from(entry.spread).to_ne_bytes());
+    let parts = parts.chain(u32::from(entry.spread).to_ne_bytes()).chain(entry.limit.to_ne_bytes());
     value.iter_mut().zip(parts).for_each(|(octet, part)| *octet = part);
     value
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, Map, MapData, PerCpuArray};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use forwarder_core::fast::{Hook, Outcome};
 
 use super::{Counts, FastPathError, refused};
@@ -36,9 +36,9 @@ impl Pins {
         self.directory.join(format!("{}-{index}", hook.name()))
     }
 
-    /// Whether every interface has its link.
-    pub(crate) fn has<'a>(&self, hook: Hook, mut indexes: impl Iterator<Item = &'a u32>) -> bool {
-        indexes.all(|index| self.link(hook, *index).exists())
+    /// Whether every interface has its links.
+    pub(crate) fn has<'a>(&self, hooks: &[Hook], mut indexes: impl Iterator<Item = &'a u32>) -> bool {
+        indexes.all(|index| hooks.iter().all(|hook| self.link(*hook, *index).exists()))
     }
 
     /// The newest generation that was ever loaded.
@@ -85,7 +85,11 @@ impl Pins {
             PerCpuArray::try_from(Map::PerCpuArray(data)).map_err(refused(what()))?;
         let mut all = Counts::new();
         for (index, outcome) in (0..).zip(Outcome::ALL) {
-            let values = counts.get(&index, 0).map_err(refused("read the counts"))?;
+            let values = match counts.get(&index, 0) {
+                // The map of an older program, which stays, may know fewer.
+                Err(MapError::OutOfBounds { .. }) => continue,
+                values => values.map_err(refused("read the counts"))?,
+            };
             let sum = values.iter().fold(Counter::default(), |sum, [packets, bytes]| Counter {
                 packets: sum.packets + packets,
                 bytes: sum.bytes + bytes,
@@ -98,10 +102,10 @@ impl Pins {
     /// Removes the links of other interfaces and hooks.
     pub(crate) fn keep_only<'a>(
         &self,
-        hook: Hook,
+        hooks: &[Hook],
         indexes: impl Iterator<Item = &'a u32>,
     ) -> Result<(), FastPathError> {
-        let kept: Vec<PathBuf> = indexes.map(|index| self.link(hook, *index)).collect();
+        let kept: Vec<PathBuf> = indexes.flat_map(|index| hooks.iter().map(|hook| self.link(*hook, *index))).collect();
         for path in self.files()?.into_iter().filter(|path| is_link(path) && !kept.contains(path)) {
             // A link without a pin, and without a process that has it open, is detached.
             std::fs::remove_file(&path).map_err(failed(&path))?;
@@ -123,10 +127,25 @@ impl Pins {
         }
     }
 
+    /// Removes the accounts of other sizes than these.
+    pub(crate) fn keep_accounts(&self, kept: &[String]) -> Result<(), FastPathError> {
+        for path in self.files()? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if is_accounts(name) && !kept.iter().any(|kept| kept == name) {
+                std::fs::remove_file(&path).map_err(failed(&path))?;
+            }
+        }
+        Ok(())
+    }
+
     fn files(&self) -> Result<Vec<PathBuf>, FastPathError> {
         let entries = std::fs::read_dir(&self.directory).map_err(failed(&self.directory))?;
         entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed(&self.directory))).collect()
     }
+}
+
+fn is_accounts(name: &str) -> bool {
+    super::accounts::ACCOUNTS.iter().any(|map| name.strip_prefix(map).is_some_and(|rest| rest.starts_with('-')))
 }
 
 fn is_link(path: &Path) -> bool {

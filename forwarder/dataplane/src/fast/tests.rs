@@ -17,6 +17,8 @@ use proptest::test_runner::TestRunner;
 
 use super::*;
 
+mod metered;
+
 const EDGE: [u8; 6] = [2, 0, 0, 0, 0, 3];
 const LINK: [u8; 6] = [2, 0, 0, 0, 0, 5];
 const FAR: [u8; 6] = [2, 0, 0, 0, 0, 9];
