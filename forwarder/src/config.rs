@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use cloakway_runtime::config::{self, Invalid};
 use forwarder_core::meter::Metering;
-use forwarder_core::{Policy, Spec, SpecLink, SpecPrefix, Timing};
+use forwarder_core::{MadeLink, Policy, Spec, SpecLink, SpecPrefix, Timing};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::made::RawLink;
 use crate::{data_plane, limits};
 
 /// A usable configuration.
@@ -18,6 +19,8 @@ use crate::{data_plane, limits};
 pub struct Config {
     /// What may be forwarded.
     pub policy: Policy,
+    /// The links that are to be made.
+    pub made: Vec<MadeLink>,
     /// How health falls and rises.
     pub timing: Timing,
     /// How often each neighbour is asked.
@@ -81,13 +84,6 @@ struct RawSubscribers {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawLink {
-    name: String,
-    interface: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawPrefix {
     prefix: IpNet,
     link: Option<String>,
@@ -125,6 +121,8 @@ impl config::Config for Config {
     fn validate(raw: Raw) -> Result<Self, Invalid> {
         let (timing, probe_interval) = timing(&raw.health)?;
         let data_plane = data_plane::Settings::new(raw.data_plane)?;
+        let made = raw.links.iter().enumerate().map(|(index, link)| link.made(index)).collect::<Result<Vec<_>, _>>()?;
+        let made: Vec<MadeLink> = made.into_iter().flatten().collect();
         let link = |link: RawLink| SpecLink { name: link.name, interface: link.interface };
         let prefixes = raw.private_prefixes.into_iter().enumerate().map(|(index, entry)| prefix(index, entry));
         let spec = Spec {
@@ -134,6 +132,7 @@ impl config::Config for Config {
             subscriber_interfaces: raw.subscribers.interfaces,
         };
         let policy = Policy::new(spec).map_err(|error| Invalid::at(error.place.to_string(), &error))?;
+        let policy = policy.by_tunnels(made.iter().filter_map(MadeLink::tunnel).collect());
         let in_user_space = data_plane.mode == data_plane::Mode::User;
         let policy = if in_user_space { policy.in_user_space() } else { policy };
         let policy = limits::limited(policy, raw.limits.as_ref(), data_plane.mode)?;
@@ -144,7 +143,7 @@ impl config::Config for Config {
         }
         let metering = policy.metering();
         let fixed = Fixed { admin_socket, health_socket, metrics_listen: raw.metrics_listen, metering };
-        Ok(Self { policy, timing, probe_interval, data_plane, fixed })
+        Ok(Self { policy, made, timing, probe_interval, data_plane, fixed })
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cloakway_runtime::{Context, Outcome, Stop, admin, clock, metrics, reload};
 use forwarder_core::meter::Metering;
-use forwarder_core::{Applied, Change, Health, Input, LinkState, Policy, Resting};
+use forwarder_core::{Applied, Change, Health, Input, LinkState, MadeLink, Policy, Resting};
 use forwarder_dataplane::{Counters, Counts, DataplaneError, Event, Events, Interface, Kernel};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -45,6 +45,7 @@ pub async fn run(config: Config, context: Context) -> Outcome {
         health: Mutex::new(health),
         interfaces: Mutex::default(),
         reloader: Arc::new(reloader),
+        problems: Mutex::default(),
     });
     let socket = HealthSocket::serve(&config.fixed.health_socket, stop.clone())?;
     {
@@ -64,6 +65,7 @@ pub async fn run(config: Config, context: Context) -> Outcome {
     let events = Events::open(interfaces(&policy))?;
     let mut engine = Engine {
         policy,
+        made: Arc::new(config.made),
         kernel,
         data_plane,
         shared,
@@ -83,6 +85,7 @@ pub async fn run(config: Config, context: Context) -> Outcome {
 
 struct Engine {
     policy: Arc<Policy>,
+    made: Arc<Vec<MadeLink>>,
     kernel: Arc<Kernel>,
     data_plane: Arc<DataPlane>,
     shared: Arc<Shared>,
@@ -108,6 +111,8 @@ struct Round {
     interfaces: BTreeMap<String, Interface>,
     counters: Result<Counters, DataplaneError>,
     counts: Counts,
+    /// What is wrong with links that are to be made.
+    problems: BTreeMap<String, String>,
     /// Where the round went over to another policy.
     over_to: Option<(Arc<Policy>, Reload)>,
 }
@@ -117,8 +122,10 @@ impl Engine {
     async fn start(&mut self) -> Outcome {
         let all: Vec<Change> = lock(&self.shared.health).status().map(|status| status.word.clone()).collect();
         self.say(&all);
+        let problems = self.kernel.make_links(&self.made).await;
         let applied = self.kernel.apply(&self.policy, &self.resting, self.probe_interval).await;
-        let round = round(applied, &self.kernel, &self.data_plane, &self.policy).await;
+        self.kernel.remove_other_links(&self.made).await?;
+        let round = round((applied, problems), &self.kernel, &self.data_plane, &self.policy).await;
         if let Err(broken) = &round.applied.guard {
             return Err(format!("the guard cannot be put up: {broken}").into());
         }
@@ -287,11 +294,18 @@ impl Engine {
         let policy = Arc::new(reload.policy.clone());
         let (kernel, data_plane, before) = (self.kernel.clone(), self.data_plane.clone(), self.policy.clone());
         self.applying = Some(tokio::spawn(async move {
-            let applied = kernel.change(&before, &policy, &resting, reload.probe_interval).await;
+            // What is made stands before anything is changed to use it.
+            let problems = kernel.make_links(&reload.made).await;
+            let applied = match problems.iter().next() {
+                None => kernel.change(&before, &policy, &resting, reload.probe_interval).await,
+                Some((interface, problem)) => {
+                    Applied { guard: Err(format!("link {interface}: {problem}")), routes: BTreeMap::new() }
+                }
+            };
             if applied.guard.is_ok() {
                 data_plane.configure(reload.data_plane.clone()).await;
             }
-            let mut round = round(applied, &kernel, &data_plane, &policy).await;
+            let mut round = round((applied, problems), &kernel, &data_plane, &policy).await;
             round.over_to = Some((policy, reload));
             round
         }));
@@ -304,6 +318,15 @@ impl Engine {
             self.again = true;
             let _ = reload.done.send(Err(format!("{refused}: the policy before stays")));
             return;
+        }
+        if *self.made != reload.made {
+            self.made = Arc::new(reload.made);
+            let (kernel, made) = (self.kernel.clone(), self.made.clone());
+            tokio::spawn(async move {
+                if let Err(error) = kernel.remove_other_links(&made).await {
+                    tracing::warn!(%error, "links of the configuration before");
+                }
+            });
         }
         self.watch_anew = interfaces(&policy) != interfaces(&self.policy);
         if self.probe_interval != reload.probe_interval {
@@ -334,10 +357,11 @@ impl Engine {
             return;
         }
         let (kernel, data_plane, policy) = (self.kernel.clone(), self.data_plane.clone(), self.policy.clone());
-        let (interval, resting) = (self.probe_interval, self.resting.clone());
+        let (interval, resting, made) = (self.probe_interval, self.resting.clone(), self.made.clone());
         self.applying = Some(tokio::spawn(async move {
+            let problems = kernel.make_links(&made).await;
             let applied = kernel.apply(&policy, &resting, interval).await;
-            round(applied, &kernel, &data_plane, &policy).await
+            round((applied, problems), &kernel, &data_plane, &policy).await
         }));
     }
 
@@ -365,6 +389,10 @@ impl Engine {
     }
 
     fn take_in(&mut self, round: &Round) {
+        let before = std::mem::replace(&mut *lock(&self.shared.problems), round.problems.clone());
+        for (interface, problem) in round.problems.iter().filter(|(name, problem)| before.get(*name) != Some(problem)) {
+            tracing::error!(%interface, %problem, "a link cannot be made");
+        }
         if let Err(broken) = &round.applied.guard {
             tracing::warn!(reason = %broken, "the guard is broken");
         }
@@ -382,7 +410,12 @@ impl Engine {
 }
 
 /// Goes on from what was applied: the fast path, and everything that the loop wants to know.
-async fn round(mut applied: Applied, kernel: &Kernel, data_plane: &DataPlane, policy: &Arc<Policy>) -> Round {
+async fn round(
+    (mut applied, problems): (Applied, BTreeMap<String, String>),
+    kernel: &Kernel,
+    data_plane: &DataPlane,
+    policy: &Arc<Policy>,
+) -> Round {
     // The slow path first: what the fast one hands over must find it.
     if applied.guard.is_ok() {
         data_plane.apply(kernel, policy).await;
@@ -404,7 +437,7 @@ async fn round(mut applied: Applied, kernel: &Kernel, data_plane: &DataPlane, po
     }
     let counters = kernel.counters().await.map(|counters| show::together(counters, &data_plane.user_counters()));
     let counts = data_plane.counts();
-    Round { applied, interfaces, counters, counts, over_to: None }
+    Round { applied, interfaces, counters, counts, problems, over_to: None }
 }
 
 /// The end of the work beside the loop; for ever when there is none.

@@ -12,6 +12,7 @@ pub mod explain;
 pub mod guard;
 pub mod health_socket;
 mod limits;
+mod made;
 mod reload;
 pub mod role;
 pub mod show;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloakway_runtime::{config, reload};
-use forwarder_core::{Policy, Timing};
+use forwarder_core::{MadeLink, Policy, Timing};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -32,6 +32,7 @@ struct Running {
 #[derive(Debug)]
 pub(crate) struct Reload {
     pub(crate) policy: Policy,
+    pub(crate) made: Vec<MadeLink>,
     pub(crate) timing: Timing,
     pub(crate) probe_interval: Duration,
     pub(crate) data_plane: data_plane::Settings,
@@ -69,8 +70,8 @@ impl Reloader {
         }
         let changed = reload::differences(&running.text, &text);
         let (done, answer) = oneshot::channel();
-        let Config { policy, timing, probe_interval, data_plane, .. } = config;
-        let reload = Reload { policy, timing, probe_interval, data_plane, done };
+        let Config { policy, made, timing, probe_interval, data_plane, .. } = config;
+        let reload = Reload { policy, made, timing, probe_interval, data_plane, done };
         let stopping = || "the forwarder is stopping".to_owned();
         self.engine.send(reload).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())??;

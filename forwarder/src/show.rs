@@ -42,6 +42,8 @@ pub struct Shared {
     pub(crate) health: Mutex<Health>,
     pub(crate) interfaces: Mutex<BTreeMap<String, Interface>>,
     pub(crate) reloader: Arc<Reloader>,
+    /// What is wrong with links that are to be made, by interface.
+    pub(crate) problems: Mutex<BTreeMap<String, String>>,
 }
 
 impl Shared {
@@ -95,6 +97,7 @@ struct LinkRow {
     state: &'static str,
     index: Option<u32>,
     prefixes: Vec<String>,
+    problem: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -212,7 +215,7 @@ fn table(policy: &Policy) -> Vec<TableRow> {
 
 fn links(shared: &Shared) -> Vec<LinkRow> {
     let found = lock(&shared.interfaces).clone();
-    let policy = shared.policy();
+    let (policy, problems) = (shared.policy(), lock(&shared.problems).clone());
     let row = |link: &forwarder_core::Link| {
         let interface = found.get(&link.interface);
         let id = policy.link_of(&link.interface);
@@ -227,6 +230,7 @@ fn links(shared: &Shared) -> Vec<LinkRow> {
             },
             index: interface.map(|found| found.index).filter(|index| *index != 0),
             prefixes: behind.map(|entry| entry.prefix.to_string()).collect(),
+            problem: problems.get(&link.interface).cloned(),
         }
     };
     policy.links().iter().map(row).collect()

@@ -315,8 +315,18 @@ impl Policy {
                 Kind::IcmpError | Kind::Other => Verdict::Drop(Reason::HostOutput),
             },
             None if private => Verdict::Drop(Reason::HostOutput),
+            None if to.is_some_and(|to| self.strays(packet, to)) => Verdict::Drop(Reason::WrongInterface),
             None => Verdict::Untouched,
         }
+    }
+
+    /// Whether it is of a tunnel and leaves by another interface than the tunnel's underlay.
+    fn strays(&self, packet: &Packet<'_>, to: &str) -> bool {
+        let port = packet.ports.map(|(_, port)| port);
+        self.tunnels().iter().any(|tunnel| {
+            let its = tunnel.remote == packet.destination && tunnel.protocol == packet.protocol;
+            its && (tunnel.port.is_none() || tunnel.port == port) && tunnel.underlay != to
+        })
     }
 }
 

@@ -8,6 +8,7 @@
 mod decide;
 pub mod fast;
 mod health;
+mod made;
 pub mod meter;
 mod parse;
 mod policy;
@@ -19,6 +20,7 @@ pub mod user;
 
 pub use decide::{Egress, Ingress, Kind, Packet, Reason, Verdict};
 pub use health::{Applied, Change, Health, Input, LinkState, Status, Timing, WayStatus};
+pub use made::{MadeKind, MadeLink, Tunnel};
 pub use parse::{Malformed, Parsed, parse};
 pub use policy::{
     Link, LinkId, MAX_WAYS, Place, Policy, PolicyError, PrivatePrefix, Problem, Service, ServiceError, Spec, SpecLink,

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use ipnet::IpNet;
 
 use crate::decide::Reason;
+use crate::made::Tunnel;
 use crate::meter::{MARK, Metering};
 use crate::policy::{Policy, PrivatePrefix, name_of};
 pub use table::Table;
@@ -191,6 +192,17 @@ fn chains(text: &mut String, policy: &Policy) {
 
     let mut output = vec!["oifname @links goto host-to-link".to_owned()];
     output.extend(both("daddr ", "@private", HostOutput));
+    let mut tunnels = policy.tunnels().to_vec();
+    tunnels.sort();
+    for Tunnel { underlay, remote, protocol, port } in &tunnels {
+        let ip = if remote.is_ipv4() { "ip" } else { "ip6" };
+        let what = match (port, protocol) {
+            (Some(port), _) => format!("udp dport {port}"),
+            (None, 47) => "meta l4proto gre".to_owned(),
+            (None, other) => format!("meta l4proto {other}"),
+        };
+        output.push(format!("oifname != {underlay:?} {ip} daddr {remote} {what} {}", drop(WrongInterface)));
+    }
     base_chain(text, "output", &output);
 
     // The raw sockets of the user data plane have these already, and count them.
@@ -312,6 +324,24 @@ mod tests {
         );
         let [neighbour, drop] = &chain("link-arrival")[..] else { panic!("{text}") };
         assert!(neighbour.starts_with("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }") && drop == "drop");
+    }
+
+    #[test]
+    fn a_tunnel_leaves_by_its_underlay_alone() {
+        let tunnel = |remote: &str, protocol, port| Tunnel {
+            underlay: "eth1".into(),
+            remote: remote.parse().unwrap(),
+            protocol,
+            port,
+        };
+        let tunnels = vec![tunnel("2001:db8::9", 17, Some(4789)), tunnel("192.0.2.9", 47, None)];
+        let text = render(&Policy::new(example()).unwrap().by_tunnels(tunnels));
+        for rule in [
+            "\t\toifname != \"eth1\" ip daddr 192.0.2.9 meta l4proto gre counter name \"wrong-interface\" drop\n",
+            "\t\toifname != \"eth1\" ip6 daddr 2001:db8::9 udp dport 4789 counter name \"wrong-interface\" drop\n",
+        ] {
+            assert!(text.contains(rule), "{text}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use forwarder_core::fast::Host;
 use forwarder_core::meter::Use;
 use forwarder_core::ruleset::{self, Table};
 use forwarder_core::{
-    Applied, LinkState, Policy, PrivatePrefix, Resting, Route, Target, blackhole_waits, rank_of_going, user,
+    Applied, LinkState, MadeLink, Policy, PrivatePrefix, Resting, Route, Target, blackhole_waits, rank_of_going, user,
 };
 use ipnet::IpNet;
 use rtnetlink::Handle;
@@ -20,7 +20,7 @@ use crate::meter::{self, KernelMeter};
 use crate::netlink::{self, Effective, OwnRoute};
 use crate::nft::{self, Counters};
 use crate::user::UserPlane;
-use crate::{DataplaneError, sysctl};
+use crate::{DataplaneError, made, sysctl};
 
 /// One interface as it was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +128,25 @@ impl Kernel {
             routes(policy, resting, &interfaces).into_iter().filter(|route| several(route.prefix)).collect();
         self.put_routes(&wanted, &interfaces, &standing).await;
         self.remove_unwanted(&wanted, &standing).await
+    }
+
+    /// Makes the links that are to be made, and keeps them as they should be; gives what is wrong by interface.
+    pub async fn make_links(&self, links: &[MadeLink]) -> BTreeMap<String, String> {
+        let mut problems = BTreeMap::new();
+        for link in links {
+            if let Err(problem) = made::make(&self.handle, link).await {
+                problems.insert(link.interface.clone(), problem.to_string());
+            }
+        }
+        problems
+    }
+
+    /// Removes links that an older configuration had made.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_other_links(&self, links: &[MadeLink]) -> Result<(), DataplaneError> {
+        made::remove_others(&self.handle, links).await
     }
 
     /// The interface called `name`.

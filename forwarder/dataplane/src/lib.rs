@@ -8,6 +8,7 @@
 mod events;
 mod fast;
 mod kernel;
+mod made;
 mod meter;
 mod netlink;
 mod nft;
@@ -53,4 +54,34 @@ pub enum DataplaneError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// Why a link that the forwarder makes is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkProblem {
+    /// The kernel does not know the kind.
+    #[error("this kernel has no interfaces of kind {kind}: its option {option} is missing, or the module is")]
+    NotInKernel {
+        /// The kind.
+        kind: &'static str,
+        /// The option of the kernel's configuration.
+        option: &'static str,
+    },
+    /// There is nothing to put it on.
+    #[error("there is no interface {underlay} to carry it")]
+    NoUnderlay {
+        /// The interface that should carry it.
+        underlay: String,
+    },
+    /// Somebody else's interface has its name.
+    #[error("{interface} is there and not the {kind} that is described: remove it, or describe it as it is")]
+    Another {
+        /// The interface.
+        interface: String,
+        /// The kind that is wanted.
+        kind: &'static str,
+    },
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] DataplaneError),
 }

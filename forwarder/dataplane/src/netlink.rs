@@ -228,12 +228,7 @@ pub(crate) async fn interface(handle: &Handle, name: &str) -> Result<Option<(u32
 
 /// The interface called `name` as the fast path needs it, or `None` when there is none.
 pub(crate) async fn host_interface(handle: &Handle, name: &str) -> Result<Option<HostInterface>, DataplaneError> {
-    let message = match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
-        Ok(Some(message)) => message,
-        Ok(None) => return Ok(None),
-        Err(error) if is_errno(&error, &[ENODEV]) => return Ok(None),
-        Err(error) => return Err(failed(&format!("find interface {name}"), &error)),
-    };
+    let Some(message) = link(handle, name).await? else { return Ok(None) };
     let (mut mac, mut kind) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -263,6 +258,15 @@ pub(crate) async fn mtu(handle: &Handle, index: u32) -> Result<Option<usize>, Da
         })),
         Err(error) if is_errno(&error, &[ENODEV]) => Ok(None),
         Err(error) => Err(failed(&format!("find interface {index}"), &error)),
+    }
+}
+
+/// The interface called `name` with all that the kernel says of it, or `None` when there is none.
+pub(crate) async fn link(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, DataplaneError> {
+    match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+        Ok(message) => Ok(message),
+        Err(error) if is_errno(&error, &[ENODEV]) => Ok(None),
+        Err(error) => Err(failed(&format!("find interface {name}"), &error)),
     }
 }
 
@@ -406,11 +410,11 @@ const ENETDOWN: i32 = 100;
 const ENETUNREACH: i32 = 101;
 const EHOSTUNREACH: i32 = 113;
 
-fn is_errno(error: &rtnetlink::Error, numbers: &[i32]) -> bool {
+pub(crate) fn is_errno(error: &rtnetlink::Error, numbers: &[i32]) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if numbers.contains(&-message.raw_code()))
 }
 
-fn failed(what: &str, error: &rtnetlink::Error) -> DataplaneError {
+pub(crate) fn failed(what: &str, error: &rtnetlink::Error) -> DataplaneError {
     let why = match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io().to_string(),
         other => other.to_string(),

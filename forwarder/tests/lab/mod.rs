@@ -285,6 +285,14 @@ impl Lab {
         count
     }
 
+    /// A way to the far end for tunnels.
+    pub(crate) fn underlay(&self) {
+        self.link(
+            ("isp", "und0", &["10.77.0.1/30", "2001:db8:0:fd::1/64"]),
+            ("far", "und0", &["10.77.0.2/30", "2001:db8:0:fd::2/64"]),
+        );
+    }
+
     /// A second link to the far end, which has the private network addresses there too.
     pub(crate) fn second_link(&self) {
         self.link(

@@ -314,3 +314,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_in_a_tunnel_leaves_by_the_underlay_alone() {
+    let tunnel =
+        crate::Tunnel { underlay: "eth1".into(), remote: "192.0.2.9".parse().unwrap(), protocol: 17, port: Some(4789) };
+    let policy = policy().by_tunnels(vec![tunnel]);
+    let tunnelled = |to, port| {
+        let packet =
+            Packet { protocol: 17, ports: Some((50_000, port)), ..packet("host", to, "192.0.2.1", "192.0.2.9") };
+        policy.decide(&packet)
+    };
+    assert_eq!(tunnelled("eth1", 4789), Verdict::Untouched);
+    assert_eq!(tunnelled("up0", 4789), Verdict::Drop(Reason::WrongInterface));
+    assert_eq!(tunnelled("up0", 53), Verdict::Untouched);
+}

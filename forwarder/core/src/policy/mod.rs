@@ -13,6 +13,7 @@ mod problem;
 mod service;
 mod ways;
 
+use crate::made::Tunnel;
 use check::{at, links, private_prefix, subscriber_interfaces, subscriber_prefixes};
 pub use problem::{Place, PolicyError, Problem};
 pub(crate) use service::name_of;
@@ -108,6 +109,7 @@ pub struct Policy {
     in_user_space: bool,
     limits: Limits,
     metering: Metering,
+    tunnels: Vec<Tunnel>,
 }
 
 impl Policy {
@@ -137,6 +139,7 @@ impl Policy {
             in_user_space: false,
             limits: Limits::default(),
             metering: Metering::None,
+            tunnels: Vec::new(),
         })
     }
 
@@ -160,6 +163,19 @@ impl Policy {
     #[must_use]
     pub fn metering(&self) -> Metering {
         self.metering
+    }
+
+    /// The same policy, whose links go by these tunnels: what is in them leaves by their underlays and by nothing else. The
+    /// kernel binds a tunnel to an interface, and sends it by another one all the same when IPv6's route there is gone.
+    #[must_use]
+    pub fn by_tunnels(self, tunnels: Vec<Tunnel>) -> Self {
+        Self { tunnels, ..self }
+    }
+
+    /// The tunnels of its links.
+    #[must_use]
+    pub fn tunnels(&self) -> &[Tunnel] {
+        &self.tunnels
     }
 
     /// The same policy, carried out by the user data plane: the kernel forwards nothing of it, since the raw sockets have
