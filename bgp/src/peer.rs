@@ -110,7 +110,7 @@ pub(crate) async fn run(peer: Peer, lifetime: Lifetime, mut ways: Ways, common: 
     loop {
         // The event loop learns of the time when it looks, and that is when nothing else is ready.
         task.tick();
-        let hungry = task.is_hungry();
+        let hungry = task.hungry();
         // Withdrawals before all else; the keepalive timer before the peer's bytes.
         tokio::select! {
             biased;
@@ -308,7 +308,7 @@ impl Task {
             if self.links.is_empty() {
                 return;
             }
-            let hungry = self.is_hungry();
+            let hungry = self.hungry();
             tokio::select! {
                 () = &mut patience => return,
                 () = clock::until(self.session.poll_timeout()) => self.handle(Input::Tick),

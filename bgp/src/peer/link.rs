@@ -80,11 +80,12 @@ pub(super) fn style(session: &Session, id: LinkId, direction: Direction) -> Styl
     })
 }
 
-/// Waits until a connection has something to read, or takes what waits to be written.
-pub(super) async fn ready(links: &BTreeMap<LinkId, Link>, hungry: bool) -> (LinkId, Readiness) {
+/// Waits until a connection has something to read, or takes what waits to be written, or what can be made for it if it
+/// is the `hungry` one: another beside it, which is tracked until its OPEN comes, says nothing about that.
+pub(super) async fn ready(links: &BTreeMap<LinkId, Link>, hungry: Option<LinkId>) -> (LinkId, Readiness) {
     poll_fn(|cx| {
         for (id, link) in links {
-            if (hungry || !link.backlog.is_empty()) && link.stream.poll_write_ready(cx).is_ready() {
+            if (hungry == Some(*id) || !link.backlog.is_empty()) && link.stream.poll_write_ready(cx).is_ready() {
                 return Poll::Ready((*id, Readiness::Write));
             }
             if link.stream.poll_read_ready(cx).is_ready() {
@@ -118,4 +119,58 @@ pub(super) async fn farewell(mut link: Link) {
     };
     // However it ends, the connection is closed.
     let _ = tokio::time::timeout(FAREWELL, words).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use bgp_core::Settings;
+    use bgp_wire::{Asn, HoldTime, RouterId};
+    use cloakway_types::Instant;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn ids() -> [LinkId; 2] {
+        let settings = Settings {
+            local_as: Asn(64500),
+            router_id: RouterId::new([10, 0, 0, 1].into()).unwrap(),
+            remote_as: Asn(64500),
+            hold_time: HoldTime::from_secs(9).unwrap(),
+            passive: true,
+            private: Default::default(),
+            export: bgp_core::Export::All,
+            options: Default::default(),
+        };
+        let mut session = Session::new(settings, 1, Instant::ORIGIN);
+        [session.new_link(), session.new_link()]
+    }
+
+    #[tokio::test]
+    async fn a_connection_beside_the_established_one_does_not_take_for_it() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mut links, mut far_ends) = (BTreeMap::new(), Vec::new());
+        for id in ids() {
+            let stream = TcpStream::connect(address).await.unwrap();
+            stream.writable().await.unwrap();
+            links.insert(id, Link { stream, backlog: Vec::new(), taken: 0, base: 0, tape: None });
+            far_ends.push(listener.accept().await.unwrap().0);
+        }
+        let [tracked, established] = ids();
+        let soon = Duration::from_millis(50);
+        let (id, _) = tokio::time::timeout(soon, ready(&links, Some(established))).await.unwrap();
+        assert_eq!(id, established);
+        // The far end reads nothing: in the end the kernel takes no more.
+        let stream = &links[&established].stream;
+        while tokio::time::timeout(soon, stream.writable()).await.is_ok() {
+            while stream.try_write(&[0; 1 << 16]).is_ok() {}
+        }
+        let waited = tokio::time::timeout(soon, ready(&links, Some(established))).await;
+        assert!(waited.is_err(), "it would be looked at again and again");
+        far_ends[0].try_write(&[1]).unwrap();
+        let (id, readiness) = tokio::time::timeout(soon, ready(&links, Some(established))).await.unwrap();
+        assert!(id == tracked && matches!(readiness, Readiness::Read));
+    }
 }

@@ -88,8 +88,10 @@ impl Task {
         }
     }
 
-    pub(super) fn is_hungry(&self) -> bool {
-        self.passing || self.outlet.as_ref().is_some_and(|outlet| outlet.hungry)
+    /// The connection for which there may be something, when it takes more.
+    pub(super) fn hungry(&self) -> Option<LinkId> {
+        let hungry = self.passing || self.outlet.as_ref().is_some_and(|outlet| outlet.hungry);
+        self.session.established_link().filter(|_| hungry)
     }
 
     /// Sends of the table what the socket takes, up to a bound, so that timers and other peers get their turn.
