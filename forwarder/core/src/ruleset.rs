@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use crate::decide::Reason;
 use crate::made::Tunnel;
 use crate::meter::{MARK, Metering};
-use crate::policy::{Policy, PrivatePrefix, name_of};
+use crate::policy::{Link, Policy, PrivatePrefix, name_of};
 pub use table::Table;
 
 /// The family of the guard's table.
@@ -77,6 +77,12 @@ fn sets(text: &mut String, policy: &Policy) {
     ports.sort();
     set(text, "links", "ifname", false, &links);
     set(text, "subscriber-ports", "ifname", false, &ports);
+    let entrances = policy.subscriber_interfaces().iter().map(|name| format!("{name:?} : goto from-subscribers"));
+    let entrances =
+        entrances.chain(policy.links().iter().map(|link| format!("{:?} : goto {}", link.interface, entrance(link))));
+    let exits = policy.links().iter().map(|link| format!("{:?} : goto {}", link.interface, way_out(link)));
+    verdicts(text, "entrances", entrances.collect());
+    verdicts(text, "exits", exits.collect());
     prefix_sets(text, "private", policy.prefixes().iter().map(|entry| entry.prefix).collect());
     prefix_sets(text, "subscribers", policy.subscriber_prefixes().to_vec());
     if has_services(policy) {
@@ -87,6 +93,23 @@ fn sets(text: &mut String, policy: &Policy) {
         let behind = policy.prefixes().iter().filter(|entry| id.is_some_and(|id| entry.is_behind(id)));
         prefix_sets(text, &format!("link-{}-v", link.name), behind.map(|entry| entry.prefix).collect());
     }
+}
+
+/// The chain of what comes in by a link.
+fn entrance(link: &Link) -> String {
+    format!("in-{}", link.interface)
+}
+
+/// The chain of what is to leave by a link.
+fn way_out(link: &Link) -> String {
+    format!("out-{}", link.interface)
+}
+
+/// A map from interfaces to what follows.
+fn verdicts(text: &mut String, name: &str, mut elements: Vec<String>) {
+    elements.sort();
+    push(text, format_args!("\tmap {name} {{\n\t\ttype ifname : verdict\n"));
+    push(text, format_args!("\t\telements = {{ {} }}\n\t}}\n", elements.join(", ")));
 }
 
 fn prefix_sets(text: &mut String, name: &str, mut prefixes: Vec<IpNet>) {
@@ -168,21 +191,19 @@ fn chains(text: &mut String, policy: &Policy) {
     };
     // Not `ip option lsrr exists`: the kernel's search does not find a route that is used up.
     let options = ["ip hdrlength > 5", "rt type 0"].map(|test| format!("{test} {}", drop(Options)));
-    let per_link = |direction: &str, test: &str, reason: Reason| {
-        let rules = policy.links().iter().flat_map(|link| {
-            let set = format!("@link-{}-v", link.name);
-            both(test, &set, reason).map(|rule| format!("{direction} {:?} {rule}", link.interface))
-        });
-        rules.collect::<Vec<_>>()
-    };
-
-    // Before routing, so that nothing is answered to what is dropped here, not even by an ICMP error.
-    let mut prerouting = vec!["iifname @links goto link-arrival".to_owned()];
-    prerouting.extend(["ip daddr @private4 goto arrival", "ip6 daddr @private6 goto arrival"].map(str::to_owned));
+    // Before routing, so that nothing is answered to what is dropped here, not even by an ICMP error. One look-up tells
+    // what an interface is, and a packet meets the rules of its own side alone.
+    let mut prerouting = vec!["iifname vmap @entrances".to_owned()];
+    prerouting.extend(both("daddr ", "@private", ToPrivateByPublic));
     prerouting.extend(both("saddr ", "@private", ForgedPrivate));
     base_chain(text, "prerouting", &prerouting);
 
-    let mut forward = vec!["oifname @links goto to-link".to_owned(), "iifname @links goto from-link".to_owned()];
+    let mut subscribers = vec!["ip daddr @private4 goto arrival4".to_owned()];
+    subscribers.push("ip6 daddr @private6 goto arrival6".to_owned());
+    subscribers.extend(both("saddr ", "@private", ForgedPrivate));
+    chain(text, "from-subscribers", &subscribers);
+
+    let mut forward = vec!["oifname vmap @exits".to_owned(), "iifname @links goto from-link".to_owned()];
     forward.extend(both("daddr ", "@private", WrongInterface));
     base_chain(text, "forward", &forward);
 
@@ -207,37 +228,55 @@ fn chains(text: &mut String, policy: &Policy) {
 
     // The raw sockets of the user data plane have these already, and count them.
     let copies = policy.is_in_user_space();
-    let mut arrival = vec![format!("iifname != @subscriber-ports {}", drop(ToPrivateByPublic))];
-    if copies {
-        arrival.push("drop".to_owned());
-    } else {
-        arrival.extend(options.clone());
-        arrival.push(format!("fib saddr type {{ local, broadcast, anycast, multicast }} {}", drop(OwnSource)));
-        arrival.extend(both("saddr != ", "@subscribers", SpoofedSource));
-        // The blackhole would drop these without a word; here they are counted. Not `type blackhole`: for IPv4 the
-        // kernel looks for the type in its local table only.
-        arrival.push(format!("fib daddr oif missing fib daddr type != local {}", drop(NoRoute)));
+    let [options4, options6] = &options;
+    for (name, ip, family, options) in [("arrival4", "ip", "4", options4), ("arrival6", "ip6", "6", options6)] {
+        let arrival = if copies {
+            vec!["drop".to_owned()]
+        } else {
+            vec![
+                options.clone(),
+                format!("fib saddr type {{ local, broadcast, anycast, multicast }} {}", drop(OwnSource)),
+                format!("{ip} saddr != @subscribers{family} {}", drop(SpoofedSource)),
+                // The blackhole would drop these without a word; here they are counted. Not `type blackhole`: for IPv4
+                // the kernel looks for the type in its local table only.
+                format!("fib daddr oif missing fib daddr type != local {}", drop(NoRoute)),
+            ]
+        };
+        chain(text, name, &arrival);
     }
-    chain(text, "arrival", &arrival);
 
     let neighbour = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255";
-    let mut link_arrival = vec![format!("{neighbour} ip6 daddr != @private6 ip6 daddr != @subscribers6 accept")];
-    if copies {
-        link_arrival.push("drop".to_owned());
-    } else {
-        link_arrival.extend(options);
-        link_arrival.extend(per_link("iifname", "saddr != ", FromPrivateForeignSource));
-        link_arrival.extend(both("daddr ", "@private", Hairpin));
+    for link in policy.links() {
+        let mut arrival = vec![format!("{neighbour} ip6 daddr != @private6 ip6 daddr != @subscribers6 accept")];
+        if copies {
+            arrival.push("drop".to_owned());
+        } else {
+            arrival.extend(options.clone());
+            arrival.extend(both("saddr != ", &format!("@link-{}-v", link.name), FromPrivateForeignSource));
+            arrival.push("goto link-arrival".to_owned());
+        }
+        chain(text, &entrance(link), &arrival);
+    }
+    if !copies {
+        let mut arrival = both("daddr ", "@private", Hairpin).to_vec();
         // Those for this host would wait for the rest of them before input is asked, and be answered when it never comes.
         let to_host = format!("fib daddr type {{ local, broadcast, anycast, multicast }} {}", drop(ToHostFromPrivate));
-        link_arrival
+        arrival
             .extend(["ip frag-off & 16383 != 0", "exthdr frag exists"].map(|fragment| format!("{fragment} {to_host}")));
+        chain(text, "link-arrival", &arrival);
     }
-    chain(text, "link-arrival", &link_arrival);
 
-    let mut to_link = vec![format!("iifname @links {}", drop(Hairpin))];
-    to_link.extend(both("daddr != ", "@private", NotPrivate));
-    to_link.extend(per_link("oifname", "daddr != ", WrongInterface));
+    for link in policy.links() {
+        // What is behind the link first: all the rest is wrong. What comes from a link to a private prefix is gone by now.
+        let set = |family: &str| format!("@link-{}-v{family}", link.name);
+        let mut exit =
+            vec![format!("ip daddr {} goto to-link", set("4")), format!("ip6 daddr {} goto to-link", set("6"))];
+        exit.push(format!("iifname @links {}", drop(Hairpin)));
+        exit.extend(both("daddr ", "@private", WrongInterface));
+        exit.push(drop(NotPrivate));
+        chain(text, &way_out(link), &exit);
+    }
+    let mut to_link = Vec::new();
     // The program that charges marks what it charged; when it is gone nothing has the mark.
     let unmetered = format!("meta mark & {MARK:#010x} != {MARK:#010x} {}", drop(Unmetered));
     let by_mark = policy.metering() == Metering::Mark;
@@ -318,11 +357,8 @@ mod tests {
             let (_, rest) = text.split_once(&format!("\tchain {name} {{\n")).unwrap();
             rest.split_once("\t}\n").unwrap().0.lines().map(str::trim).map(str::to_owned).collect::<Vec<_>>()
         };
-        assert_eq!(
-            chain("arrival"),
-            ["iifname != @subscriber-ports counter name \"to-private-by-public\" drop", "drop"]
-        );
-        let [neighbour, drop] = &chain("link-arrival")[..] else { panic!("{text}") };
+        assert_eq!((chain("arrival4"), chain("arrival6")), (vec!["drop".to_owned()], vec!["drop".to_owned()]));
+        let [neighbour, drop] = &chain("in-priv0")[..] else { panic!("{text}") };
         assert!(neighbour.starts_with("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }") && drop == "drop");
     }
 
