@@ -133,6 +133,7 @@ impl config::Config for Config {
         };
         let policy = Policy::new(spec).map_err(|error| Invalid::at(error.place.to_string(), &error))?;
         let policy = policy.by_tunnels(made.iter().filter_map(MadeLink::tunnel).collect());
+        let policy = if data_plane.clamp_mss { policy.clamping_mss() } else { policy };
         let in_user_space = data_plane.mode == data_plane::Mode::User;
         let policy = if in_user_space { policy.in_user_space() } else { policy };
         let policy = limits::limited(policy, raw.limits.as_ref(), data_plane.mode)?;
@@ -284,6 +285,9 @@ mod tests {
         );
         let hook = plane("hook = \"auto\"", "hook = \"tc\"");
         assert!(hook.contains("data-plane.hook: \"tc\" is no hook: give \"xdp\", \"tcx\" or \"auto\""), "{hook}");
+        let clamp = EXAMPLE.replacen("mode = \"kernel\"", "mode = \"bpf\"", 1);
+        let clamp = error(&clamp.replacen("clamp-mss = false", "clamp-mss = true", 1));
+        assert!(clamp.contains("data-plane.clamp-mss: only the guarded kernel does it"), "{clamp}");
         let pins = plane("pin-directory = \"/sys", "pin-directory = \"sys");
         assert!(pins.contains("data-plane.pin-directory: an absolute path is needed"), "{pins}");
         let same = EXAMPLE.replace("forwarder-health.sock", "forwarder.sock");

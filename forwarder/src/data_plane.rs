@@ -32,11 +32,13 @@ pub(crate) struct Raw {
     mode: String,
     hook: String,
     pin_directory: PathBuf,
+    clamp_mss: bool,
 }
 
 impl Default for Raw {
     fn default() -> Self {
-        Self { mode: "kernel".into(), hook: "auto".into(), pin_directory: "/sys/fs/bpf/cloakway".into() }
+        let (mode, hook) = ("kernel".into(), "auto".into());
+        Self { mode, hook, pin_directory: "/sys/fs/bpf/cloakway".into(), clamp_mss: false }
     }
 }
 
@@ -62,6 +64,8 @@ pub struct Settings {
     pub hook: Option<Hook>,
     /// Where its pins are: one directory for each network namespace, on a BPF file system.
     pub pin_directory: PathBuf,
+    /// Whether TCP is told to send no more than fits the way there and back.
+    pub clamp_mss: bool,
 }
 
 impl Settings {
@@ -92,7 +96,11 @@ impl Settings {
         if !raw.pin_directory.is_absolute() {
             return Err(Invalid::at("data-plane.pin-directory", "an absolute path is needed"));
         }
-        Ok(Self { mode, hook, pin_directory: raw.pin_directory })
+        if raw.clamp_mss && mode != Mode::Kernel {
+            let why = "only the guarded kernel does it: give mode = \"kernel\", or leave it out";
+            return Err(Invalid::at("data-plane.clamp-mss", why));
+        }
+        Ok(Self { mode, hook, pin_directory: raw.pin_directory, clamp_mss: raw.clamp_mss })
     }
 }
 

@@ -276,7 +276,9 @@ fn chains(text: &mut String, policy: &Policy) {
         exit.push(drop(NotPrivate));
         chain(text, &way_out(link), &exit);
     }
-    let mut to_link = Vec::new();
+    // The lesser MTU of the two ways, less the headers.
+    let clamp = || policy.clamps_mss().then(|| "tcp flags syn tcp option maxseg size set rt mtu".to_owned());
+    let mut to_link: Vec<String> = clamp().into_iter().collect();
     // The program that charges marks what it charged; when it is gone nothing has the mark.
     let unmetered = format!("meta mark & {MARK:#010x} != {MARK:#010x} {}", drop(Unmetered));
     let by_mark = policy.metering() == Metering::Mark;
@@ -290,6 +292,7 @@ fn chains(text: &mut String, policy: &Policy) {
     let mut from_link = both("daddr != ", "@subscribers", FromPrivateOther).to_vec();
     from_link.push(format!("oifname != @subscriber-ports {}", drop(WrongInterface)));
     from_link.extend((by_mark && policy.limits().answers).then_some(unmetered));
+    from_link.extend(clamp());
     if has_services(policy) {
         from_link.extend(["ip saddr @limited4 goto answer", "ip6 saddr @limited6 goto answer"].map(str::to_owned));
     }
@@ -360,6 +363,16 @@ mod tests {
         assert_eq!((chain("arrival4"), chain("arrival6")), (vec!["drop".to_owned()], vec!["drop".to_owned()]));
         let [neighbour, drop] = &chain("in-priv0")[..] else { panic!("{text}") };
         assert!(neighbour.starts_with("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }") && drop == "drop");
+    }
+
+    #[test]
+    fn the_clamp_stands_before_all_that_accepts() {
+        let rule = "\t\ttcp flags syn tcp option maxseg size set rt mtu\n";
+        let policy = Policy::new(example()).unwrap();
+        assert!(!render(&policy).contains(rule));
+        let text = render(&policy.clamping_mss());
+        assert!(text.contains(&format!("{rule}\t\tcounter name \"to-private\" accept\n")), "{text}");
+        assert!(text.contains(&format!("{rule}\t\tcounter name \"from-private\" accept\n")), "{text}");
     }
 
     #[test]

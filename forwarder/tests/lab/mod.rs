@@ -185,7 +185,7 @@ impl Lab {
         self.exec_with(short, command, "")
     }
 
-    fn exec_with(&self, short: &str, command: &[&str], input: &str) -> String {
+    pub(crate) fn exec_with(&self, short: &str, command: &[&str], input: &str) -> String {
         let mut child = Command::new("ip")
             .args(["netns", "exec", &self.ns(short)])
             .args(command)

@@ -110,6 +110,7 @@ pub struct Policy {
     limits: Limits,
     metering: Metering,
     tunnels: Vec<Tunnel>,
+    clamps_mss: bool,
 }
 
 impl Policy {
@@ -140,7 +141,21 @@ impl Policy {
             limits: Limits::default(),
             metering: Metering::None,
             tunnels: Vec::new(),
+            clamps_mss: false,
         })
+    }
+
+    /// The same policy, which tells both ends of a TCP connection to send no more at once than fits the way there and back:
+    /// for networks that drop the ICMP errors by which they would learn it.
+    #[must_use]
+    pub fn clamping_mss(self) -> Self {
+        Self { clamps_mss: true, ..self }
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub const fn clamps_mss(&self) -> bool {
+        self.clamps_mss
     }
 
     /// The same with limits, and who counts.
