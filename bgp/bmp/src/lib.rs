@@ -12,6 +12,7 @@
 mod framer;
 mod message;
 mod peer;
+mod reading;
 mod router;
 mod statistics;
 mod watch;
