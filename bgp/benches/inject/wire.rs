@@ -28,8 +28,22 @@ fn single(speaker: &mut Speaker, sink: &Sink, n: u32) -> (f64, f64) {
     ((seen - start).as_secs_f64() * 1e3, answered)
 }
 
+/// What no journal in this folder can beat: as many octets as an announcement takes, written behind the last and flushed.
+fn flushes(folder: &Path, place: &str) {
+    let mut file = std::fs::File::create(folder.join("flushed")).unwrap();
+    let mut flush = || {
+        let start = Instant::now();
+        file.write_all(&[0; 96]).unwrap();
+        file.sync_data().unwrap();
+        start.elapsed().as_secs_f64() * 1e3
+    };
+    let (half, most) = percentiles((0..1000).map(|_| flush()).collect());
+    println!("a flush of as much to {place}, nothing else: p50 {half:.2} ms p99 {most:.2} ms");
+}
+
 /// Single announcements: while nothing else goes on, and beside bulks of a million and listings.
 pub(crate) fn latencies(folder: &Path, place: &str) {
+    flushes(folder, place);
     let sink = Sink::start();
     let mut speaker = Speaker::with(folder, None, &sink.peer(0));
     until("both End-of-RIB", || (sink.ends.load(Ordering::Relaxed) >= 2).then_some(()));
