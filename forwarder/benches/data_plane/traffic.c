@@ -6,13 +6,17 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/ip.h>
+#include <linux/udp.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 volatile const __u32 out = 0;
 volatile const __u32 sources = 1;
+// From one source to the next.
+volatile const __u32 stride = 1;
 volatile const __u32 first_source = 0;
-volatile const __u32 destination = 0;
+volatile const __u32 destinations = 1;
+volatile const __u32 first_destination = 0;
 volatile const __u64 to_mac = 0;
 
 struct {
@@ -48,8 +52,9 @@ int generate(struct xdp_md *context)
     ip->ttl = 64;
     ip->protocol = 17;
     ip->check = 0;
-    ip->saddr = bpf_htonl(first_source + next(0) % sources);
-    ip->daddr = destination;
+    __u64 number = next(0);
+    ip->saddr = bpf_htonl(first_source + (__u32)(number % sources) * stride);
+    ip->daddr = bpf_htonl(first_destination + (__u32)(number % destinations));
     const __u32 *words = (const __u32 *)ip;
     __u64 sum = (__u64)words[0] + words[1] + words[2] + words[3] + words[4];
     sum = (sum & 0xffffffff) + (sum >> 32);
@@ -67,6 +72,13 @@ int sink(struct xdp_md *context)
     struct ethhdr *ethernet = data;
     // ARP and ND are for the kernel, so that the link works.
     if ((void *)(ethernet + 1) > end || ethernet->h_proto != bpf_htons(ETH_P_IP))
+        return XDP_PASS;
+    // In a tunnel as well.
+    struct iphdr *ip = (void *)(ethernet + 1);
+    struct udphdr *udp = (void *)(ip + 1);
+    struct ethhdr *inner = (void *)(udp + 1) + 8;
+    if ((void *)(inner + 1) <= end && ip->protocol == 17 && udp->dest == bpf_htons(4789) &&
+        inner->h_proto != bpf_htons(ETH_P_IP))
         return XDP_PASS;
     next(1);
     return XDP_DROP;
