@@ -329,8 +329,8 @@ __noinline int charge_odd(struct __sk_buff *context, __u32 role, __u64 mac)
     struct packet packet = { .in = context->ifindex };
     enum outcome outcome = OUTCOMES;
     __u32 header;
-    // What is not for this host, and what is not IP, goes nowhere.
-    if (context->vlan_present || (void *)(ethernet + 1) > end || !same_mac(ethernet->h_dest, (const __u8 *)&mac))
+    // What is not for this host, and what is not IP, goes nowhere. A tag that has a priority and no number is none.
+    if ((context->vlan_present && (context->vlan_tci & 0xfff)) || (void *)(ethernet + 1) > end || !same_mac(ethernet->h_dest, (const __u8 *)&mac))
         goto done;
     if (ethernet->h_proto == bpf_htons(ETH_P_IP)) {
         struct iphdr *ip = (void *)(ethernet + 1);

@@ -128,6 +128,11 @@ pub(crate) struct Lab {
 impl Lab {
     /// A lab whose forwarder forwards by `plane`.
     pub(crate) fn new(plane: Plane) -> Self {
+        Self::with(plane, "")
+    }
+
+    /// With more in its configuration.
+    pub(crate) fn with(plane: Plane, more: &str) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("fwc{}-{number}", std::process::id());
         let arrivals = Arc::<Arrivals>::default();
@@ -144,7 +149,7 @@ impl Lab {
         lab.settings("isp", &["net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"]);
         lab.settings("isp", &["net.ipv4.icmp_msgs_per_sec=100000", "net.ipv4.icmp_msgs_burst=100000"]);
         lab.wires(plane);
-        lab.start(plane, &policy());
+        lab.start(plane, &(policy() + more));
         lab
     }
 

@@ -33,13 +33,38 @@ on_every_data_plane! {
     crate::sequences::a_trace_says_what_is_dropped_and_leaves_nothing_behind: a_trace_says_what_is_dropped,
 }
 
+/// Limits that no row meets change no row.
+mod metered {
+    const LIMITS: &str = "[limits]\ncount-answers = true\n[limits.per-source]\npackets-per-second = 1000000\n\
+                          [limits.per-prefix]\nquota-bytes = 100000000000\nquota-period-s = 600\n";
+
+    #[test]
+    fn kernel() {
+        super::every_row_is_right_with(super::Plane::Kernel, LIMITS);
+    }
+
+    #[test]
+    fn tcx() {
+        super::every_row_is_right_with(super::Plane::Tcx, LIMITS);
+    }
+
+    #[test]
+    fn xdp() {
+        super::every_row_is_right_with(super::Plane::Xdp, LIMITS);
+    }
+}
+
 fn every_row_of_the_table_is_right(plane: Plane) {
+    every_row_is_right_with(plane, "");
+}
+
+fn every_row_is_right_with(plane: Plane, more: &str) {
     if !possible() {
         return;
     }
     let cases = table::cases();
     assert!(cases.len() >= 80, "{} rows", cases.len());
-    let lab = Lab::new(plane);
+    let lab = Lab::with(plane, more);
     let started = std::time::Instant::now();
     let mut player = Player::new(&lab);
     let wrong: Vec<String> = cases.iter().filter_map(|case| player.play(case).err()).collect();
