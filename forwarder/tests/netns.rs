@@ -32,16 +32,8 @@ on_every_data_plane! {
     a_better_route_of_somebody_else_and_a_renamed_link_are_fenced,
 }
 
-/// A running forwarder that says that both prefixes are healthy.
 fn healthy(lab: &Lab, extra: &str) -> lab::Forwarder {
-    let forwarder = lab.forwarder(extra);
-    forwarder.health.wait(FAR4, true);
-    eventually("IPv6 is healthy too", || {
-        let shown = lab.ask(&["show", "health", "--json"]);
-        let rows: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
-        rows.as_array()?.iter().take(2).all(|row| row["healthy"] == true).then_some(())
-    });
-    forwarder
+    lab.healthy(extra)
 }
 
 fn good_packets_pass_both_ways_and_bystanders_are_untouched(plane: Plane) {
@@ -64,7 +56,7 @@ fn good_packets_pass_both_ways_and_bystanders_are_untouched(plane: Plane) {
     let planes: serde_json::Value = serde_json::from_slice(&planes.stdout).unwrap();
     let used = |name: &str| planes.as_array().unwrap().iter().map(|row| row[name].clone()).collect::<Vec<_>>();
     match plane {
-        Plane::Kernel => assert_eq!(used("data_plane"), ["kernel", "kernel"]),
+        Plane::Kernel | Plane::User => assert_eq!(used("data_plane"), ["kernel", "kernel"]),
         Plane::Tcx | Plane::Xdp => {
             assert_eq!(used("hook"), [if plane == Plane::Tcx { "tcx" } else { "xdp" }; 2], "{planes}");
             let fast = lab.fast_path("to-private") + lab.fast_path("from-private");

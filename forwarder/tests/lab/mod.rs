@@ -54,6 +54,8 @@ pub(crate) enum Plane {
     Tcx,
     /// With XDP at veths, whose other ends leave checksums and segmentation to a device: the hard case.
     Xdp,
+    /// This program's own, on raw sockets.
+    User,
 }
 
 impl Plane {
@@ -63,6 +65,7 @@ impl Plane {
             Self::Kernel => ("kernel", "auto"),
             Self::Tcx => ("bpf", "auto"),
             Self::Xdp => ("bpf", "xdp"),
+            Self::User => ("user", "auto"),
         };
         format!("[data-plane]\nmode = \"{mode}\"\nhook = \"{hook}\"\npin-directory = \"{pins}\"\n")
     }
@@ -326,6 +329,23 @@ impl Lab {
             }
         }));
         opened.recv().unwrap();
+    }
+
+    /// A running forwarder that says that the first two prefixes, those of the example, are healthy.
+    pub(crate) fn healthy(&self, extra: &str) -> Forwarder {
+        let forwarder = self.forwarder(extra);
+        forwarder.health.wait(FAR4, true);
+        self.both_healthy();
+        forwarder
+    }
+
+    /// Waits until they are.
+    pub(crate) fn both_healthy(&self) {
+        eventually("both prefixes are healthy", || {
+            let shown = self.ask(&["show", "health", "--json"]);
+            let rows: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
+            rows.as_array()?.iter().take(2).all(|row| row["healthy"] == true).then_some(())
+        });
     }
 
     /// A steady stream from the subscriber to a private network address, and how many answers came.
