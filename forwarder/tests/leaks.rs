@@ -153,21 +153,6 @@ fn a_full_table_of_connections_leaks_nothing(plane: Plane) {
         lab.exec("isp", &["sysctl", "-n", &format!("net.netfilter.{name}")]).trim().parse().unwrap()
     };
     let size = number("nf_conntrack_max");
-    // Bystanders' flows fill it: each port of ours to each of some.
-    let filled = lab.within("sub", move || {
-        let mut sent = 0;
-        for from in 20_000..=u16::MAX {
-            let Ok(socket) = UdpSocket::bind((SUB4, from)) else { continue };
-            for to in 9000..9008_u16 {
-                let _ = socket.send_to(b"bystander", (NET4, to));
-                sent += 1;
-            }
-            if sent > size + size / 8 {
-                return;
-            }
-        }
-    });
-    filled.join().unwrap();
     // Full: connections are refused, or thrown out for new ones (the columns drop and early_drop, of each CPU).
     let refused = || {
         let text = lab.exec("isp", &["cat", "/proc/net/stat/nf_conntrack"]);
@@ -181,6 +166,26 @@ fn a_full_table_of_connections_leaks_nothing(plane: Plane) {
             })
             .sum::<u64>()
     };
+    // Bystanders' flows fill it: each port of ours to each of some, and to others while connections end meanwhile.
+    for round in 0..6_u16 {
+        let fill = lab.within("sub", move || {
+            let mut sent = 0;
+            for from in 20_000..=u16::MAX {
+                let Ok(socket) = UdpSocket::bind((SUB4, from)) else { continue };
+                for to in 0..8 {
+                    let _ = socket.send_to(b"bystander", (NET4, 9000 + round * 8 + to));
+                    sent += 1;
+                }
+                if sent > size {
+                    return;
+                }
+            }
+        });
+        fill.join().unwrap();
+        if refused() > 0 {
+            break;
+        }
+    }
     assert!(refused() > 0, "{} of {size}", number("nf_conntrack_count"));
     let before = refused();
     streams.more_sent(50);

@@ -50,7 +50,7 @@ pub(crate) fn what_the_model_says_is_what_happens(plane: Plane) {
     if !possible() {
         return;
     }
-    let seed = setting("PLANES_SEED", u64::from(std::process::id()));
+    let seed = setting("PLANES_SEED", 29_114);
     let cases = usize::try_from(setting("PLANES_CASES", 300)).unwrap();
     eprintln!("{plane:?}: PLANES_SEED={seed} PLANES_CASES={cases}");
     let mut draw = Draw(seed);

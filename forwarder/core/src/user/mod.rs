@@ -149,6 +149,12 @@ impl User {
         self.policy.clone_from(policy);
     }
 
+    /// The policy.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// The interfaces.
     #[must_use]
     pub const fn host(&self) -> &Host {
@@ -196,13 +202,18 @@ impl User {
         };
         let asked = parsed.packet(Ingress::Interface(&port.name), egress, self.is_own(parsed.source));
         let verdict = self.policy.decide(&asked);
+        // Between two links, it depends on whether that is known before routing.
+        let at_arrival = |reason: Reason| match reason {
+            Reason::Hairpin => self.policy.private_prefix(parsed.destination).is_some(),
+            reason => reason.is_of_arrival(),
+        };
         if let Verdict::Drop(reason) = verdict
-            && reason.is_of_arrival()
+            && at_arrival(reason)
         {
             return Fate::Dropped(reason);
         }
         // A packet to everybody on the wire is nobody's to forward.
-        if header.get(..6) != Some(&port.mac) {
+        if egress != Egress::Host && header.get(..6) != Some(&port.mac) {
             return Fate::Nothing;
         }
         let out = match to {
