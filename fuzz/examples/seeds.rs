@@ -26,13 +26,14 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() -> std::io::Result<()> {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora");
-    let all: [(&str, Seeds); 15] = [
+    let all: [(&str, Seeds); 16] = [
         ("bgp_flow", flow()),
         ("bgp_framer", streams(&bgp())),
         ("bgp_message", bgp()),
         ("bgp_rib", rib()),
         ("bmp_station", bmp()),
         ("cloak_frames", cloak()),
+        ("forwarder_frame", frames()),
         ("forwarder_line", forwarder()),
         ("forwarder_packet", packets()),
         ("iso8583_framer", framed_iso8583()),
@@ -70,6 +71,22 @@ fn packets() -> Seeds {
         ("authentication6", unhex(&format!("60000000 0014 33 40 {v6} 1101 0000 00000001 00000001 {udp}"))),
         ("solicitation6", unhex(&format!("60000000 0008 3a ff {v6} 8700 0000 00000000"))),
     ]
+}
+
+/// The same packets in frames from the subscribers' side, and turned round from a private link; and a super-packet.
+fn frames() -> Seeds {
+    let frame = |port: u8, segment: u8, packet: &[u8]| {
+        let kind: &[u8] = if packet[0] >> 4 == 4 { &[8, 0] } else { &[0x86, 0xdd] };
+        [&[port, segment][..], &[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9], kind, packet].concat()
+    };
+    let mut frames: Seeds = packets().into_iter().map(|(name, packet)| (name, frame(0, 0, &packet))).collect();
+    let answer = unhex("4500 001c 0001 0000 4011 138e cb00 71c8 c633 6446 01bb 2328 0008 0000");
+    let last_hop = unhex("4500 001c 0001 0000 0111 528e c633 6446 cb00 71c8 2328 01bb 0008 0000");
+    frames.push(("answer4", frame(1, 0, &answer)));
+    frames.push(("last-hop4", frame(0, 0, &last_hop)));
+    frames
+        .push(("super4", frame(0, 1, &unhex("4500 001c 0001 0000 4011 138e c633 6446 cb00 71c8 2328 01bb 0008 0000"))));
+    frames
 }
 
 /// What peers do, in the order of kind, peer, and what the kind takes; after each the address that is looked up.

@@ -28,7 +28,7 @@ pub use json::{forwarder_line, toolbox_verify, transact_json};
 pub use look_up::look_up;
 pub use monitor::{bmp_station, rtr_client};
 pub use mrt::mrt_rib;
-pub use packet::forwarder_packet;
+pub use packet::{forwarder_frame, forwarder_packet};
 pub use radius::{SECRET, radius_packet};
 pub use rib::bgp_rib;
 
@@ -43,6 +43,7 @@ pub const TARGETS: &[Target] = &[
     ("bgp_rib", bgp_rib),
     ("bmp_station", bmp_station),
     ("cloak_frames", cloak_frames),
+    ("forwarder_frame", forwarder_frame),
     ("forwarder_line", forwarder_line),
     ("forwarder_packet", forwarder_packet),
     ("iso8583_framer", iso8583_framer),

@@ -95,13 +95,15 @@ pub(crate) struct Player<'a> {
     lab: &'a Lab,
     before: Counters,
     number: u16,
+    /// Of what nobody knows when it comes out: it may do so while others are looked at.
+    passed_over: Vec<[u8; 8]>,
     /// What was forwarded as it should be and is in order, for others to look at.
     pub(crate) good: Vec<Vec<u8>>,
 }
 
 impl<'a> Player<'a> {
     pub(crate) fn new(lab: &'a Lab) -> Self {
-        Self { lab, before: counters(lab), number: 0, good: Vec::new() }
+        Self { lab, before: counters(lab), number: 0, passed_over: Vec::new(), good: Vec::new() }
     }
 
     /// Sends the packet of `case`; what is not as the row says it is in the answer.
@@ -116,6 +118,9 @@ impl<'a> Player<'a> {
             // Nobody knows what to wait for, and the ends are read by threads of their own.
             let late = self.lab.arrivals.take(Duration::from_millis(30), |_| false);
             arrived.extend(late.into_iter().filter(of_interest));
+            self.passed_over.push(tag);
+        } else {
+            arrived.retain(|arrival| !self.is_passed_over(arrival));
         }
         let after = counters(self.lab);
         let before = std::mem::replace(&mut self.before, after);
@@ -161,7 +166,11 @@ impl<'a> Player<'a> {
     /// What has come out since, though nothing was sent.
     pub(crate) fn late(&self) -> Vec<Arrival> {
         let arrived = self.lab.arrivals.take(Duration::from_millis(300), |_| false);
-        arrived.into_iter().filter(of_interest).collect()
+        arrived.into_iter().filter(|arrival| of_interest(arrival) && !self.is_passed_over(arrival)).collect()
+    }
+
+    fn is_passed_over(&self, arrival: &Arrival) -> bool {
+        arrival.frame.windows(8).any(|window| self.passed_over.iter().any(|tag| window == tag))
     }
 }
 
