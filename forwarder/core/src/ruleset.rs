@@ -6,6 +6,7 @@
 
 mod table;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use ipnet::IpNet;
@@ -88,6 +89,10 @@ fn sets(text: &mut String, policy: &Policy) {
     if has_services(policy) {
         service_sets(text, policy);
     }
+    for dscp in marks(policy) {
+        let its = policy.prefixes().iter().filter(|entry| entry.dscp == Some(dscp));
+        prefix_sets(text, &format!("dscp-{dscp}-v"), its.map(|entry| entry.prefix).collect());
+    }
     for link in policy.links() {
         let id = policy.link_of(&link.interface);
         let behind = policy.prefixes().iter().filter(|entry| id.is_some_and(|id| entry.is_behind(id)));
@@ -117,6 +122,32 @@ fn prefix_sets(text: &mut String, name: &str, mut prefixes: Vec<IpNet>) {
     for (family, kind, v4) in [("4", "ipv4_addr", true), ("6", "ipv6_addr", false)] {
         let elements: Vec<_> = prefixes.iter().filter(|prefix| prefix.addr().is_ipv4() == v4).map(element).collect();
         set(text, &format!("{name}{family}"), kind, true, &elements);
+    }
+}
+
+/// Each DSCP that some prefix gets.
+fn marks(policy: &Policy) -> BTreeSet<u8> {
+    policy.prefixes().iter().filter_map(|entry| entry.dscp).collect()
+}
+
+/// What sets them, with the private end at `end`. The two bits of ECN stay as they are (RFC 3168).
+fn mark_rules(policy: &Policy, end: &str) -> Vec<String> {
+    let rules = marks(policy).into_iter().flat_map(|dscp| {
+        let name = dscp_name(dscp);
+        [("ip", 4), ("ip6", 6)].map(|(ip, v)| format!("{ip} {end} @dscp-{dscp}-v{v} {ip} dscp set {name}"))
+    });
+    rules.collect()
+}
+
+/// As `nft` prints it (RFC 2474, RFC 2597, RFC 3246, RFC 5865, RFC 8622).
+fn dscp_name(dscp: u8) -> String {
+    match dscp {
+        1 => "lephb".to_owned(),
+        44 => "va".to_owned(),
+        46 => "ef".to_owned(),
+        _ if dscp.is_multiple_of(8) => format!("cs{}", dscp / 8),
+        10 | 12 | 14 | 18 | 20 | 22 | 26 | 28 | 30 | 34 | 36 | 38 => format!("af{}{}", dscp / 8, dscp % 8 / 2),
+        _ => format!("{dscp:#04x}"),
     }
 }
 
@@ -278,7 +309,7 @@ fn chains(text: &mut String, policy: &Policy) {
     }
     // The lesser MTU of the two ways, less the headers.
     let clamp = || policy.clamps_mss().then(|| "tcp flags syn tcp option maxseg size set rt mtu".to_owned());
-    let mut to_link: Vec<String> = clamp().into_iter().collect();
+    let mut to_link: Vec<String> = clamp().into_iter().chain(mark_rules(policy, "daddr")).collect();
     // The program that charges marks what it charged; when it is gone nothing has the mark.
     let unmetered = format!("meta mark & {MARK:#010x} != {MARK:#010x} {}", drop(Unmetered));
     let by_mark = policy.metering() == Metering::Mark;
@@ -293,6 +324,7 @@ fn chains(text: &mut String, policy: &Policy) {
     from_link.push(format!("oifname != @subscriber-ports {}", drop(WrongInterface)));
     from_link.extend((by_mark && policy.limits().answers).then_some(unmetered));
     from_link.extend(clamp());
+    from_link.extend(mark_rules(policy, "saddr"));
     if has_services(policy) {
         from_link.extend(["ip saddr @limited4 goto answer", "ip6 saddr @limited6 goto answer"].map(str::to_owned));
     }
@@ -363,6 +395,19 @@ mod tests {
         assert_eq!((chain("arrival4"), chain("arrival6")), (vec!["drop".to_owned()], vec!["drop".to_owned()]));
         let [neighbour, drop] = &chain("in-priv0")[..] else { panic!("{text}") };
         assert!(neighbour.starts_with("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }") && drop == "drop");
+    }
+
+    #[test]
+    fn a_prefix_with_a_dscp_has_it_set_both_ways() {
+        let mut spec = example();
+        spec.prefixes[0].dscp = Some(46);
+        spec.prefixes[1].dscp = Some(3);
+        let text = render(&Policy::new(spec).unwrap());
+        for rule in ["ip daddr @dscp-46-v4 ip dscp set ef\n", "ip6 saddr @dscp-3-v6 ip6 dscp set 0x03\n"] {
+            assert!(text.contains(rule), "{text}");
+        }
+        let names: Vec<String> = [0, 1, 8, 10, 38, 44, 56, 63].map(dscp_name).into();
+        assert_eq!(names, ["cs0", "lephb", "cs1", "af11", "af43", "va", "cs7", "0x3f"]);
     }
 
     #[test]

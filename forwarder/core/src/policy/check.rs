@@ -86,7 +86,10 @@ pub(super) fn private_prefix(
     }
     let ways = ways(index, &entry, links, subscribers)?;
     let services = service_list(index, prefix, &entry.services)?;
-    Ok(PrivatePrefix { prefix, ways, spread: entry.spread, services })
+    if let Some(dscp) = entry.dscp.filter(|dscp| *dscp > 63) {
+        return Err(at(Place::Dscp(index), Problem::Dscp { dscp }));
+    }
+    Ok(PrivatePrefix { prefix, ways, spread: entry.spread, services, dscp: entry.dscp })
 }
 
 fn service_list(index: usize, prefix: IpNet, written: &[String]) -> Result<Vec<Service>, PolicyError> {

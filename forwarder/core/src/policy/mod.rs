@@ -59,6 +59,8 @@ pub struct SpecPrefix {
     pub probe: Option<IpAddr>,
     /// What subscribers may use of it, as written; everything when there is none.
     pub services: Vec<String>,
+    /// The DSCP that its packets get, 0 to 63; without one they keep theirs.
+    pub dscp: Option<u8>,
 }
 
 impl SpecPrefix {
@@ -66,7 +68,7 @@ impl SpecPrefix {
     #[must_use]
     pub fn new(prefix: IpNet, link: &str) -> Self {
         let (links, next_hops) = (vec![link.to_owned()], BTreeMap::new());
-        Self { prefix, links, spread: false, next_hop: None, next_hops, probe: None, services: Vec::new() }
+        Self { prefix, links, spread: false, next_hop: None, next_hops, probe: None, services: Vec::new(), dscp: None }
     }
 }
 
@@ -94,6 +96,8 @@ pub struct PrivatePrefix {
     pub spread: bool,
     /// What subscribers may use of it; everything when there is none.
     pub services: Vec<Service>,
+    /// The DSCP that its packets get in both directions; without one they keep theirs (RFC 2474).
+    pub dscp: Option<u8>,
 }
 
 /// A policy without contradictions. What it holds never changes.

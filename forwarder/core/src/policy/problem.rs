@@ -26,6 +26,8 @@ pub enum Place {
     PrefixLinks(usize, usize),
     /// How the private prefix with this index uses its links.
     Spread(usize),
+    /// The DSCP of the private prefix with this index.
+    Dscp(usize),
     /// The next hop of the private prefix with this index.
     NextHop(usize),
     /// The probe of the private prefix with this index.
@@ -118,6 +120,12 @@ pub enum Problem {
     NextHopElsewhere {
         /// As written.
         link: String,
+    },
+    /// More than the six bits hold.
+    #[error("{dscp} is no DSCP: 0 to 63 (RFC 2474)")]
+    Dscp {
+        /// As written.
+        dscp: u8,
     },
     /// Bits are set behind the prefix length.
     #[error("{prefix} has host bits set: {} is the prefix", prefix.trunc())]
@@ -212,6 +220,7 @@ impl fmt::Display for Place {
             Self::PrefixLink(index) => write!(f, "private-prefixes[{index}].link"),
             Self::PrefixLinks(index, link) => write!(f, "private-prefixes[{index}].links[{link}]"),
             Self::Spread(index) => write!(f, "private-prefixes[{index}].spread"),
+            Self::Dscp(index) => write!(f, "private-prefixes[{index}].dscp"),
             Self::NextHop(index) => write!(f, "private-prefixes[{index}].next-hop"),
             Self::Probe(index) => write!(f, "private-prefixes[{index}].probe"),
             Self::Service(index, service) => write!(f, "private-prefixes[{index}].services[{service}]"),
