@@ -294,7 +294,7 @@ fn down() {
     let lab = Lab::new(Plane::Kernel);
     quiet(&lab);
     let text = lab.text("").replace("hold-down-ms = 1000", "hold-down-ms = 100");
-    lab.write(&text.replace("probe-interval-ms = 500", "probe-interval-ms = 50").replace("rise = 2", "rise = 1"));
+    lab.write(&text.replace("probe-interval-ms = 500", "probe-interval-ms = 100").replace("rise = 2", "rise = 1"));
     let running = lab.start();
     let mut links = lab.batch("far");
     let mut took = Vec::new();

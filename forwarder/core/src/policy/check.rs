@@ -1,5 +1,6 @@
 //! A policy's parts, each refused when it contradicts itself or another.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -54,37 +55,58 @@ pub(super) fn subscriber_interfaces(spec: &[String], links: &[Link]) -> Result<V
     Ok(names)
 }
 
-pub(super) fn subscriber_prefixes(spec: &[IpNet]) -> Result<Vec<IpNet>, PolicyError> {
+/// Prefixes of which no two overlap, by where they begin: tens of thousands are looked through at a glance.
+#[derive(Debug, Default)]
+pub(super) struct Disjoint(BTreeMap<IpAddr, IpNet>);
+
+impl Disjoint {
+    /// One of them that overlaps `prefix`. What holds it is the last that begins before it, as that overlaps no other;
+    /// what lies inside begins there.
+    pub(super) fn meets(&self, prefix: IpNet) -> Option<IpNet> {
+        let (first, last) = (prefix.network(), prefix.broadcast());
+        let around = self.0.range(..=first).next_back();
+        let inside = self.0.range(first..=last).next();
+        [around, inside].into_iter().flatten().map(|(_, other)| *other).find(|other| overlap(*other, prefix))
+    }
+
+    pub(super) fn add(&mut self, prefix: IpNet) {
+        self.0.insert(prefix.network(), prefix);
+    }
+}
+
+pub(super) fn subscriber_prefixes(spec: &[IpNet]) -> Result<(Vec<IpNet>, Disjoint), PolicyError> {
     let mut prefixes: Vec<IpNet> = Vec::with_capacity(spec.len());
+    let mut apart = Disjoint::default();
     for (index, prefix) in spec.iter().enumerate() {
         let place = Place::SubscriberPrefix(index);
         check_unicast(place, *prefix)?;
-        check_apart(place, *prefix, "subscriber prefix", prefixes.iter().copied())?;
+        check_apart(place, *prefix, "subscriber prefix", &apart)?;
+        apart.add(*prefix);
         prefixes.push(*prefix);
     }
     if prefixes.is_empty() {
         return Err(at(Place::SubscriberPrefixes, Problem::Empty { what: "subscriber prefix" }));
     }
-    Ok(prefixes)
+    Ok((prefixes, apart))
 }
 
 pub(super) fn private_prefix(
     index: usize,
     entry: SpecPrefix,
     links: &[Link],
-    subscribers: &[IpNet],
-    before: &[PrivatePrefix],
+    (subscribers, apart): (&[IpNet], &Disjoint),
+    before: &Disjoint,
 ) -> Result<PrivatePrefix, PolicyError> {
     let prefix = entry.prefix;
     let place = Place::Prefix(index);
     check_unicast(place, prefix)?;
-    check_apart(place, prefix, "subscriber prefix", subscribers.iter().copied())?;
-    check_apart(place, prefix, "private prefix", before.iter().map(|entry| entry.prefix))?;
+    check_apart(place, prefix, "subscriber prefix", apart)?;
+    check_apart(place, prefix, "private prefix", before)?;
     if !subscribers.iter().any(|subscriber| subscriber.addr().is_ipv4() == prefix.addr().is_ipv4()) {
         let family = if prefix.addr().is_ipv4() { "IPv4" } else { "IPv6" };
         return Err(at(place, Problem::NobodyToServe { prefix, family }));
     }
-    let ways = ways(index, &entry, links, subscribers)?;
+    let ways = ways(index, &entry, links, apart)?;
     let services = service_list(index, prefix, &entry.services)?;
     if let Some(dscp) = entry.dscp.filter(|dscp| *dscp > 63) {
         return Err(at(Place::Dscp(index), Problem::Dscp { dscp }));
@@ -119,13 +141,8 @@ fn check_interface(place: Place, name: &str) -> Result<(), PolicyError> {
     if usable { Ok(()) } else { Err(at(place, Problem::InterfaceName { name: name.to_owned() })) }
 }
 
-fn check_apart(
-    place: Place,
-    prefix: IpNet,
-    kind: &'static str,
-    others: impl IntoIterator<Item = IpNet>,
-) -> Result<(), PolicyError> {
-    match others.into_iter().find(|other| overlap(*other, prefix)) {
+fn check_apart(place: Place, prefix: IpNet, kind: &'static str, others: &Disjoint) -> Result<(), PolicyError> {
+    match others.meets(prefix) {
         Some(other) => Err(at(place, Problem::Overlap { prefix, kind, other })),
         None => Ok(()),
     }
@@ -174,4 +191,33 @@ pub(super) fn check_neighbour(place: Place, address: IpAddr, prefix: IpNet) -> R
         _ => return Ok(()),
     };
     Err(at(place, Problem::NoNeighbour { address, why }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_overlaps_is_found_wherever_it_begins(
+            given in proptest::collection::vec((0_u32..1 << 8, 20_u8..=32), 0..40),
+            asked in (0_u32..1 << 8, 16_u8..=32),
+        ) {
+            let net = |(at, length): (u32, u8)| IpNet::new(std::net::Ipv4Addr::from(at << 6).into(), length).unwrap().trunc();
+            let mut plain: Vec<IpNet> = Vec::new();
+            let mut apart = Disjoint::default();
+            for prefix in given.into_iter().map(net) {
+                let meets = plain.iter().any(|other| overlap(*other, prefix));
+                prop_assert_eq!(apart.meets(prefix).is_some(), meets, "{} in {:?}", prefix, plain);
+                if !meets {
+                    plain.push(prefix);
+                    apart.add(prefix);
+                }
+            }
+            let found = apart.meets(net(asked));
+            prop_assert_eq!(found.is_some(), plain.iter().any(|other| overlap(*other, net(asked))));
+            prop_assert!(found.is_none_or(|found| overlap(found, net(asked)) && plain.contains(&found)));
+        }
+    }
 }

@@ -14,7 +14,7 @@ mod service;
 mod ways;
 
 use crate::made::Tunnel;
-use check::{at, links, private_prefix, subscriber_interfaces, subscriber_prefixes};
+use check::{Disjoint, at, links, private_prefix, subscriber_interfaces, subscriber_prefixes};
 pub use problem::{Place, PolicyError, Problem};
 pub(crate) use service::name_of;
 pub use service::{Service, ServiceError};
@@ -125,10 +125,12 @@ impl Policy {
     pub fn new(spec: Spec) -> Result<Self, PolicyError> {
         let links = links(&spec.links)?;
         let subscriber_interfaces = subscriber_interfaces(&spec.subscriber_interfaces, &links)?;
-        let subscriber_prefixes = subscriber_prefixes(&spec.subscriber_prefixes)?;
+        let (subscriber_prefixes, apart) = subscriber_prefixes(&spec.subscriber_prefixes)?;
         let mut prefixes: Vec<PrivatePrefix> = Vec::with_capacity(spec.prefixes.len());
+        let mut before = Disjoint::default();
         for (index, entry) in spec.prefixes.into_iter().enumerate() {
-            let prefix = private_prefix(index, entry, &links, &subscriber_prefixes, &prefixes)?;
+            let prefix = private_prefix(index, entry, &links, (&subscriber_prefixes, &apart), &before)?;
+            before.add(prefix.prefix);
             prefixes.push(prefix);
         }
         if prefixes.is_empty() {

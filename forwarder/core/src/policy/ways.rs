@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::check::{at, check_neighbour};
+use super::check::{Disjoint, at, check_neighbour};
 use super::problem::{Place, PolicyError, Problem};
 use super::{Link, LinkId, Policy, PrivatePrefix, SpecPrefix};
 
@@ -73,7 +73,7 @@ pub(super) fn ways(
     index: usize,
     entry: &SpecPrefix,
     links: &[Link],
-    subscribers: &[IpNet],
+    subscribers: &Disjoint,
 ) -> Result<Vec<Way>, PolicyError> {
     let SpecPrefix { prefix, next_hop, next_hops, .. } = entry;
     if entry.links.is_empty() {
@@ -91,8 +91,8 @@ pub(super) fn ways(
     }
     for address in next_hop.iter().chain(next_hops.values()) {
         check_neighbour(Place::NextHop(index), *address, *prefix)?;
-        if let Some(other) = subscribers.iter().find(|subscriber| subscriber.contains(address)) {
-            let problem = Problem::Overlap { prefix: (*address).into(), kind: "subscriber prefix", other: *other };
+        if let Some(other) = subscribers.meets((*address).into()) {
+            let problem = Problem::Overlap { prefix: (*address).into(), kind: "subscriber prefix", other };
             return Err(at(Place::NextHop(index), problem));
         }
     }
