@@ -57,6 +57,25 @@ impl OwnRoute {
     }
 }
 
+/// How often a list is asked for that changes while it is read.
+const ATTEMPTS: usize = 10;
+
+/// A list in one piece: of one that changed while it was read (NLM_F_DUMP_INTR), which happens whenever a link goes down,
+/// the library says EBUSY. That says nothing about the guard, so it is asked for again.
+async fn unbroken<T, F>(ask: impl Fn() -> F) -> Result<T, rtnetlink::Error>
+where
+    F: Future<Output = Result<T, rtnetlink::Error>>,
+{
+    let busy = -(nix::errno::Errno::EBUSY as i32);
+    for _ in 1..ATTEMPTS {
+        match ask().await {
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == busy => {}
+            answer => return answer,
+        }
+    }
+    ask().await
+}
+
 /// Our routes of both families. The kernel filters, so that a full table costs nothing.
 pub(crate) async fn own_routes(handle: &Handle) -> Result<Vec<OwnRoute>, DataplaneError> {
     let mut routes = Vec::new();
@@ -65,8 +84,8 @@ pub(crate) async fn own_routes(handle: &Handle) -> Result<Vec<OwnRoute>, Datapla
         filter.header.address_family = family;
         filter.header.table = RouteHeader::RT_TABLE_MAIN;
         filter.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
-        let stream = handle.route().get(filter).execute();
-        let found: Vec<RouteMessage> = stream.try_collect().await.map_err(|error| failed("list routes", &error))?;
+        let ask = || handle.route().get(filter.clone()).execute().try_collect();
+        let found: Vec<RouteMessage> = unbroken(ask).await.map_err(|error| failed("list routes", &error))?;
         // A kernel that does not know the filter answers with all routes.
         let ours = |message: &&RouteMessage| {
             message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
@@ -280,8 +299,9 @@ pub(crate) async fn addresses(handle: &Handle) -> Result<Vec<IpNet>, DataplaneEr
 
 /// Every address of the host, with the index of its interface and the length of its subnet.
 pub(crate) async fn addresses_by_interface(handle: &Handle) -> Result<Vec<(u32, IpNet)>, DataplaneError> {
-    let found: Vec<_> =
-        handle.address().get().execute().try_collect().await.map_err(|error| failed("list addresses", &error))?;
+    let found: Vec<_> = unbroken(|| handle.address().get().execute().try_collect())
+        .await
+        .map_err(|error| failed("list addresses", &error))?;
     let mut addresses = Vec::new();
     for message in found {
         // On a point-to-point link `Address` is the peer, and `Local` ours; IPv6 has `Address` alone.
