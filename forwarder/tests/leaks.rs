@@ -4,6 +4,8 @@
 
 #[allow(dead_code, reason = "other tests need more of it")]
 mod lab;
+#[macro_use]
+mod planes;
 
 use std::io::Write as _;
 use std::net::UdpSocket;
@@ -13,16 +15,8 @@ use std::sync::atomic::Ordering;
 use lab::{FAR4, Lab, NET4, Plane, SUB4, eventually, possible};
 use nix::sys::signal::Signal;
 
-macro_rules! on_every_data_plane {
-    ($($case:ident,)*) => {
-        mod kernel { $(#[test] fn $case() { super::$case(super::Plane::Kernel); })* }
-        mod tcx { $(#[test] fn $case() { super::$case(super::Plane::Tcx); })* }
-        mod xdp { $(#[test] fn $case() { super::$case(super::Plane::Xdp); })* }
-        mod user { $(#[test] fn $case() { super::$case(super::Plane::User); })* }
-    };
-}
-
-on_every_data_plane! {
+on_data_planes! {
+    [kernel Kernel, tcx Tcx, xdp Xdp, user User]
     a_silent_next_hop_leaks_nothing,
     a_link_that_flaps_leaks_nothing_and_is_held_down,
     kernel_events_that_are_lost_leak_nothing_and_are_made_good,

@@ -4,6 +4,8 @@
 
 #[allow(dead_code, reason = "other tests need more of it")]
 mod lab;
+#[macro_use]
+mod planes;
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -11,16 +13,8 @@ use std::time::Instant;
 use lab::{FAR4, FAR6, Forwarder, Lab, Plane, SUB4, eventually, possible};
 use nix::sys::signal::Signal;
 
-/// Each case on each data plane.
-macro_rules! on_every_data_plane {
-    ($($case:ident,)*) => {
-        mod kernel { $(#[test] fn $case() { super::$case(super::Plane::Kernel); })* }
-        mod tcx { $(#[test] fn $case() { super::$case(super::Plane::Tcx); })* }
-        mod xdp { $(#[test] fn $case() { super::$case(super::Plane::Xdp); })* }
-    };
-}
-
-on_every_data_plane! {
+on_data_planes! {
+    [kernel Kernel, tcx Tcx, xdp Xdp]
     the_next_link_takes_over_and_nothing_is_withdrawn_until_the_last_is_gone,
     with_the_process_dead_the_next_link_takes_over_all_the_same,
     a_spread_uses_all_links_and_leaves_the_one_that_fails,

@@ -3,6 +3,8 @@
 
 #[allow(dead_code, reason = "the other tests need more of it")]
 mod lab;
+#[macro_use]
+mod planes;
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +13,8 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-macro_rules! on_every_data_plane {
-    ($($case:ident,)*) => {
-        mod kernel { $(#[test] fn $case() { super::$case(super::Plane::Kernel); })* }
-        mod tcx { $(#[test] fn $case() { super::$case(super::Plane::Tcx); })* }
-        mod xdp { $(#[test] fn $case() { super::$case(super::Plane::Xdp); })* }
-    };
-}
-
-on_every_data_plane! {
+on_data_planes! {
+    [kernel Kernel, tcx Tcx, xdp Xdp]
     a_source_has_its_quota_to_the_packet_and_the_byte,
     a_private_prefix_has_its_quota_whoever_uses_it,
     a_rate_lets_a_burst_through_and_then_so_many_a_second,

@@ -4,6 +4,8 @@
 
 #[allow(dead_code, reason = "other tests need more of it")]
 mod lab;
+#[macro_use]
+mod planes;
 
 use std::io::Write as _;
 use std::time::Instant;
@@ -11,16 +13,8 @@ use std::time::Instant;
 use lab::{FAR4, FAR6, Lab, NET4, NET6, Plane, SUB4, SUB6, eventually, possible};
 use nix::sys::signal::Signal;
 
-/// Each case on each data plane: what the fast path does not do better it must not do worse.
-macro_rules! on_every_data_plane {
-    ($($case:ident,)*) => {
-        mod kernel { $(#[test] fn $case() { super::$case(super::Plane::Kernel); })* }
-        mod tcx { $(#[test] fn $case() { super::$case(super::Plane::Tcx); })* }
-        mod xdp { $(#[test] fn $case() { super::$case(super::Plane::Xdp); })* }
-    };
-}
-
-on_every_data_plane! {
+on_data_planes! {
+    [kernel Kernel, tcx Tcx, xdp Xdp]
     good_packets_pass_both_ways_and_bystanders_are_untouched,
     everything_else_is_dropped_and_counted_by_its_reason,
     source_routes_are_dropped_even_where_the_kernel_takes_them,

@@ -4,22 +4,16 @@
 
 #[allow(dead_code, reason = "other tests need more of it")]
 mod lab;
+#[macro_use]
+mod planes;
 
 use std::sync::atomic::Ordering;
 
 use lab::{FAR4, FAR6, Lab, Plane, SUB4, eventually, possible};
 use nix::sys::signal::Signal;
 
-/// Each case on each data plane.
-macro_rules! on_every_data_plane {
-    ($($case:ident,)*) => {
-        mod kernel { $(#[test] fn $case() { super::$case(super::Plane::Kernel); })* }
-        mod tcx { $(#[test] fn $case() { super::$case(super::Plane::Tcx); })* }
-        mod xdp { $(#[test] fn $case() { super::$case(super::Plane::Xdp); })* }
-    };
-}
-
-on_every_data_plane! {
+on_data_planes! {
+    [kernel Kernel, tcx Tcx, xdp Xdp]
     under_hundreds_of_changes_no_packet_of_an_allowed_flow_is_lost,
     a_prefix_moves_to_another_link_without_a_packet_lost,
     what_is_refused_changes_nothing_and_says_why,

@@ -4,6 +4,8 @@
 
 #[allow(dead_code, reason = "other tests need more of it")]
 mod lab;
+#[macro_use]
+mod planes;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,16 +14,8 @@ use std::time::Duration;
 
 use lab::{FAR4, FAR6, Lab, PATIENCE, Plane, SUB4, SUB6, possible};
 
-macro_rules! on_every_data_plane {
-    ($($case:ident,)*) => {
-        mod kernel { $(#[test] fn $case() { super::$case(super::Plane::Kernel); })* }
-        mod tcx { $(#[test] fn $case() { super::$case(super::Plane::Tcx); })* }
-        mod xdp { $(#[test] fn $case() { super::$case(super::Plane::Xdp); })* }
-        mod user { $(#[test] fn $case() { super::$case(super::Plane::User); })* }
-    };
-}
-
-on_every_data_plane! {
+on_data_planes! {
+    [kernel Kernel, tcx Tcx, xdp Xdp, user User]
     tcp_in_bulk_and_datagrams_of_every_size_arrive_whole,
     the_path_mtu_is_found_in_both_directions,
     a_tunnel_is_a_private_link,
