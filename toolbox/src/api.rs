@@ -17,7 +17,7 @@ use cloakway_crypto::{ct_eq, hash};
 use cloakway_runtime::clock;
 use metrics::counter;
 use serde::Serialize;
-use toolbox_core::Live;
+use toolbox_core::{Live, Question};
 use toolbox_wire::http::{ErrorBody, Reason, Verdict, VerifyRequest};
 
 use crate::audit::Audit;
@@ -138,7 +138,7 @@ async fn verify(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Resp
         }
     };
     let now = clock::wall();
-    let answer = api.0.bindings.verify(&request.subscriber, request.address);
+    let answer = api.0.bindings.verify(&request.subscriber, Question::new(request.address, request.port));
     let word = answer.map_or_else(Reason::as_str, |_| "live");
     if api.0.audit.record(&caller, &request, word, now).await.is_err() {
         return refusal(

@@ -71,7 +71,7 @@ pub struct Entry {
     pub time: String,
     /// Who asked.
     pub caller: String,
-    /// HMAC-SHA-256 of address and subscriber, hexadecimal.
+    /// HMAC-SHA-256 of address, port where one was asked about, and subscriber, hexadecimal.
     pub question: String,
     /// `live`, or the reason for a no.
     pub answer: String,
@@ -229,7 +229,8 @@ impl Audit {
         answer: &'static str,
         time: Timestamp,
     ) -> Result<(), NotAudited> {
-        let address = request.address.to_canonical().to_string();
+        let address = request.address.to_canonical();
+        let address = request.port.map_or_else(|| address.to_string(), |port| format!("{address} port {port}"));
         let question = hash::keyed(self.key.expose(), &[address.as_bytes(), request.subscriber.as_str().as_bytes()]);
         let (done, written) = oneshot::channel();
         let job = Job { caller: caller.to_owned(), question: hex(&question), answer, time, done };
@@ -306,7 +307,7 @@ mod tests {
     use super::*;
 
     fn request(subscriber: &str) -> VerifyRequest {
-        VerifyRequest { address: [198, 51, 100, 70].into(), subscriber: subscriber.parse().unwrap() }
+        VerifyRequest { address: [198, 51, 100, 70].into(), subscriber: subscriber.parse().unwrap(), port: None }
     }
 
     async fn three(data: &Path) {

@@ -1,6 +1,5 @@
 //! The binding table with its disk: an event is acknowledged once its rows are durable.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +8,9 @@ use cloakway_runtime::{Stop, clock};
 use cloakway_store::{Batch, Store, StoreError};
 use cloakway_types::SubscriberId;
 use metrics::{counter, gauge};
-use toolbox_core::{Applied, Binding, Effect, Event, Ignored, Live, RestoreError, Row, Rows, Settings, Table};
+use toolbox_core::{
+    Applied, Binding, Effect, Event, Ignored, Live, Question, RestoreError, Row, Rows, Settings, Table,
+};
 use toolbox_wire::http::Reason;
 
 const SESSIONS: &str = "sessions";
@@ -66,12 +67,12 @@ impl Bindings {
         async move { durable.await.map(|()| effect) }
     }
 
-    /// Is `subscriber` live at `address` now?
+    /// Is `subscriber` live there now?
     ///
     /// # Errors
     /// The [`Reason`] for a no.
-    pub fn verify(&self, subscriber: &SubscriberId, address: IpAddr) -> Result<Live, Reason> {
-        self.table().verify(subscriber, address, clock::wall())
+    pub fn verify(&self, subscriber: &SubscriberId, question: impl Into<Question>) -> Result<Live, Reason> {
+        self.table().verify(subscriber, question, clock::wall())
     }
 
     /// All bindings, for the operator.

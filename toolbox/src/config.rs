@@ -142,6 +142,7 @@ impl config::Config for Config {
                 prefixes: subscribers.prefixes.into_iter().map(|prefix| (prefix, ())).collect(),
                 max_age: seconds("bindings.max-age-s", bindings.max_age_s, 60, 86_400)?,
                 max_delay: seconds("bindings.max-delay-s", bindings.max_delay_s, 1, 300)?,
+                translators: Vec::new(),
             },
             radius_listen: radius.listen,
             clients: clients(radius.clients)?,

@@ -1,7 +1,12 @@
 //! The binding table: who is live at an address now, and how we know (F1, F2).
 //!
-//! Sources turn what they hear into [`Event`]s; the [`Table`] orders them by the source's own time and
-//! answers. RADIUS accounting is the source so far; another one yields the same events.
+//! Sources turn what they hear into [`Event`]s, whose records are those of [`toolbox_wire::record`], where the
+//! contract of a source stands; the [`Table`] orders them by the source's own time and answers.
+//!
+//! - A [`Question`] is about an address and, where it is shared, about a port: without one there is no answer
+//!   about a shared address.
+//! - A translation answers for an external address and ports by who is at the internal address. It is learnt, or
+//!   computed by a [`Translator`]; the answer is unknown if either side is.
 //!
 //! **A wrong person is the one unforgivable answer.** Where evidence is missing, late or contradictory
 //! the answer is [`Answer::Unknown`] with its reason. What follows from that:
@@ -23,10 +28,15 @@
 //! Pure: time is an argument. Durability is the shell's: each change comes out as [`Row`]s to keep, and
 //! [`Table::restore`] takes them back.
 
+mod answer;
+mod rows;
 mod session;
+mod sessions;
 mod table;
+mod translate;
 
+pub use answer::{Answer, Binding, Live, Question, Unknown};
+pub use rows::{ResetKey, RestoreError, Row, Rows};
 pub use session::{SessionKey, Span};
-pub use table::{
-    Answer, Applied, Binding, Effect, Event, Ignored, Live, ResetKey, RestoreError, Row, Rows, Settings, Table, Unknown,
-};
+pub use table::{Applied, Effect, Event, Ignored, Settings, Table};
+pub use translate::{Computed, Translator};

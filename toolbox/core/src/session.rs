@@ -6,8 +6,8 @@ use std::time::Duration;
 use cloakway_types::{SubscriberId, Timestamp};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use toolbox_wire::accounting::{AddressKind, Basis, Change, EventTime, Nas, SessionRecord, User};
 use toolbox_wire::http::Source;
+use toolbox_wire::record::{Address, AddressKind, Basis, Change, EventTime, Nas, Ports, SessionRecord, User};
 
 /// What makes a session one session.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ impl Mark {
 
     pub(crate) fn order(self, other: Self, max_delay: Duration) -> Order {
         let tolerance = match self.basis {
-            Basis::Stated => Duration::ZERO,
+            Basis::Stated | Basis::Ordered => Duration::ZERO,
             Basis::Derived => max_delay,
         };
         if self.basis != other.basis {
@@ -89,6 +89,8 @@ struct End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Claim {
     net: IpNet,
+    #[serde(default)]
+    ports: Ports,
     span: Span,
     /// The last record that named it.
     named: Mark,
@@ -101,6 +103,9 @@ pub(crate) struct Session {
     last: Mark,
     /// Arrival of the last record that counted.
     pub(crate) heard: Timestamp,
+    /// Until when that holds by its own words.
+    #[serde(default)]
+    pub(crate) until: Option<Timestamp>,
     ended: Option<End>,
     /// Something was said up to here that cannot be put in order: what no later record repeats answers for
     /// nobody, and stands in everybody's way.
@@ -139,6 +144,7 @@ pub(crate) enum Standing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Holding {
     pub(crate) net: IpNet,
+    pub(crate) ports: Ports,
     pub(crate) span: Span,
     pub(crate) standing: Standing,
 }
@@ -173,9 +179,14 @@ pub(crate) enum Weight {
     Ended,
 }
 
+/// Of two records without an order, what the longer of them says.
+fn longer(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.max(other)
+}
+
 impl Session {
     /// The session that its first record opens.
-    pub(crate) fn open(record: &SessionRecord, addresses: &[(AddressKind, IpNet)], heard: Timestamp) -> Self {
+    pub(crate) fn open(record: &SessionRecord, addresses: &[Address], heard: Timestamp) -> Self {
         let mut session = Self::unknown(Mark::of(record.time), heard);
         session.whole = record.change == Change::Start;
         session.take(record, addresses, heard, Duration::ZERO);
@@ -194,6 +205,7 @@ impl Session {
             opened: mark,
             last: mark,
             heard,
+            until: None,
             ended: None,
             doubt: None,
             whole: false,
@@ -228,6 +240,22 @@ impl Session {
         self.ended.is_none()
     }
 
+    /// Whether its last word is too old to say anything about `now`.
+    pub(crate) fn is_silent(&self, now: Timestamp, max_age: Duration) -> bool {
+        self.until.map_or(now.since(self.heard) > max_age, |until| now > until)
+    }
+
+    /// Whether this proof is too old for an answer.
+    pub(crate) fn is_stale(&self, proof: Timestamp, now: Timestamp, max_age: Duration) -> bool {
+        self.until.map_or(now.since(proof) > max_age, |until| now > until)
+    }
+
+    /// Whether nothing that is still on its way could be about it.
+    pub(crate) fn is_forgettable(&self, now: Timestamp, max_age: Duration) -> bool {
+        let over = self.until.filter(|_| self.is_open()).is_none_or(|until| now.since(until) > max_age);
+        over && now.since(self.heard) > max_age * 2
+    }
+
     pub(crate) fn is_of(&self, subscriber: &SubscriberId) -> bool {
         matches!(&self.user, User::Named(name) if name == subscriber)
     }
@@ -240,6 +268,7 @@ impl Session {
     pub(crate) fn holdings(&self, max_delay: Duration) -> impl Iterator<Item = Holding> + '_ {
         self.said.values().flat_map(|said| &said.claims).map(move |claim| Holding {
             net: claim.net,
+            ports: claim.ports,
             span: claim.span,
             standing: self.standing(claim, max_delay),
         })
@@ -263,7 +292,7 @@ impl Session {
     pub(crate) fn alive(
         &mut self,
         record: &SessionRecord,
-        addresses: &[(AddressKind, IpNet)],
+        addresses: &[Address],
         heard: Timestamp,
         max_delay: Duration,
     ) -> Told {
@@ -286,20 +315,15 @@ impl Session {
     }
 
     /// Takes a record that cannot be put in order: its addresses are claimed, and nobody is believed.
-    pub(crate) fn object(&mut self, record: &SessionRecord, addresses: &[(AddressKind, IpNet)], heard: Timestamp) {
-        addresses.iter().for_each(|(kind, net)| self.claim(*kind, *net, record.time));
+    pub(crate) fn object(&mut self, record: &SessionRecord, addresses: &[Address], heard: Timestamp) {
+        addresses.iter().for_each(|address| self.claim(*address, record.time));
+        self.until = longer(self.until, record.until);
         self.doubt(Mark::of(record.time), heard);
     }
 
     /// Starts over with `record`. What was doubtful only because this record was late keeps its say until it is
     /// repeated.
-    fn begin(
-        &mut self,
-        record: &SessionRecord,
-        addresses: &[(AddressKind, IpNet)],
-        heard: Timestamp,
-        max_delay: Duration,
-    ) -> Told {
+    fn begin(&mut self, record: &SessionRecord, addresses: &[Address], heard: Timestamp, max_delay: Duration) -> Told {
         let mark = Mark::of(record.time);
         let overtaken = self.doubt.filter(|doubt| mark.order(*doubt, max_delay) != Order::After);
         let (before, moment) = (std::mem::take(&mut self.said), std::mem::take(&mut self.moment));
@@ -308,7 +332,7 @@ impl Session {
             for (kind, said) in before {
                 let known = self.said.entry(kind).or_insert(Said { last: mark, claims: Vec::new() });
                 for claim in said.claims.into_iter().filter(|c| c.named.order(mark, max_delay) != Order::Before) {
-                    known.claims.retain(|of| of.net != claim.net);
+                    known.claims.retain(|of| (of.net, of.ports) != (claim.net, claim.ports));
                     known.claims.push(claim);
                 }
             }
@@ -344,13 +368,7 @@ impl Session {
     }
 
     /// False when the record says nothing that a later one did not say.
-    fn take(
-        &mut self,
-        record: &SessionRecord,
-        addresses: &[(AddressKind, IpNet)],
-        heard: Timestamp,
-        max_delay: Duration,
-    ) -> bool {
+    fn take(&mut self, record: &SessionRecord, addresses: &[Address], heard: Timestamp, max_delay: Duration) -> bool {
         let mark = Mark::of(record.time);
         let order_to_last = mark.order(self.last, max_delay);
         let mut news = order_to_last != Order::Before;
@@ -360,11 +378,16 @@ impl Session {
         }
         self.last = self.last.later(mark);
         self.heard = self.heard.max(heard);
+        match order_to_last {
+            Order::Before => {}
+            Order::Unclear => self.until = longer(self.until, record.until),
+            Order::After => self.until = record.until,
+        }
         if record.user != User::Unstated {
             news |= self.user != record.user;
             self.user = record.user.clone();
         }
-        let kinds: BTreeSet<AddressKind> = record.addresses.iter().map(|(kind, _)| *kind).collect();
+        let kinds: BTreeSet<AddressKind> = record.addresses.iter().map(|address| address.kind).collect();
         for kind in kinds {
             let said = self.said.entry(kind).or_insert(Said { last: mark, claims: Vec::new() });
             if mark.order(said.last, max_delay) == Order::Before {
@@ -374,7 +397,8 @@ impl Session {
             said.last = said.last.later(mark);
             // The attribute is replaced, except by what may have been said after it.
             let still = |claim: &Claim| {
-                mark.order(claim.named, max_delay) != Order::After || addresses.contains(&(kind, claim.net))
+                let again = Address { kind, net: claim.net, ports: claim.ports };
+                mark.order(claim.named, max_delay) != Order::After || addresses.contains(&again)
             };
             said.claims.retain(still);
             // What was doubtful is proved from here on only.
@@ -382,21 +406,21 @@ impl Session {
                 let doubtful = said.claims.iter_mut().filter(|c| c.named.order(doubt, max_delay) != Order::After);
                 doubtful.for_each(|claim| claim.span.since = record.time.proof);
             }
-            let named = addresses.iter().filter(|(of, _)| *of == kind);
-            named.for_each(|(_, net)| self.claim(kind, *net, record.time));
+            let named = addresses.iter().filter(|address| address.kind == kind);
+            named.for_each(|address| self.claim(*address, record.time));
         }
         news
     }
 
-    fn claim(&mut self, kind: AddressKind, net: IpNet, time: EventTime) {
+    fn claim(&mut self, Address { kind, net, ports }: Address, time: EventTime) {
         let (mark, proof) = (Mark::of(time), time.proof);
         let said = self.said.entry(kind).or_insert(Said { last: mark, claims: Vec::new() });
-        match said.claims.iter_mut().find(|claim| claim.net == net) {
+        match said.claims.iter_mut().find(|claim| (claim.net, claim.ports) == (net, ports)) {
             Some(claim) => {
                 claim.span.proof = claim.span.proof.max(proof);
                 claim.named = claim.named.later(mark);
             }
-            None => said.claims.push(Claim { net, span: Span { since: proof, proof }, named: mark }),
+            None => said.claims.push(Claim { net, ports, span: Span { since: proof, proof }, named: mark }),
         }
     }
 

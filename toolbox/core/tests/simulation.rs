@@ -16,8 +16,8 @@ use cloakway_sim::{Faults, Net, seeds};
 use cloakway_types::Timestamp;
 use ipnet::IpNet;
 use toolbox_core::{Answer, Event, Settings, Table};
-use toolbox_wire::accounting::{AddressKind, Basis, Change, EventTime, Nas, Record, SessionRecord, User};
 use toolbox_wire::http::Source;
+use toolbox_wire::record::{Address, AddressKind, Change, EventTime, Nas, Record, SessionRecord, User};
 
 const NAS: usize = 0;
 const TOOLBOX: usize = 1;
@@ -102,7 +102,12 @@ impl World {
             sessions: Vec::new(),
             events: Vec::new(),
             reset: None,
-            table: Table::new(Settings { prefixes, max_age: MAX_AGE, max_delay: LONGEST_DELAY }),
+            table: Table::new(Settings {
+                prefixes,
+                max_age: MAX_AGE,
+                max_delay: LONGEST_DELAY,
+                translators: Vec::new(),
+            }),
             yes: 0,
             no: 0,
         }
@@ -224,10 +229,9 @@ impl World {
         let arrival = wall(now);
         let sent = wall(now.saturating_sub(Duration::from_secs(delay_s)));
         let time = if self.stated {
-            let at = Timestamp::from_secs(wall(truth.at).as_secs());
-            EventTime { at, basis: Basis::Stated, proof: at.min(sent) }
+            EventTime::stated(Timestamp::from_secs(wall(truth.at).as_secs()), sent)
         } else {
-            EventTime { at: sent, basis: Basis::Derived, proof: sent }
+            EventTime::derived(sent)
         };
         let nas = Nas { identifier: Some("edge".to_owned()), ..Nas::default() };
         let record = match (truth.session, truth.change) {
@@ -238,10 +242,11 @@ impl World {
                 nas,
                 addresses: truth
                     .address
-                    .map(|a| (AddressKind::FramedV4, IpNet::from(address(a))))
+                    .map(|a| Address::whole(AddressKind::FramedV4, IpNet::from(address(a))))
                     .into_iter()
                     .collect(),
                 time,
+                until: None,
             }),
             _ => Record::NasReset { nas, time },
         };

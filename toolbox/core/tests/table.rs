@@ -9,8 +9,8 @@ use cloakway_types::{PrefixMap, SubscriberId, Timestamp};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use toolbox_core::{Answer, Applied, Effect, Event, Ignored, Row, Rows, Settings, Table, Unknown};
-use toolbox_wire::accounting::{AddressKind, Basis, Change, EventTime, Nas, Record, SessionRecord, User};
 use toolbox_wire::http::{Reason, Source};
+use toolbox_wire::record::{Address, AddressKind, Basis, Change, EventTime, Nas, Record, SessionRecord, User};
 
 const MAX_AGE_S: u64 = 1800;
 const P: &str = "198.51.100.70/32";
@@ -23,6 +23,7 @@ fn settings() -> Settings {
         prefixes: prefixes.iter().map(|text| (text.parse::<IpNet>().unwrap(), ())).collect::<PrefixMap<()>>(),
         max_age: Duration::from_secs(MAX_AGE_S),
         max_delay: Duration::from_secs(20),
+        translators: Vec::new(),
     }
 }
 
@@ -31,11 +32,11 @@ fn at(s: u64) -> Timestamp {
 }
 
 fn stated(s: u64) -> EventTime {
-    EventTime { at: at(s), basis: Basis::Stated, proof: at(s) }
+    EventTime::stated(at(s), at(s))
 }
 
 fn derived(s: u64) -> EventTime {
-    EventTime { basis: Basis::Derived, ..stated(s) }
+    EventTime::derived(at(s))
 }
 
 fn nas(name: &str) -> Nas {
@@ -50,7 +51,7 @@ fn record(change: Change, session: &str, user: &str, nets: &[&str], time: EventT
     let addresses = nets.iter().map(|net| {
         let net: IpNet = net.parse().unwrap();
         let kind = if net.addr().is_ipv4() { AddressKind::FramedV4 } else { AddressKind::FramedPrefixV6 };
-        (kind, net)
+        Address::whole(kind, net)
     });
     SessionRecord {
         change,
@@ -59,6 +60,7 @@ fn record(change: Change, session: &str, user: &str, nets: &[&str], time: EventT
         nas: nas("edge"),
         addresses: addresses.collect(),
         time,
+        until: None,
     }
 }
 
@@ -522,10 +524,10 @@ proptest! {
         let mut table = Table::new(settings());
         ops.iter().for_each(|op| drop(carry_out(&mut table, op)));
         for address in ["198.51.100.70", "198.51.100.71", "2001:db8:5100:64::70", "2001:db8:5100:6401::1"] {
-            let Answer::Bound { subscriber, session, span } = table.lookup(ip(address), at(60)) else { continue };
+            let Answer::Bound { subscriber, session, span, .. } = table.lookup(ip(address), at(60)) else { continue };
             let of_session = |record: &&SessionRecord| record.session == session.session && record.change != Change::Stop;
             let records = || ops.iter().filter_map(|op| match op { Op::Session(record, _) => Some(record), _ => None }).filter(of_session);
-            let named = records().any(|r| r.addresses.iter().any(|(_, net)| net.contains(&ip(address))) && r.time.proof == span.proof);
+            let named = records().any(|r| r.addresses.iter().any(|of| of.net.contains(&ip(address))) && r.time.proof == span.proof);
             let owned = records().any(|r| r.user == User::Named(subscriber.clone()));
             prop_assert!(named && owned, "{subscriber} at {address}");
         }

@@ -6,10 +6,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use cloakway_types::{IdError, SubscriberId, Timestamp};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::{Deserialize, Serialize};
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::radius::{Attribute, Verified};
+pub use crate::record::{Address, AddressKind, Basis, Change, EventTime, Nas, Ports, Record, SessionRecord, User};
 
 /// Attribute types that are read here.
 pub mod kind {
@@ -86,136 +86,13 @@ pub enum RecordError {
     },
 }
 
-/// Where the time of an event comes from. Times of different bases are not comparable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Basis {
-    /// Event-Timestamp: the NAS's own clock, in seconds.
-    Stated,
-    /// Arrival here minus Acct-Delay-Time: late by as long as the network held the packet.
-    Derived,
-}
-
-/// When something happened, as its source tells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct EventTime {
-    /// For ordering events of one NAS.
-    pub at: Timestamp,
-    /// What `at` is based on.
-    pub basis: Basis,
-    /// The latest moment on our clock for which the event is evidence: never after arrival minus delay.
-    pub proof: Timestamp,
-}
-
-/// The network access server, by every name it gives itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Nas {
-    /// NAS-Identifier.
-    pub identifier: Option<String>,
-    /// NAS-IP-Address.
-    pub v4: Option<Ipv4Addr>,
-    /// NAS-IPv6-Address.
-    pub v6: Option<Ipv6Addr>,
-}
-
-impl Nas {
-    /// Whether the two may be one NAS: they share a name, or one of them gives none.
-    #[must_use]
-    pub fn may_be(&self, other: &Self) -> bool {
-        fn same<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> bool {
-            a.is_some() && a == b
-        }
-        let nameless = |nas: &Self| *nas == Self::default();
-        same(self.identifier.as_ref(), other.identifier.as_ref())
-            || same(self.v4.as_ref(), other.v4.as_ref())
-            || same(self.v6.as_ref(), other.v6.as_ref())
-            || nameless(self)
-            || nameless(other)
-    }
-}
-
-/// Who the session belongs to, as far as one packet says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum User {
-    /// No User-Name.
-    Unstated,
-    /// A User-Name that is not a subscriber id.
-    Unusable,
-    /// The subscriber.
-    Named(SubscriberId),
-}
-
-/// Which attribute gave an address. A newer event replaces the addresses of the attributes that it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AddressKind {
-    /// Framed-IP-Address (RFC 2865 §5.8).
-    FramedV4,
-    /// Framed-IPv6-Prefix (RFC 3162 §2.3).
-    FramedPrefixV6,
-    /// Delegated-IPv6-Prefix (RFC 4818 §3).
-    DelegatedPrefixV6,
-    /// Framed-IPv6-Address (RFC 6911 §3.1).
-    FramedV6,
-}
-
-/// What happened to a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Change {
-    /// Acct-Status-Type Start.
-    Start,
-    /// Acct-Status-Type Interim-Update (RFC 2869 §2.1). It may be the first to name an address.
-    Interim,
-    /// Acct-Status-Type Stop.
-    Stop,
-}
-
-/// One record about one session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SessionRecord {
-    /// What happened.
-    pub change: Change,
-    /// Acct-Session-Id.
-    pub session: String,
-    /// Whose.
-    pub user: User,
-    /// At which NAS.
-    pub nas: Nas,
-    /// Addresses and prefixes in the packet; "not known yet" values such as 0.0.0.0 are left out.
-    pub addresses: Vec<(AddressKind, IpNet)>,
-    /// When.
-    pub time: EventTime,
-}
-
-/// What an Accounting-Request states.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Record {
-    /// A session started, goes on, or stopped.
-    Session(SessionRecord),
-    /// Accounting-On or Accounting-Off: every session of the NAS is over (RFC 2866 §5.1).
-    NasReset {
-        /// The NAS.
-        nas: Nas,
-        /// When.
-        time: EventTime,
-    },
-    /// A status type that says nothing about addresses (tunnels, RFC 2867; failed). Answered, not kept.
-    Other {
-        /// Acct-Status-Type.
-        status: u32,
-    },
-}
-
 #[derive(Default)]
 struct Fields {
     status: Option<u32>,
     session: Option<String>,
     user: Option<User>,
     nas: Nas,
-    addresses: Vec<(AddressKind, IpNet)>,
+    addresses: Vec<Address>,
     stated: Option<u32>,
     delay: Option<u32>,
 }
@@ -252,7 +129,8 @@ impl Fields {
                 // RFC 2865 §5.8: ...FF leaves the choice to the user, ...FE to the NAS; 0 is what NASes
                 // send before the address is known.
                 if !matches!(address, 0 | 0xffff_fffe | 0xffff_ffff) {
-                    self.addresses.push((AddressKind::FramedV4, Ipv4Net::from(Ipv4Addr::from(address)).into()));
+                    let net = Ipv4Net::from(Ipv4Addr::from(address)).into();
+                    self.addresses.push(Address::whole(AddressKind::FramedV4, net));
                 }
                 Ok(())
             }
@@ -278,7 +156,7 @@ impl Fields {
     /// The unspecified address, with any length, is "not known yet" and not everyone's.
     fn named_v6(&mut self, kind: AddressKind, prefix: Ipv6Net) {
         if !prefix.addr().is_unspecified() {
-            self.addresses.push((kind, prefix.into()));
+            self.addresses.push(Address::whole(kind, prefix.into()));
         }
     }
 
@@ -287,8 +165,8 @@ impl Fields {
         let sent =
             Timestamp::from_millis(arrival.since(Timestamp::from_millis(0)).saturating_sub(delay).as_millis() as u64);
         let time = match self.stated.map(|seconds| Timestamp::from_secs(u64::from(seconds))) {
-            Some(at) => EventTime { at, basis: Basis::Stated, proof: at.min(sent) },
-            None => EventTime { at: sent, basis: Basis::Derived, proof: sent },
+            Some(at) => EventTime::stated(at, sent),
+            None => EventTime::derived(sent),
         };
         let change = match self.status.ok_or(RecordError::Missing(kind::ACCT_STATUS_TYPE))? {
             1 => Change::Start,
@@ -304,6 +182,7 @@ impl Fields {
             nas: self.nas,
             addresses: self.addresses,
             time,
+            until: None,
         }))
     }
 }
@@ -366,6 +245,7 @@ mod tests {
     use super::*;
     use crate::radius::golden::{INTERIM, SECRET, START, STATUS, bytes};
     use crate::radius::{Packet, Request, build_request};
+    use ipnet::IpNet;
     use proptest::prelude::*;
 
     const ARRIVAL: Timestamp = Timestamp::from_secs(1_700_000_100);
@@ -391,6 +271,10 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn whole(kind: AddressKind, text: &str) -> Address {
+        Address::whole(kind, net(text))
+    }
+
     #[test]
     fn a_start_from_radclient_states_session_subscriber_nas_addresses_and_time() {
         assert_eq!(
@@ -401,14 +285,11 @@ mod tests {
                 user: User::Named("alice@isp.example".parse().unwrap()),
                 nas: Nas { identifier: Some("edge".into()), v4: Some([198, 51, 100, 1].into()), v6: None },
                 addresses: vec![
-                    (AddressKind::FramedV4, net("198.51.100.70/32")),
-                    (AddressKind::FramedPrefixV6, net("2001:db8:5100:64::/64")),
+                    whole(AddressKind::FramedV4, "198.51.100.70/32"),
+                    whole(AddressKind::FramedPrefixV6, "2001:db8:5100:64::/64"),
                 ],
-                time: EventTime {
-                    at: Timestamp::from_secs(1_700_000_000),
-                    basis: Basis::Stated,
-                    proof: Timestamp::from_secs(1_700_000_000)
-                },
+                time: EventTime::stated(Timestamp::from_secs(1_700_000_000), ARRIVAL),
+                until: None,
             }))
         );
     }
@@ -417,14 +298,15 @@ mod tests {
     fn an_interim_without_event_timestamp_is_dated_by_arrival_minus_delay() {
         let Ok(Record::Session(record)) = read_bytes(&bytes(INTERIM)) else { panic!("a session record") };
         let sent = Timestamp::from_secs(1_700_000_093);
-        assert_eq!(record.time, EventTime { at: sent, basis: Basis::Derived, proof: sent });
+        assert_eq!(record.time, EventTime::derived(sent));
+        assert_eq!(record.time.proof, sent);
         assert_eq!(record.nas.v6, Some("2001:db8:5100:1::1".parse().unwrap()));
         assert_eq!(
             record.addresses,
             [
-                (AddressKind::FramedV4, net("198.51.100.70/32")),
-                (AddressKind::DelegatedPrefixV6, net("2001:db8:5100:6400::/56")),
-                (AddressKind::FramedV6, net("2001:db8:5100:64::70/128")),
+                whole(AddressKind::FramedV4, "198.51.100.70/32"),
+                whole(AddressKind::DelegatedPrefixV6, "2001:db8:5100:6400::/56"),
+                whole(AddressKind::FramedV6, "2001:db8:5100:64::70/128"),
             ]
         );
     }
@@ -479,8 +361,8 @@ mod tests {
         assert_eq!(
             record.unwrap().addresses,
             [
-                (AddressKind::FramedPrefixV6, net("2001:db8::/32")),
-                (AddressKind::DelegatedPrefixV6, net("2001:db8:5000::/36"))
+                whole(AddressKind::FramedPrefixV6, "2001:db8::/32"),
+                whole(AddressKind::DelegatedPrefixV6, "2001:db8:5000::/36")
             ]
         );
     }
@@ -490,15 +372,6 @@ mod tests {
         assert_eq!(session(&[(1, b"a b")]).unwrap().user, User::Unusable);
         assert_eq!(session(&[(1, b"\xff")]).unwrap().user, User::Unusable);
         assert_eq!(session(&[]).unwrap().user, User::Unstated);
-    }
-
-    #[test]
-    fn a_nas_may_be_another_when_they_share_a_name() {
-        let named = |identifier: &str| Nas { identifier: Some(identifier.into()), ..Nas::default() };
-        let both = Nas { v4: Some([192, 0, 2, 1].into()), ..named("a") };
-        assert!(both.may_be(&named("a")));
-        assert!(!both.may_be(&named("b")));
-        assert!(both.may_be(&Nas::default()));
     }
 
     proptest! {
@@ -515,7 +388,7 @@ mod tests {
             let verified = Packet::parse(&built).unwrap().verify(SECRET, false).unwrap();
             if let Ok(Record::Session(record)) = read(&verified, Timestamp::from_millis(arrival)) {
                 prop_assert!(record.time.proof <= Timestamp::from_millis(arrival));
-                for (_, net) in record.addresses {
+                for Address { net, .. } in record.addresses {
                     prop_assert_eq!(net, net.trunc());
                     prop_assert!(!net.addr().is_unspecified());
                 }

@@ -15,6 +15,9 @@ pub struct VerifyRequest {
     pub address: IpAddr,
     /// Who should be there.
     pub subscriber: SubscriberId,
+    /// The port that the caller sees; an address that is shared by ports has no answer without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 impl VerifyRequest {
@@ -38,8 +41,8 @@ impl VerifyRequest {
                 None,
             );
         };
-        if let Some(stray) = object.keys().find(|key| !matches!(key.as_str(), "address" | "subscriber")) {
-            let message = "the field is not known: address and subscriber are".into();
+        if let Some(stray) = object.keys().find(|key| !matches!(key.as_str(), "address" | "subscriber" | "port")) {
+            let message = "the field is not known: address, subscriber and port are".into();
             return ErrorBody::new("invalid", message, Some(stray));
         }
         let bad_text = |field: &str| match object.get(field) {
@@ -57,6 +60,12 @@ impl VerifyRequest {
             let message = "the field is not an IPv4 or IPv6 address, such as 198.51.100.70".into();
             return ErrorBody::new("invalid", message, Some("address"));
         }
+        let port = object
+            .get("port")
+            .is_none_or(|port| port.is_null() || port.as_u64().is_some_and(|port| u16::try_from(port).is_ok()));
+        if !port {
+            return ErrorBody::new("invalid", "the field is not a port, 0 to 65535".into(), Some("port"));
+        }
         match text("subscriber").parse::<SubscriberId>() {
             Err(wrong) => ErrorBody::new("invalid", wrong.to_string(), Some("subscriber")),
             Ok(_) => ErrorBody::new("malformed", error.to_string(), None),
@@ -68,8 +77,20 @@ impl VerifyRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
-    /// RADIUS accounting.
+    /// RADIUS accounting, told to us or through us.
     Radius,
+    /// RADIUS accounting between others, overheard.
+    RadiusTap,
+    /// Leases of a DHCP server.
+    Dhcp,
+    /// DHCP between others, overheard.
+    DhcpTap,
+    /// Translations and port blocks of a NAT.
+    Cgnat,
+    /// A neighbour table (ARP, ND).
+    Neighbour,
+    /// A file.
+    Static,
 }
 
 /// Why the answer is no. It speaks of the subscriber asked about and of nobody else.
@@ -86,6 +107,8 @@ pub enum Reason {
     Stale,
     /// This subscriber's session is not the only one that claims the address, or contradicts itself.
     Ambiguous,
+    /// Subscribers share the address, each with ports of its own, and no port was asked about.
+    PortNeeded,
 }
 
 impl Reason {
@@ -98,6 +121,7 @@ impl Reason {
             Self::Ended => "ended",
             Self::Stale => "stale",
             Self::Ambiguous => "ambiguous",
+            Self::PortNeeded => "port-needed",
         }
     }
 }
@@ -221,7 +245,9 @@ mod tests {
         let body = br#"{"address":"198.51.100.70","subscriber":"alice@isp.example"}"#;
         let request = VerifyRequest::from_json(body).unwrap();
         assert_eq!(request.address, IpAddr::from([198, 51, 100, 70]));
-        assert_eq!(request.subscriber.as_str(), "alice@isp.example");
+        assert_eq!((request.subscriber.as_str(), request.port), ("alice@isp.example", None));
+        let body = br#"{"address":"198.51.100.70","subscriber":"alice@isp.example","port":40000}"#;
+        assert_eq!(VerifyRequest::from_json(body).unwrap().port, Some(40_000));
     }
 
     #[test]
@@ -232,7 +258,11 @@ mod tests {
         assert_eq!(field(r#"{"address":"198.51.100","subscriber":"a"}"#), "address");
         assert_eq!(field(r#"{"address":7,"subscriber":"a"}"#), "address");
         assert_eq!(field(r#"{"address":"192.0.2.1","subscriber":"a b"}"#), "subscriber");
-        assert_eq!(field(r#"{"address":"192.0.2.1","subscriber":"a","port":1}"#), "port");
+        for port in ["65536", "-1", "\"1\"", "1.5"] {
+            let body = format!(r#"{{"address":"192.0.2.1","subscriber":"a","port":{port}}}"#);
+            assert_eq!(refused(&body).1.unwrap(), "port", "{port}");
+        }
+        assert_eq!(field(r#"{"address":"192.0.2.1","subscriber":"a","proof":1}"#), "proof");
         for body in ["", "[]", "{", r#"{"address":"192.0.2.1","address":"192.0.2.2","subscriber":"a"}"#] {
             assert_eq!(refused(body), ("malformed".into(), None), "{body}");
         }
@@ -263,7 +293,9 @@ mod tests {
 
     #[test]
     fn reasons_are_spelt_the_same_everywhere() {
-        for reason in [Reason::NotOurs, Reason::NoSession, Reason::Ended, Reason::Stale, Reason::Ambiguous] {
+        for reason in
+            [Reason::NotOurs, Reason::NoSession, Reason::Ended, Reason::Stale, Reason::Ambiguous, Reason::PortNeeded]
+        {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }
