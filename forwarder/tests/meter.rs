@@ -267,34 +267,51 @@ fn kill_9_and_a_restart_forget_nothing_and_the_next_period_begins_once(plane: Pl
     if !possible() {
         return;
     }
+    // A period has to be longer than what happens within it, a restart among it, on this machine as busy as it is.
+    if ![8, 20, 60].into_iter().any(|period| within_a_period(plane, period)) {
+        panic!("a restart and 130 packets take more than a minute");
+    }
+}
+
+/// Whether `period_s` is long enough to tell; then all of it was asserted.
+fn within_a_period(plane: Plane, period_s: u64) -> bool {
+    let period = Duration::from_secs(period_s);
     let lab = lab(plane);
-    let limits = "[limits.per-source]\nquota-packets = 100\nquota-period-s = 8\n";
-    let mut running = healthy(&lab, limits);
+    let limits = format!("[limits.per-source]\nquota-packets = 100\nquota-period-s = {period_s}\n");
+    let mut running = healthy(&lab, &limits);
     let begun = Instant::now();
     lab.send("sub", SUB4, FAR4, 7010, 50);
     assert_eq!(settled(&lab, 7010, 50, "source-quota", 0), 50);
     running.signal(Signal::SIGKILL);
     running.wait();
     lab.send("sub", SUB4, FAR4, 7010, 20);
-    eventually("they pass without the process", || (lab.seen("far", 7010) == 70).then_some(()));
+    eventually("they pass without the process", || {
+        (lab.seen("far", 7010) == 70 || begun.elapsed() >= period).then_some(())
+    });
     drop(running);
-    let running = healthy(&lab, limits);
+    let running = healthy(&lab, &limits);
     lab.send("sub", SUB4, FAR4, 7011, 60);
-    assert_eq!(settled(&lab, 7011, 60, "source-quota", 0), 30);
-    assert!(begun.elapsed() < Duration::from_secs(8), "too slow a machine to tell a period from the next one");
+    let passed = settled(&lab, 7011, 60, "source-quota", 0);
+    if begun.elapsed() >= period {
+        return false;
+    }
+    assert_eq!((lab.seen("far", 7010), passed), (70, 30));
     // One at a time until the period is over: that one is the first of the next.
     let next = eventually("the next period", || {
         lab.send("sub", SUB4, FAR4, 7012, 1);
         (lab.seen("far", 7012) >= 1).then(Instant::now)
     });
-    assert!(begun.elapsed() >= Duration::from_millis(7900), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= period - Duration::from_millis(100), "{:?}", begun.elapsed());
     let first = lab.seen("far", 7012);
     let dropped = lab.dropped("source-quota");
     lab.send("sub", SUB4, FAR4, 7013, 300);
     let seen = settled(&lab, 7013, 300, "source-quota", dropped);
-    assert!(next.elapsed() < Duration::from_secs(7), "too slow a machine");
+    if next.elapsed() >= period - Duration::from_secs(1) {
+        return false;
+    }
     assert!(seen + first <= 100 && seen + first + 3 >= 100, "{seen} and {first}");
     drop(running);
+    true
 }
 
 fn answers_are_charged_when_they_are_to_be(plane: Plane) {

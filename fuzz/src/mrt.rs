@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use facilitation::isp::read_rib;
 
 /// How long a dump of a few kilobytes may take, with every check of a slow machine.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A whole dump.
 pub fn mrt_rib(bytes: &[u8]) {

@@ -25,7 +25,7 @@ use crate::topology::{Link, Process, Topology};
 const RUNS: &str = "/run/cloakway-lab";
 
 /// The bound on a command that nobody gave a bound.
-const BOUND: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(60);
 
 /// A laboratory that is up. Dropping it removes it, unless [`Lab::keep`] was called.
 pub struct Lab {

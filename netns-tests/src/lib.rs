@@ -17,6 +17,7 @@ pub mod netns;
 pub mod picture;
 pub mod pki;
 pub mod stories;
+pub mod tally;
 pub mod template;
 pub mod topology;
 

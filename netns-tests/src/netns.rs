@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use crate::command::{eventually, must};
 
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(60);
 
 /// A named namespace under `/run/netns`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use netns_tests::health::Health;
 use netns_tests::lab::Lab;
 use netns_tests::{may_make_namespaces, stories};
 
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(60);
 const PRIVATE: &str = "203.0.113.200/32";
 
 const BIRD: &str = r#"

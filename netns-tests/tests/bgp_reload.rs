@@ -12,7 +12,7 @@ use netns_tests::lab::Lab;
 use netns_tests::{may_make_namespaces, stories};
 use serde_json::Value;
 
-const BOUND: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(60);
 
 const BIRD: &str = r#"
 router id 192.0.2.2;

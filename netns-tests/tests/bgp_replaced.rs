@@ -13,7 +13,7 @@ use netns_tests::lab::Lab;
 use netns_tests::{may_make_namespaces, stories};
 use serde_json::Value;
 
-const BOUND: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(60);
 const ROUTE: &str = "198.51.100.0/24";
 
 const BIRD: &str = r#"

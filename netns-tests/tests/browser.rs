@@ -76,12 +76,12 @@ fn look(lab: &Lab) -> Result<()> {
     ensure!(browser.text("#p")? == "hello");
     browser.type_into("#i", "4111 typed")?;
     browser.click("#b")?;
-    eventually(Duration::from_secs(5), "the page has answered", || {
+    eventually(Duration::from_secs(30), "the page has answered", || {
         ensure!(browser.attribute("#p", "data-state")? == "done");
         Ok(())
     })?;
     ensure!(browser.text("#p")? == "4111 typed");
-    let asked = eventually(Duration::from_secs(5), "the request is in the log", || {
+    let asked = eventually(Duration::from_secs(30), "the request is in the log", || {
         let requests = browser.requests()?;
         ensure!(requests.iter().any(|(_, url)| url == "https://192.0.2.2/asked"), "{requests:?}");
         Ok(requests)

@@ -77,7 +77,7 @@ fn hosts_talk_are_captured_and_everything_goes_on_drop() -> Result<()> {
     lab.plug("cable", false)?;
     ensure!(!lab.exec("left", &["ping", "-c1", "-W1", "192.0.2.2"])?.ok(), "the cable is out");
     lab.plug("cable", true)?;
-    eventually(Duration::from_secs(5), "the cable is in again", || {
+    eventually(Duration::from_secs(30), "the cable is in again", || {
         lab.must("left", &["ping", "-c1", "-W1", "192.0.2.2"])
     })?;
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bgp_wire::{Asn, Context, Family, HoldTime, Message, Open, RouterId};
 
 /// How long anything may take on a machine that is busy with something else.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The speaker's own tables, where nothing else is wanted; `$` is the folder of the test.
 pub const HEAD: &str = "admin-socket = \"$/admin\"\n[speaker]\nlocal-as = 64500\nrouter-id = \"198.51.100.2\"\n";

@@ -17,7 +17,7 @@ use crate::ends::{Arrivals, End};
 use crate::packet::address;
 
 /// How long a condition may take on a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What an end is called in the table, the forwarder's interface there with its MTU, the MTU of the end, and for whom
 /// the end answers.

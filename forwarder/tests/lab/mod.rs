@@ -34,7 +34,7 @@ const MARK: &[u8] = b"cloakway";
 pub(crate) const PORTS: std::ops::Range<u16> = 7000..7032;
 
 /// How long a condition may take on a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use netns_tests::tally::{Count, Failure, Tally};
 use netns_tests::{command, host, say, stories};
 
 #[derive(Parser)]
@@ -23,13 +24,6 @@ use netns_tests::{command, host, say, stories};
 )]
 struct Arguments {}
 
-/// Tests that passed and failed. A stage without tests adds a failure or nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Count {
-    passed: u64,
-    failed: u64,
-}
-
 fn main() -> ExitCode {
     Arguments::parse();
     match verify() {
@@ -46,18 +40,20 @@ fn verify() -> Result<Count> {
     let required = is("CI", "true") || is("NETNS_TESTS", "required");
     prepare(required)?;
     let mut total = Count::default();
-    let mut stage = |name: &str, work: &dyn Fn() -> Result<Option<Count>>| {
+    let mut failures = Vec::new();
+    let mut stage = |name: &str, work: &dyn Fn() -> Result<Option<Stage>>| {
         let start = Instant::now();
         let found = work().unwrap_or_else(|error| {
             say(&format!("{error:#}"));
-            Some(Count { passed: 0, failed: 1 })
+            let failure = Failure { target: name.to_owned(), name: String::new(), said: vec![format!("{error:#}")] };
+            Some((Count { passed: 0, failed: 1 }, vec![failure]))
         });
         let mark = match found {
             None => "– not checked:",
-            Some(Count { failed: 0, .. }) => "✓",
+            Some((Count { failed: 0, .. }, _)) => "✓",
             Some(_) => "✗",
         };
-        let count = found.unwrap_or_default();
+        let (count, failed) = found.unwrap_or_default();
         let tests = if count.passed > 0 {
             format!(": {} passed, {} failed", count.passed, count.failed)
         } else {
@@ -66,23 +62,70 @@ fn verify() -> Result<Count> {
         say(&format!("{mark} {name}{tests} ({:.1} s)", start.elapsed().as_secs_f64()));
         total.passed += count.passed;
         total.failed += count.failed;
+        failures.extend(failed);
     };
     stage("format", &|| cargo(&["fmt", "--all", "--check"]));
     stage("lints", &|| cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
-    stage("programs", &|| stories::build_programs().map(|()| NO_TESTS));
+    stage("programs", &|| stories::build_programs().map(|()| held()));
     stage("tests, stories in namespaces, pages in a browser", &|| {
         tests(&["test", "--workspace", "--no-fail-fast"], required)
     });
     stage("fuzz targets: format", &|| cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]));
-    stage("fuzz targets: corpora replayed", &|| tests(&["test", "--manifest-path", "fuzz/Cargo.toml"], required));
-    stage("dependencies: bans, licences, sources", &|| cargo(&["deny", "check", "bans", "licenses", "sources"]));
+    stage("fuzz targets: corpora replayed", &|| {
+        tests(&["test", "--manifest-path", "fuzz/Cargo.toml", "--no-fail-fast"], required)
+    });
+    stage("dependencies: bans, licences, sources", &|| {
+        cargo(&["deny", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])
+    });
     stage("dependencies: advisories", &advisories);
+    let unsteady = again(&mut failures, required)?;
+    total.failed -= unsteady;
+    total.passed += unsteady;
+    for Failure { target, name, said } in &failures {
+        say(&format!("\nFAILED {target} {name}"));
+        said.iter().for_each(|line| say(&format!("  {line}")));
+    }
     say(&format!("{} passed, {} failed", total.passed, total.failed));
     Ok(total)
 }
 
+/// How many tests may fail beside others and hold by themselves before the whole fails.
+const UNSTEADY: usize = 2;
+
+/// Runs each of a few failed tests once more, by itself. Those that hold then are named aloud, with what they said at
+/// first, and taken from `failures`; gives how many they are.
+///
+/// Some tests drive several real daemons at once, and what else runs on the machine may exceed their patience. Such a
+/// test is a defect of its own, so it is never passed over in silence, and more than [`UNSTEADY`] of them fail the whole.
+fn again(failures: &mut Vec<Failure>, required: bool) -> Result<u64> {
+    let nameless = |failure: &Failure| failure.name.is_empty() || failure.target.is_empty();
+    if failures.len() > UNSTEADY || failures.iter().any(nameless) {
+        return Ok(0);
+    }
+    let mut unsteady = 0;
+    for failure in std::mem::take(failures) {
+        let Failure { target, name, said } = &failure;
+        let words = target.split_whitespace().chain(["--", "--exact", name]);
+        let words: Vec<&str> = std::iter::once("test").chain(words).collect();
+        // One that is not found by its name has not held.
+        if matches!(tests(&words, required)?, Some((Count { passed: 1, failed: 0 }, _))) {
+            say(&format!("\nUNSTEADY {target} {name}: it failed beside others and held by itself; at first it said"));
+            said.iter().for_each(|line| say(&format!("  {line}")));
+            unsteady += 1;
+        } else {
+            failures.push(failure);
+        }
+    }
+    Ok(unsteady)
+}
+
+/// What came of a stage: its tests, and those that failed.
+type Stage = (Count, Vec<Failure>);
+
 /// A stage that held and has no tests to count.
-const NO_TESTS: Option<Count> = Some(Count { passed: 0, failed: 0 });
+fn held() -> Option<Stage> {
+    Some((Count::default(), Vec::new()))
+}
 
 /// Installs what is needed; where it may not, and nothing is required, it goes on without the stories.
 fn prepare(required: bool) -> Result<()> {
@@ -107,10 +150,10 @@ fn prepare(required: bool) -> Result<()> {
 }
 
 /// Runs `cargo` with its output on ours.
-fn cargo(words: &[&str]) -> Result<Option<Count>> {
+fn cargo(words: &[&str]) -> Result<Option<Stage>> {
     let status = cargo_command(words).stdin(Stdio::null()).status().context("cargo")?;
     ensure!(status.success(), "cargo {} failed", words.join(" "));
-    Ok(NO_TESTS)
+    Ok(held())
 }
 
 fn quiet(words: &[&str]) -> bool {
@@ -125,7 +168,7 @@ fn cargo_command(words: &[&str]) -> Command {
 }
 
 /// One run of Cargo's tests; one line for each test program.
-fn tests(words: &[&str], required: bool) -> Result<Option<Count>> {
+fn tests(words: &[&str], required: bool) -> Result<Option<Stage>> {
     let mut command = cargo_command(words);
     if required {
         command.env("NETNS_TESTS", "required");
@@ -141,42 +184,12 @@ fn tests(words: &[&str], required: bool) -> Result<Option<Count>> {
             say(&told);
         }
     }
-    let status = child.wait()?;
-    if !status.success() && tally.count.failed == 0 {
-        tally.count.failed = 1;
-    }
-    Ok(Some(tally.count))
-}
-
-/// Reads what `cargo test` says, keeps the numbers, and passes on what a person wants to see.
-#[derive(Default)]
-struct Tally {
-    count: Count,
-}
-
-impl Tally {
-    /// Takes a line in; gives what to show for it.
-    fn take(&mut self, line: &str) -> Option<String> {
-        if let Some(result) = line.strip_prefix("test result: ") {
-            let number = |what: &str| {
-                let word = result.split(';').find_map(|part| part.trim().strip_suffix(what))?;
-                word.trim().rsplit(' ').next()?.parse::<u64>().ok()
-            };
-            let (passed, failed) = (number(" passed").unwrap_or(0), number(" failed").unwrap_or(0));
-            self.count.passed += passed;
-            self.count.failed += failed;
-            let time = result.rsplit_once("finished in ").map_or("", |(_, time)| time);
-            return Some(format!("      {passed} passed, {failed} failed ({time})"));
-        }
-        // A test that passed needs no line of its own.
-        let passed = line.starts_with("test ") && line.ends_with(" ... ok");
-        let idle = line.is_empty() || line.starts_with("running ") || line.starts_with("   Compiling");
-        if passed || idle { None } else { Some(format!("  {line}")) }
-    }
+    let success = child.wait()?.success();
+    Ok(Some(tally.end(success)))
 }
 
 /// Known vulnerabilities, where the database can be had; says aloud where not.
-fn advisories() -> Result<Option<Count>> {
+fn advisories() -> Result<Option<Stage>> {
     let outcome = command::run(&mut cargo_command(&["deny", "check", "advisories"]), Duration::from_secs(300))?;
     if !outcome.ok() && outcome.stderr.contains("failed to fetch advisory database") {
         say("NOT CHECKED: the database of advisories cannot be reached from here");
@@ -186,30 +199,9 @@ fn advisories() -> Result<Option<Count>> {
         say(&outcome.stderr);
     }
     ensure!(outcome.ok(), "there are advisories");
-    Ok(NO_TESTS)
+    Ok(held())
 }
 
 fn is(variable: &str, value: &str) -> bool {
     std::env::var(variable).is_ok_and(|set| set == value)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn results_are_summed_and_what_passed_is_not_repeated() {
-        let mut tally = Tally::default();
-        assert_eq!(tally.take("running 3 tests"), None);
-        assert_eq!(tally.take("test a_thing_holds ... ok"), None);
-        assert_eq!(
-            tally.take("test another_does_not ... FAILED").as_deref(),
-            Some("  test another_does_not ... FAILED")
-        );
-        let result =
-            "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.25s";
-        assert_eq!(tally.take(result).as_deref(), Some("      2 passed, 1 failed (0.25s)"));
-        tally.take("test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s");
-        assert_eq!(tally.count, Count { passed: 42, failed: 1 });
-    }
 }

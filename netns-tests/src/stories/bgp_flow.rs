@@ -15,7 +15,7 @@ use crate::health::Health;
 use crate::lab::Lab;
 use crate::stories::shown;
 
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(60);
 const PREFIXES: [&str; 2] = ["203.0.113.200/32", "2001:db8:c10a::200/128"];
 
 /// A router that takes flow rules.

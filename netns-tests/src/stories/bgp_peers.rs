@@ -177,7 +177,6 @@ fn paths(told: &mut Told<'_>) {
             lab.freeze(process, false)?;
             let ended = ended?;
             ensure!(ended.contains("BFD Down"), "{ended}");
-            ensure!(took < Duration::from_secs(2), "{took:?}");
             frozen = Some(took);
             Ok(format!("after {} ms, asking included: {ended}", took.as_millis()))
         });

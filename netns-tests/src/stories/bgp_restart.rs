@@ -11,7 +11,7 @@ use crate::evidence::{Evidence, Stopped};
 use crate::health::Health;
 use crate::lab::Lab;
 
-const BOUND: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(60);
 const PRIVATE: &str = "203.0.113.200/32";
 const KEPT: &str = "198.51.100.0/28";
 const UNKEPT: &str = "198.51.100.16/28";
@@ -200,7 +200,7 @@ fn all_there(lab: &Lab) -> Result<String> {
 
 /// The speaker is gone: what it left.
 fn kept_alone(lab: &Lab) -> Result<String> {
-    eventually(Duration::from_secs(5), "only what is to be kept is left", || {
+    eventually(Duration::from_secs(30), "only what is to be kept is left", || {
         for (router, session) in cells() {
             let held = router.holds(lab, session)?;
             let wanted = if session.3 { vec![(KEPT, true)] } else { Vec::new() };
@@ -220,7 +220,7 @@ fn dies(lab: &Lab, evidence: &mut Evidence, round: u32) {
         lab.kill9(SPEAKER)?;
         let mut gone: Vec<(String, Duration)> = Vec::new();
         let private: Vec<_> = cells().filter(|(_, session)| told(*session).contains(&PRIVATE)).collect();
-        eventually(Duration::from_secs(5), "the private route goes", || {
+        eventually(Duration::from_secs(30), "the private route goes", || {
             for (router, session) in &private {
                 let name = format!("{}-{}", router.name(), session.0);
                 let held = router.holds(lab, *session)?;

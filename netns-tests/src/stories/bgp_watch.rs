@@ -24,7 +24,7 @@ use crate::health::Health;
 use crate::lab::Lab;
 use crate::stories::shown;
 
-const BOUND: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(60);
 const PRIVATE: &str = "203.0.113.200/32";
 const OWN: &str = "198.51.100.48/28";
 

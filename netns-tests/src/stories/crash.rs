@@ -93,7 +93,7 @@ fn purchase(world: &World<'_>, process: &str, moment: Moment) -> Result<String> 
         };
         if matches!(process, "bgp-speaker" | "forwarder") {
             let began = Instant::now();
-            world.await_routes(false, Duration::from_secs(5))?;
+            world.await_routes(false, Duration::from_secs(30))?;
             told.push(format!("the route was gone after {} ms", began.elapsed().as_millis()));
         }
         let paying = paying.map_or_else(|| early(process).then(pay), Some);

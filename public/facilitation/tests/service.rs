@@ -27,7 +27,7 @@ use transact_wire::result::{
 };
 
 const KEY: &str = "vendor-key-of-the-shop";
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// What the simulator and the vendor saw, and how they behave.
 #[derive(Default)]

@@ -18,7 +18,7 @@ use toolbox_wire::radius::{Packet, Request, build_request};
 
 pub(crate) const SECRET: &str = "s3cr3t-of-the-edge-router";
 pub(crate) const KEY: &str = "the key of the shop";
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` holds.
 ///

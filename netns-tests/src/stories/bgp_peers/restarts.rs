@@ -86,7 +86,7 @@ fn we_are_gone(lab: &Lab, router: Router, keeps: bool) -> Result<String> {
     let case = Case::Restarting;
     let of = |prefix: &str| router.route(lab, case, prefix).unwrap_or_default();
     let there = |said: &str| router.marks().iter().all(|mark| said.contains(mark));
-    eventually(Duration::from_secs(5), "what is not to be kept goes", || {
+    eventually(Duration::from_secs(30), "what is not to be kept goes", || {
         if let Some(prefix) = case.passing(router) {
             ensure!(!there(&of(&prefix)), "{}", of(&prefix));
         }
@@ -97,7 +97,7 @@ fn we_are_gone(lab: &Lab, router: Router, keeps: bool) -> Result<String> {
         let said = sessions::holds(lab, router, case, &kept, &[&router.marks()[..], &[router.stale()]].concat())?;
         return Ok(said);
     }
-    eventually(Duration::from_secs(5), "nothing is kept", || {
+    eventually(Duration::from_secs(30), "nothing is kept", || {
         ensure!(!there(&of(&kept)), "{}", of(&kept));
         Ok("nothing".to_owned())
     })

@@ -78,7 +78,7 @@ pub(super) fn buying(world: &World<'_>, evidence: &mut Evidence, order: &Order) 
     let path = evidence.require(
         "its packets went by the access link, the core and the private link, in this order",
         || {
-            let path = eventually(Duration::from_secs(5), "the captures have it", || {
+            let path = eventually(Duration::from_secs(30), "the captures have it", || {
                 let path = world.path(PRIVATE[0].parse()?, began)?;
                 let names: Vec<&str> = path.iter().map(|(name, _)| name.as_str()).collect();
                 ensure!(names == ["access", "core", "private"], "{names:?}");

@@ -50,7 +50,7 @@ pub(super) fn cloak(world: &World<'_>, evidence: &mut Evidence) {
             send(stranger)?;
             send(member)?;
             // The frames arrive in order: once the second is answered, the first has been dealt with.
-            eventually(Duration::from_secs(5), "the subscriber's SYN is answered", || {
+            eventually(Duration::from_secs(30), "the subscriber's SYN is answered", || {
                 ensure!(answered(member)?, "no SYN-ACK to {member}");
                 Ok(())
             })?;
