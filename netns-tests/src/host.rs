@@ -19,6 +19,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("nmap", "nmap"),
     ("curl", "curl"),
     ("radclient", "freeradius-utils"),
+    ("freeradius", "freeradius"),
+    ("radsecproxy", "radsecproxy"),
     ("/usr/lib/frr/zebra", "frr"),
     ("vtysh", "frr"),
     ("bird", "bird2"),
@@ -46,6 +48,8 @@ const SERVICES: &[(&str, &str)] = &[
     ("exabgp", "exabgp"),
     ("stayrtr", "stayrtr"),
     ("unbound", "unbound"),
+    ("freeradius", "freeradius"),
+    ("radsecproxy", "radsecproxy"),
 ];
 
 /// A script that answers "forbidden" to every start that a package asks for while it is being installed.

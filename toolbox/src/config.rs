@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cloakway_crypto::Secret;
 use cloakway_crypto::encode::unhex;
 use cloakway_runtime::config::{self, Invalid};
 use cloakway_runtime::tls::Identity;
 use ipnet::IpNet;
 use serde::Deserialize;
 use toolbox_core::Settings;
+
+use crate::radius::settings;
 
 /// A usable configuration.
 #[derive(Debug, Clone)]
@@ -24,29 +25,14 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// What the binding table is told.
     pub settings: Settings,
-    /// Where accounting packets arrive.
-    pub radius_listen: Vec<SocketAddr>,
-    /// Who may send them, each from a prefix of its own.
-    pub clients: Vec<Client>,
+    /// What is heard by RADIUS.
+    pub radius: settings::Settings,
     /// Where callers ask.
     pub https_listen: Vec<SocketAddr>,
     /// The certificate that callers see.
     pub identity: Identity,
     /// Who may ask.
     pub callers: Vec<Caller>,
-}
-
-/// A RADIUS client: a NAS or a proxy before several.
-#[derive(Debug, Clone)]
-pub struct Client {
-    /// Its name in logs, metrics and bindings.
-    pub name: String,
-    /// Where its packets come from.
-    pub prefix: IpNet,
-    /// The shared secret.
-    pub secret: Secret<String>,
-    /// Whether a packet without Message-Authenticator is dropped.
-    pub require_message_authenticator: bool,
 }
 
 /// Who may ask for verifications.
@@ -68,7 +54,7 @@ pub struct Raw {
     subscribers: RawSubscribers,
     #[serde(default)]
     bindings: RawBindings,
-    radius: RawRadius,
+    radius: settings::Raw,
     https: RawHttps,
     callers: Vec<RawCaller>,
 }
@@ -94,23 +80,6 @@ impl Default for RawBindings {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawRadius {
-    listen: Vec<SocketAddr>,
-    clients: Vec<RawClient>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawClient {
-    name: String,
-    prefix: IpNet,
-    secret_file: PathBuf,
-    #[serde(default)]
-    require_message_authenticator: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawHttps {
     listen: Vec<SocketAddr>,
     certificate: PathBuf,
@@ -130,8 +99,6 @@ impl config::Config for Config {
     fn validate(raw: Raw) -> Result<Self, Invalid> {
         let Raw { data, admin_socket, metrics_listen, subscribers, bindings, radius, https, callers } = raw;
         some(&subscribers.prefixes, "subscribers.prefixes", "the prefixes that subscribers' addresses are in")?;
-        some(&radius.listen, "radius.listen", "an address such as \"198.51.100.2:1813\"")?;
-        some(&radius.clients, "radius.clients", "a [[radius.clients]] table for each NAS or proxy")?;
         some(&https.listen, "https.listen", "an address such as \"198.51.100.2:8444\"")?;
         some(&callers, "callers", "a [[callers]] table for who may ask")?;
         Ok(Self {
@@ -144,8 +111,7 @@ impl config::Config for Config {
                 max_delay: seconds("bindings.max-delay-s", bindings.max_delay_s, 1, 300)?,
                 translators: Vec::new(),
             },
-            radius_listen: radius.listen,
-            clients: clients(radius.clients)?,
+            radius: radius.validate()?,
             https_listen: https.listen,
             identity: Identity { certificate: https.certificate, key: https.key },
             callers: known_callers(callers)?,
@@ -153,11 +119,11 @@ impl config::Config for Config {
     }
 }
 
-fn some<T>(list: &[T], field: &str, wanted: &str) -> Result<(), Invalid> {
+pub(crate) fn some<T>(list: &[T], field: &str, wanted: &str) -> Result<(), Invalid> {
     if list.is_empty() { Err(Invalid::at(field, format!("the list is empty: give {wanted}"))) } else { Ok(()) }
 }
 
-fn seconds(field: &str, value: u64, low: u64, high: u64) -> Result<Duration, Invalid> {
+pub(crate) fn seconds(field: &str, value: u64, low: u64, high: u64) -> Result<Duration, Invalid> {
     if (low..=high).contains(&value) {
         return Ok(Duration::from_secs(value));
     }
@@ -165,7 +131,7 @@ fn seconds(field: &str, value: u64, low: u64, high: u64) -> Result<Duration, Inv
 }
 
 /// A name for logs and metrics, not used before.
-fn name(field: &str, name: &str, taken: &mut BTreeSet<String>) -> Result<(), Invalid> {
+pub(crate) fn name(field: &str, name: &str, taken: &mut BTreeSet<String>) -> Result<(), Invalid> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
         return Err(Invalid::at(field, format!("{name:?} is not a name: 1 to 64 of letters, digits and -_.")));
@@ -174,33 +140,6 @@ fn name(field: &str, name: &str, taken: &mut BTreeSet<String>) -> Result<(), Inv
         return Err(Invalid::at(field, format!("{name:?} is there already: each needs a name of its own")));
     }
     Ok(())
-}
-
-fn clients(raw: Vec<RawClient>) -> Result<Vec<Client>, Invalid> {
-    let mut names = BTreeSet::new();
-    let mut clients: Vec<Client> = Vec::new();
-    for (index, client) in raw.into_iter().enumerate() {
-        let field = |key: &str| format!("radius.clients[{index}].{key}");
-        name(&field("name"), &client.name, &mut names)?;
-        let prefix = client.prefix;
-        if prefix != prefix.trunc() {
-            let right = prefix.trunc();
-            return Err(Invalid::at(field("prefix"), format!("{prefix} has host bits: {right} would be the prefix")));
-        }
-        let secret =
-            config::read_secret(&client.secret_file).map_err(|reason| Invalid::at(field("secret-file"), reason))?;
-        if let Some(other) = clients.iter().find(|other| other.prefix == prefix) {
-            let reason = format!("{prefix} is that of client {}: each needs a prefix of its own", other.name);
-            return Err(Invalid::at(field("prefix"), reason));
-        }
-        clients.push(Client {
-            name: client.name,
-            prefix,
-            secret,
-            require_message_authenticator: client.require_message_authenticator,
-        });
-    }
-    Ok(clients)
 }
 
 fn known_callers(raw: Vec<RawCaller>) -> Result<Vec<Caller>, Invalid> {

@@ -8,14 +8,15 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use cloakway_runtime::http::Limits;
 use cloakway_runtime::{Context, Outcome, Role, Topic, admin, config, http, metrics, role, tls};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::api::{self, Api};
 use crate::audit::{self, Audit, AuditError};
 use crate::bindings::Bindings;
 use crate::config::Config;
-use crate::radius;
+use crate::radius::Radius;
+use crate::radius::annex::Annex;
 
 /// The toolbox as a server binary.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ impl Role for Toolbox {
     const TOPICS: &'static [Topic] = &[
         Topic { name: "bindings", about: "Addresses with their subscribers, and why some are unknown" },
         Topic { name: "sources", about: "RADIUS clients, what they sent, what was dropped" },
+        Topic { name: "homes", about: "The RADIUS servers that packets are passed on to" },
         Topic { name: "callers", about: "Who may ask, and how much they did" },
         Topic { name: "status", about: "Open sessions, and where the audit log ends" },
     ];
@@ -48,10 +50,11 @@ impl Role for Toolbox {
             addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         };
         let mut lines = vec![
-            format!("RADIUS accounting on {}", list(&config.radius_listen)),
+            format!("RADIUS accounting on {}", list(&config.radius.listen)),
             format!("verification on {}", list(&config.https_listen)),
         ];
-        for client in &config.clients {
+        lines.extend(config.radius.summary());
+        for client in &config.radius.clients {
             lines.push(format!("client {} at {}", client.name, client.prefix));
             if client.secret.expose().len() < 16 {
                 lines.push(format!(
@@ -60,7 +63,7 @@ impl Role for Toolbox {
                 ));
             }
         }
-        for address in config.radius_listen.iter().filter(|address| address.ip().is_unspecified()) {
+        for address in config.radius.listen.iter().filter(|address| address.ip().is_unspecified()) {
             lines.push(format!(
                 "warning: {address}: an answer may leave from another address than the NAS asked: name one"
             ));
@@ -85,13 +88,11 @@ impl Role for Toolbox {
             let stop = context.stop.clone();
             http::serve(listener, identity.clone(), api.clone().router(), limits.clone(), stop);
         }
-        let server = radius::Server::new(&config.clients, bindings.clone());
         let (failed, mut failure) = mpsc::channel(1);
-        for listen in &config.radius_listen {
-            let socket = UdpSocket::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
-            tokio::spawn(server.clone().serve(socket, context.stop.clone(), failed.clone()));
-        }
-        let shown = Shown { bindings: bindings.clone(), server, api, audit };
+        let annex = Annex::open(&config.data.join("radius.redb"))?;
+        let state = (bindings.clone(), annex);
+        let radius = Radius::start(&config.radius, state, config.settings.max_age, failed, &context.stop).await?;
+        let shown = Shown { bindings: bindings.clone(), radius, api, audit };
         admin::serve(&config.admin_socket, context.stop.clone(), move |request| {
             let shown = shown.clone();
             async move { shown.topic(&request.topic) }
@@ -134,7 +135,7 @@ impl Role for Toolbox {
 #[derive(Clone)]
 struct Shown {
     bindings: Bindings,
-    server: radius::Server,
+    radius: Radius,
     api: Api,
     audit: Audit,
 }
@@ -143,7 +144,8 @@ impl Shown {
     fn topic(&self, topic: &str) -> Result<Value, String> {
         let value = match topic {
             "bindings" => serde_json::to_value(self.bindings.list()),
-            "sources" => serde_json::to_value(self.server.sources()),
+            "sources" => serde_json::to_value(self.radius.sources()),
+            "homes" => serde_json::to_value(self.radius.homes()),
             "callers" => serde_json::to_value(self.api.callers()),
             "status" => Ok(json!({"open_sessions": self.bindings.open_sessions(), "audit": self.audit.head()})),
             other => return Err(format!("there is no topic {other}")),

@@ -13,10 +13,19 @@ const EXAMPLE: &str = include_str!("../../configs/toolbox.toml");
 const OPENAPI: &str = include_str!("../../docs/openapi/toolbox.yaml");
 
 /// The example with a secret that exists.
-fn example(folder: &Path) -> String {
+fn plain(folder: &Path) -> String {
     let secret = folder.join("radius.secret");
     std::fs::write(&secret, "a secret of the edge router\n").unwrap();
     EXAMPLE.replace("/etc/cloakway/radius.secret", &secret.display().to_string())
+}
+
+/// The same with the settings in force that are commented out: `#` before a setting, `# ` before prose.
+fn example(folder: &Path) -> String {
+    let line = |line: &str| match line.strip_prefix('#') {
+        Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => format!("{setting}\n"),
+        _ => format!("{line}\n"),
+    };
+    plain(folder).lines().map(line).collect()
 }
 
 fn error(text: &str) -> String {
@@ -26,20 +35,46 @@ fn error(text: &str) -> String {
 #[test]
 fn the_example_is_valid_and_its_commented_defaults_are_the_defaults() {
     let folder = tempfile::tempdir().unwrap();
+    config::parse::<Config>("toolbox.toml", &plain(folder.path())).unwrap();
     let text = example(folder.path());
     let whole: Config = config::parse("toolbox.toml", &text).unwrap();
-    let without = text.replace("[bindings]\n", "").replace("max-age-s = 1800\n", "").replace("max-delay-s = 20\n", "");
+    let defaults = [
+        "[bindings]",
+        "max-age-s = 1800",
+        "max-delay-s = 20",
+        "receive-buffer-kib = 8192",
+        "allow-tls12 = false",
+        "connections = 256",
+        "connections-per-client = 16",
+        "idle-s = 300",
+        "wait-ms = 2000",
+        "tries = 3",
+    ];
+    let without = defaults.iter().fold(text.clone(), |text, line| {
+        assert_eq!(text.matches(&format!("\n{line}\n")).count(), 1, "{line}");
+        text.replace(&format!("\n{line}\n"), "\n")
+    });
     let defaults: Config = config::parse("toolbox.toml", &without).unwrap();
-    assert_eq!(whole.settings.max_age, defaults.settings.max_age);
-    assert_eq!(whole.settings.max_delay, defaults.settings.max_delay);
-    assert_eq!(whole.clients[0].name, "edge");
+    assert_eq!(format!("{whole:?}"), format!("{defaults:?}"));
+    assert_eq!(whole.radius.clients[0].name, "edge");
 }
 
 #[test]
 fn a_stray_key_is_refused_in_every_table() {
     let folder = tempfile::tempdir().unwrap();
     let text = example(folder.path());
-    let tables = ["[subscribers]", "[bindings]", "[radius]", "[[radius.clients]]", "[https]", "[[callers]]"];
+    let tables = [
+        "[subscribers]",
+        "[bindings]",
+        "[radius]",
+        "[[radius.clients]]",
+        "[radius.radsec]",
+        "[[radius.radsec.clients]]",
+        "[radius.proxy]",
+        "[[radius.proxy.homes]]",
+        "[https]",
+        "[[callers]]",
+    ];
     for table in tables {
         assert_eq!(text.matches(&format!("\n{table}\n")).count(), 1, "{table}");
         let stray = text.replace(&format!("\n{table}\n"), &format!("\n{table}\nstray = 1\n"));
@@ -62,6 +97,15 @@ fn an_error_names_line_field_and_what_would_be_right() {
         ("prefix = \"198.51.100.1/32\"", "prefix = \"198.51.100.1/24\"", "radius.clients[0].prefix", "198.51.100.0/24"),
         ("name = \"edge\"", "name = \"the edge\"", "radius.clients[0].name", "letters, digits"),
         ("key-sha256", "key-sha256 = \"12\" #", "callers[0].key-sha256", "sha256sum"),
+        ("receive-buffer-kib = 8192", "receive-buffer-kib = 63", "radius.receive-buffer-kib", "64 to 1048576"),
+        ("workers = 4", "workers = 0", "radius.workers", "1 to 64"),
+        ("idle-s = 300", "idle-s = 9", "radius.radsec.idle-s", "10 to 86400"),
+        ("connections = 256", "connections = 0", "radius.radsec.connections", "1 to 65536"),
+        ("certificate-names", "certificate-names = [\"a b\"] #", "radius.radsec.clients[0].certificate-names", "could"),
+        ("certificate-sha256", "certificate-sha256 = [\"12\"] #", "clients[0].certificate-sha256", "openssl x509"),
+        ("name = \"edge-tls\"", "name = \"edge\"", "radius.radsec.clients[0].name", "there already"),
+        ("wait-ms = 2000", "wait-ms = 99", "radius.proxy.wait-ms", "100 to 30000"),
+        ("tries = 3", "tries = 11", "radius.proxy.tries", "1 to 10"),
         ("prefixes", "prefixes = [] #", "subscribers.prefixes", "empty"),
     ];
     for (right, wrong, field, hint) in cases {
@@ -72,6 +116,8 @@ fn an_error_names_line_field_and_what_would_be_right() {
         let named: usize = place.rsplit(':').next().unwrap().parse().unwrap();
         assert!(named.abs_diff(found) <= 1, "line {found} expected: {message}");
     }
+    let nowhere = error(&text.replace("\nauthentication = ", "\n#"));
+    assert!(nowhere.contains("radius.proxy.listen-authentication: no home server"), "{nowhere}");
     let missing = error(&text.replace("radius.secret", "none"));
     assert!(missing.contains("radius.clients[0].secret-file") && missing.contains("none"), "{missing}");
 }

@@ -4,35 +4,14 @@
 
 mod running;
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
 use cloakway_testing::have;
+use running::radius::Said;
 use running::{SECRET, Toolbox};
 use serde_json::json;
 
-struct Said {
-    answered: bool,
-    text: String,
-}
-
 /// One packet; `command` is `acct` or `status`.
 fn radclient(toolbox: &Toolbox, command: &str, secret: &str, attributes: &str) -> Said {
-    let file = toolbox.path("client.secret");
-    std::fs::write(&file, secret).unwrap();
-    let mut child = Command::new("radclient")
-        .args(["-x", "-r", "1", "-t", "2", "-S"])
-        .arg(file)
-        .args([&toolbox.radius.to_string(), command])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(attributes.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    Said { answered: output.status.success() && text.contains("Received Accounting-Response"), text }
+    running::radius::radclient(&toolbox.path(""), toolbox.radius, command, secret, attributes, 1)
 }
 
 #[test]
@@ -93,4 +72,46 @@ fn radclient_learns_by_status_server_that_the_toolbox_is_there() {
     let toolbox = Toolbox::start();
     assert!(radclient(&toolbox, "status", SECRET, "Message-Authenticator = 0x00\n").answered);
     assert!(!radclient(&toolbox, "status", "another secret of that length", "Message-Authenticator = 0x00\n").answered);
+}
+
+#[test]
+fn port_blocks_are_given_and_taken_away_as_freeradius_writes_them() {
+    if !have("radclient", "freeradius-utils") {
+        return;
+    }
+    let toolbox = Toolbox::start();
+    let shared = "198.51.100.100";
+    let block = |allocation: u8, first: u32| {
+        format!(
+            ", IP-Port-Range-Type = 1, IP-Port-Range-Alloc = {allocation}, IP-Port-Range-Ext-IPv4-Addr = {shared}, \
+             IP-Port-Range-Range-Start = {first}, IP-Port-Range-Range-End = {}",
+            first + 511
+        )
+    };
+    let send = |status: &str, user: &str, more: &str| {
+        let attributes = format!(
+            "Acct-Status-Type = {status}, Acct-Session-Id = \"of {user}\", User-Name = \"{user}\", \
+             NAS-Identifier = \"edge\"{more}\n"
+        );
+        let said = radclient(&toolbox, "acct", SECRET, &attributes);
+        assert!(said.answered, "{}", said.text);
+    };
+    let live = |user: &str, port: u16| {
+        let body = json!({"address": shared, "port": port, "subscriber": user}).to_string();
+        let key = format!("Bearer {}", running::KEY);
+        let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
+        let (_, answer) = toolbox.ask(axum::http::Method::POST, "/v1/verify", &headers, body.as_bytes());
+        answer["live"].as_bool().unwrap()
+    };
+    send("Start", "alice", &block(1, 1024));
+    send("Start", "bob", &block(1, 1536));
+    assert!(live("alice", 1024) && live("alice", 1535) && live("bob", 1536));
+    assert!(!live("alice", 1536) && !live("bob", 1535) && !live("alice", 5000));
+    assert_eq!(toolbox.reason("alice", shared), "port-needed");
+    send("Interim-Update", "alice", &block(1, 4096));
+    assert!(live("alice", 4100) && live("alice", 1024));
+    send("Interim-Update", "alice", &block(2, 1024));
+    assert!(live("alice", 4100) && !live("alice", 1024));
+    send("Stop", "alice", "");
+    assert!(!live("alice", 4100) && live("bob", 1536));
 }

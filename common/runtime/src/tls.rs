@@ -1,4 +1,5 @@
-//! TLS 1.3 and nothing older, with aws-lc-rs underneath; mutual where both ends are ours.
+//! TLS 1.3, with aws-lc-rs underneath; mutual where both ends are ours. RADIUS clients may be let in with TLS 1.2, where
+//! the configuration says so.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -110,6 +111,24 @@ pub fn server(identity: &Identity, client_ca: Option<&Path>) -> Result<Arc<Serve
     Ok(Arc::new(config))
 }
 
+/// A server's side for RADIUS under TLS (RFC 6614): only clients with a certificate of `client_ca` get in. Equipment that
+/// has no TLS 1.3 yet does with `tls12`; nothing older is spoken.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn radius_server(identity: &Identity, client_ca: &Path, tls12: bool) -> Result<Arc<ServerConfig>, TlsError> {
+    let versions = if tls12 { rustls::ALL_VERSIONS } else { TLS13 };
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .map_err(|e| identity.mismatch(&e))?;
+    let (chain, key) = identity.read()?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(client_ca)?, provider())
+        .build()
+        .map_err(|e| TlsError::Mismatch { path: client_ca.display().to_string(), reason: e.to_string() })?;
+    let builder = builder.with_client_cert_verifier(verifier);
+    Ok(Arc::new(builder.with_single_cert(chain, key).map_err(|e| identity.mismatch(&e))?))
+}
+
 /// A client's side: trusts the authorities in the file `ca`, shows `identity` when the server asks.
 ///
 /// # Errors
@@ -160,6 +179,20 @@ pub async fn connect(config: &ClientConfig, name: &str, protocol: &[u8], stream:
 
 fn speaks(wanted: &[u8], agreed: Option<&[u8]>) -> io::Result<()> {
     if agreed == Some(wanted) { Ok(()) } else { Err(io::Error::other("the other end speaks another protocol")) }
+}
+
+/// Takes a connection of a protocol that names itself by its port.
+///
+/// # Errors
+/// The client is not let in.
+pub async fn accept_any(config: &Arc<ServerConfig>, stream: TcpStream) -> io::Result<Stream> {
+    Ok(tokio_rustls::TlsAcceptor::from(config.clone()).accept(stream).await?.into())
+}
+
+/// The certificate that the other end showed, as DER.
+#[must_use]
+pub fn peer_certificate(stream: &Stream) -> Option<&CertificateDer<'static>> {
+    stream.get_ref().1.peer_certificates()?.first()
 }
 
 /// Whether `name` can be that of a server's certificate.

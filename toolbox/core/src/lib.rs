@@ -29,6 +29,7 @@
 //! [`Table::restore`] takes them back.
 
 mod answer;
+mod carried;
 mod rows;
 mod session;
 mod sessions;
@@ -36,6 +37,7 @@ mod table;
 mod translate;
 
 pub use answer::{Answer, Binding, Live, Question, Unknown};
+pub use carried::{Carried, Completed};
 pub use rows::{ResetKey, RestoreError, Row, Rows};
 pub use session::{SessionKey, Span};
 pub use table::{Applied, Effect, Event, Ignored, Settings, Table};

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod radius;
+
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -51,7 +53,11 @@ impl Toolbox {
 
     /// `bindings` are lines for that table.
     pub(crate) fn start_with(bindings: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), bindings, "", "")
+    }
+
+    /// With lines for the tables `bindings` and `radius`, and further tables.
+    pub(crate) fn start_in(folder: TempDir, bindings: &str, of_radius: &str, tables: &str) -> Self {
         let path = |name: &str| folder.path().join(name);
         let issued = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
         std::fs::write(path("cert.pem"), issued.cert.pem()).unwrap();
@@ -71,6 +77,7 @@ prefixes = ["198.51.100.64/26", "2001:db8:5100::/48"]
 {bindings}
 [radius]
 listen = ["{radius}"]
+{of_radius}
 [[radius.clients]]
 name = "edge"
 prefix = "127.0.0.1/32"
@@ -87,6 +94,7 @@ key = "{dir}/key.pem"
 [[callers]]
 name = "shop"
 key-sha256 = "{key}"
+{tables}
 "#
         );
         std::fs::write(path("toolbox.toml"), config).unwrap();
@@ -207,6 +215,12 @@ impl Nas {
             [(40, &status), (44, session.as_bytes()), (1, user.as_bytes()), (32, b"edge"), (8, &address), (55, &at)];
         self.identifier = self.identifier.wrapping_add(1);
         build_request(Request::Accounting, self.identifier, &attributes, SECRET.as_bytes(), [0; 16], false).unwrap()
+    }
+
+    /// An Accounting-Request with these attributes.
+    pub(crate) fn packet(&mut self, attributes: &[(u8, &[u8])]) -> Vec<u8> {
+        self.identifier = self.identifier.wrapping_add(1);
+        build_request(Request::Accounting, self.identifier, attributes, SECRET.as_bytes(), [0; 16], false).unwrap()
     }
 
     pub(crate) fn send(&self, packet: &[u8]) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use cloakway_types::{IdError, SubscriberId, Timestamp};
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use crate::radius::extended::{self, Allocation};
 use crate::radius::{Attribute, Verified};
 pub use crate::record::{Address, AddressKind, Basis, Change, EventTime, Nas, Ports, Record, SessionRecord, User};
 
@@ -74,6 +75,9 @@ pub enum RecordError {
         /// Its offset.
         at: usize,
     },
+    /// A port block that cannot be read.
+    #[error(transparent)]
+    Block(#[from] extended::PortsError),
     /// An IPv6 prefix length above 128.
     #[error("attribute {kind} at byte {at} has prefix length {length}: at most 128 is possible")]
     PrefixLength {
@@ -119,9 +123,6 @@ impl Fields {
             kind::ACCT_STATUS_TYPE => once(&mut self.status, number(a)?, a),
             kind::ACCT_SESSION_ID => once(&mut self.session, text(a)?, a),
             kind::USER_NAME => once(&mut self.user, user(a), a),
-            kind::NAS_IDENTIFIER => once(&mut self.nas.identifier, text(a)?, a),
-            kind::NAS_IP_ADDRESS => once(&mut self.nas.v4, Ipv4Addr::from(sized::<4>(a)?), a),
-            kind::NAS_IPV6_ADDRESS => once(&mut self.nas.v6, Ipv6Addr::from(sized::<16>(a)?), a),
             kind::EVENT_TIMESTAMP => once(&mut self.stated, number(a)?, a),
             kind::ACCT_DELAY_TIME => once(&mut self.delay, number(a)?, a),
             kind::FRAMED_IP_ADDRESS => {
@@ -149,7 +150,7 @@ impl Fields {
                 self.named_v6(AddressKind::DelegatedPrefixV6, prefix);
                 Ok(())
             }
-            _ => Ok(()),
+            _ => name_nas(&mut self.nas, a),
         }
     }
 
@@ -187,6 +188,55 @@ impl Fields {
     }
 }
 
+/// Takes what names the NAS.
+pub(crate) fn name_nas(nas: &mut Nas, a: &Attribute<'_>) -> Result<(), RecordError> {
+    match a.kind {
+        kind::NAS_IDENTIFIER => once(&mut nas.identifier, text(a)?, a),
+        kind::NAS_IP_ADDRESS => once(&mut nas.v4, Ipv4Addr::from(sized::<4>(a)?), a),
+        kind::NAS_IPV6_ADDRESS => once(&mut nas.v6, Ipv6Addr::from(sized::<16>(a)?), a),
+        _ => Ok(()),
+    }
+}
+
+/// Ports of a shared address that the packet says were given to its session's subscriber, or taken away (RFC 8045).
+///
+/// # Errors
+/// [`RecordError`]; nothing may be learnt from such a packet.
+pub fn blocks(packet: &Verified<'_>) -> Result<Vec<Block>, RecordError> {
+    let mut blocks = Vec::new();
+    for block in extended::port_blocks(packet.packet()) {
+        let block = block?;
+        // Without the outside address the ports are nobody's.
+        let Some(address) = block.external.filter(|address| !address.is_unspecified()) else { continue };
+        let Some(ports) = Ports::new(block.first, block.last) else { continue };
+        // RFC 8045 §3.2.1: TCP, UDP and ICMP; TCP and UDP; and each of them. What is not known says nothing.
+        let each: &[Option<u8>] = match block.protocols {
+            None | Some(1) => &[None],
+            Some(2) => &[Some(6), Some(17)],
+            Some(3) => &[Some(6)],
+            Some(4) => &[Some(17)],
+            Some(5) => &[Some(1)],
+            Some(_) => &[],
+        };
+        for protocol in each {
+            let ports = protocol.map_or(ports, |protocol| ports.of(protocol));
+            blocks.push(Block { address, ports, given: block.allocation == Allocation::Given });
+        }
+    }
+    Ok(blocks)
+}
+
+/// Ports of a shared address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Which ports of it.
+    pub ports: Ports,
+    /// Given, or taken away.
+    pub given: bool,
+}
+
 fn once<T>(slot: &mut Option<T>, value: T, attribute: &Attribute<'_>) -> Result<(), RecordError> {
     match slot.replace(value) {
         None => Ok(()),
@@ -214,7 +264,7 @@ fn text(attribute: &Attribute<'_>) -> Result<String, RecordError> {
 }
 
 /// A name that cannot be a subscriber id is kept as such: the session is still somebody's.
-fn user(attribute: &Attribute<'_>) -> User {
+pub(crate) fn user(attribute: &Attribute<'_>) -> User {
     let parsed: Option<Result<SubscriberId, IdError>> = std::str::from_utf8(attribute.value).ok().map(str::parse);
     match parsed {
         Some(Ok(name)) => User::Named(name),
@@ -224,7 +274,7 @@ fn user(attribute: &Attribute<'_>) -> User {
 
 /// One reserved byte, the prefix length, then the prefix; bytes left off its end are zeros (RFC 3162 §2.3).
 /// Host bits, which the RFC wants to be zero, are cleared.
-fn prefix(attribute: &Attribute<'_>) -> Result<Ipv6Net, RecordError> {
+pub(crate) fn prefix(attribute: &Attribute<'_>) -> Result<Ipv6Net, RecordError> {
     let (length, given) = match attribute.value {
         [_, length, given @ ..] if given.len() <= 16 => (*length, given),
         _ => return Err(misfit(attribute)),

@@ -1,13 +1,16 @@
 //! What the toolbox says on the wire: RADIUS accounting packets and the bodies of its HTTP interface.
 //!
-//! - [`radius`]: packets, their authenticators and the signed answer (RFC 2865, 2866, 2869, 5997).
+//! - [`radius`]: packets, their authenticators and the signed answer (RFC 2865, 2866, 2869, 5997), what a proxy does to them, port
+//!   blocks (RFC 8045) and questions to a NAS (RFC 5176).
 //! - [`accounting`]: what an Accounting-Request states about a session, with the IPv6 attributes of
 //!   RFC 3162, 4818 and 6911.
+//! - [`access`]: what an Access-Accept grants, and to which session.
 //! - [`record`]: what any source says about sessions, addresses and ports; what the binding table is told.
 //! - [`http`]: `POST /v1/verify` and the error body (F2, F9).
 //!
-//! Pure: no socket, no clock. Not here: Access-* packets, CoA (RFC 5176) and RadSec (RFC 6614).
+//! Pure: no socket, no clock.
 
+pub mod access;
 pub mod accounting;
 pub mod http;
 pub mod radius;

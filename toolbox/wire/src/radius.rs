@@ -1,7 +1,12 @@
-//! RADIUS packets (RFC 2865 §3) as an accounting server meets them.
+//! RADIUS packets (RFC 2865 §3) as an accounting server, a proxy and a listener meet them.
 //!
 //! A datagram becomes a [`Packet`] once its framing holds, and a [`Verified`] packet once its
-//! authenticators hold. Only the second can be read as a record or answered.
+//! authenticators hold. Only the second can be read as a record or answered. What a proxy does to packets
+//! is in [`relay`], attributes beyond the first 255 types are in [`extended`], questions to a NAS in [`dynamic`].
+
+pub mod dynamic;
+pub mod extended;
+pub mod relay;
 
 use cloakway_crypto::{ct_eq, radius};
 
@@ -10,17 +15,32 @@ const HEADER_LENGTH: usize = 20;
 /// The longest packet (RFC 2865 §3).
 pub const MAX_LENGTH: usize = 4096;
 
-/// Packet codes that an accounting port sees.
+/// Packet codes.
 pub mod code {
+    /// RFC 2865 §4.1.
+    pub const ACCESS_REQUEST: u8 = 1;
+    /// RFC 2865 §4.2.
+    pub const ACCESS_ACCEPT: u8 = 2;
+    /// RFC 2865 §4.3.
+    pub const ACCESS_REJECT: u8 = 3;
     /// RFC 2866 §4.1.
     pub const ACCOUNTING_REQUEST: u8 = 4;
     /// RFC 2866 §4.2.
     pub const ACCOUNTING_RESPONSE: u8 = 5;
+    /// RFC 2865 §4.4.
+    pub const ACCESS_CHALLENGE: u8 = 11;
     /// RFC 5997 §3.
     pub const STATUS_SERVER: u8 = 12;
+    /// RFC 5176 §2.2.
+    pub const COA_REQUEST: u8 = 43;
+    /// RFC 5176 §2.2.
+    pub const COA_ACK: u8 = 44;
+    /// RFC 5176 §2.2.
+    pub const COA_NAK: u8 = 45;
 }
 
 const PROXY_STATE: u8 = 33;
+const EAP_MESSAGE: u8 = 79;
 const MESSAGE_AUTHENTICATOR: u8 = 80;
 
 /// Why a datagram is not a RADIUS packet. Such a datagram is discarded without an answer (RFC 2865 §3).
@@ -61,9 +81,12 @@ pub enum PacketError {
 /// Why a packet is not taken for genuine. Such a packet is discarded without an answer (RFC 2866 §3, RFC 5997 §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthenticityError {
-    /// An accounting port answers Accounting-Request and Status-Server only.
-    #[error("packet code {0} does not belong on an accounting port: 4 and 12 do")]
+    /// The port does not answer packets of this code.
+    #[error("packet code {0} does not belong here: 4 and 12 do, and 1 where access is relayed")]
     Code(u8),
+    /// The response authenticator is not MD5 over the packet, the request's authenticator and this secret.
+    #[error("the response authenticator is wrong: the shared secrets differ, or the packet was changed")]
+    ResponseAuthenticator,
     /// The request authenticator is not MD5 over the packet and this secret.
     #[error("the request authenticator is wrong: the shared secrets differ, or the packet was changed")]
     RequestAuthenticator,
@@ -185,41 +208,88 @@ impl<'a> Packet<'a> {
     /// # Errors
     /// [`AuthenticityError`]; the packet is then discarded without an answer.
     pub fn verify(self, secret: &[u8], demand_message_authenticator: bool) -> Result<Verified<'a>, AuthenticityError> {
+        match self.code() {
+            code::ACCOUNTING_REQUEST | code::STATUS_SERVER => self.verify_any(secret, demand_message_authenticator),
+            other => Err(AuthenticityError::Code(other)),
+        }
+    }
+
+    /// As [`Packet::verify`], where an Access-Request is welcome too.
+    ///
+    /// An Access-Request proves nothing of its sender but by a Message-Authenticator (RFC 3579 §3.2), which one that
+    /// carries EAP must have.
+    ///
+    /// # Errors
+    /// As [`Packet::verify`].
+    pub fn verify_any(self, secret: &[u8], demand: bool) -> Result<Verified<'a>, AuthenticityError> {
         let zeros = [0_u8; 16];
-        let authenticator = self.authenticator();
         let (request, seed) = match self.code() {
+            code::ACCESS_REQUEST => (Request::Access, self.authenticator()),
             code::ACCOUNTING_REQUEST => (Request::Accounting, zeros),
-            code::STATUS_SERVER => (Request::StatusServer, authenticator),
+            code::STATUS_SERVER => (Request::StatusServer, self.authenticator()),
             other => return Err(AuthenticityError::Code(other)),
         };
-        let (head, body) = (&self.header[..4], self.bytes.get(HEADER_LENGTH..).unwrap_or_default());
-        if request == Request::Accounting && !ct_eq(&radius::md5(&[head, &zeros, body, secret]), &authenticator) {
+        if request == Request::Accounting && !ct_eq(&self.digest(&zeros, secret), &self.authenticator()) {
             return Err(AuthenticityError::RequestAuthenticator);
         }
+        let eap = || request == Request::Access && self.attributes().any(|attribute| attribute.kind == EAP_MESSAGE);
+        let signed = self.signed(secret, &seed)?;
+        if !signed && (demand || request == Request::StatusServer || eap()) {
+            return Err(AuthenticityError::MessageAuthenticatorMissing);
+        }
+        Ok(Verified { packet: self, request, signed })
+    }
+
+    /// Checks that this is the answer of who knows `secret` to the request with that authenticator.
+    ///
+    /// # Errors
+    /// [`AuthenticityError`]; the packet is then discarded.
+    pub fn verify_response(
+        &self,
+        request_authenticator: &[u8; 16],
+        secret: &[u8],
+        demand: bool,
+    ) -> Result<(), AuthenticityError> {
+        if !ct_eq(&self.digest(request_authenticator, secret), &self.authenticator()) {
+            return Err(AuthenticityError::ResponseAuthenticator);
+        }
+        // Of an Accounting-Response some sign with zeros in the authenticator's place, others with the request's.
+        let signed = match self.signed(secret, request_authenticator) {
+            Err(AuthenticityError::MessageAuthenticator) => self.signed(secret, &[0; 16])?,
+            known => known?,
+        };
+        if demand && !signed { Err(AuthenticityError::MessageAuthenticatorMissing) } else { Ok(()) }
+    }
+
+    /// MD5 over the packet with `authenticator` in its place, and the secret.
+    fn digest(&self, authenticator: &[u8; 16], secret: &[u8]) -> [u8; 16] {
+        let body = self.bytes.get(HEADER_LENGTH..).unwrap_or_default();
+        radius::md5(&[&self.header[..4], authenticator, body, secret])
+    }
+
+    /// Whether there is a Message-Authenticator, which then holds with `seed` in the authenticator's place.
+    fn signed(&self, secret: &[u8], seed: &[u8; 16]) -> Result<bool, AuthenticityError> {
+        let zeros = [0_u8; 16];
         let mut found = self.attributes().filter(|attribute| attribute.kind == MESSAGE_AUTHENTICATOR);
-        let signed = match (found.next(), found.next()) {
-            (None, _) if request == Request::StatusServer || demand_message_authenticator => {
-                return Err(AuthenticityError::MessageAuthenticatorMissing);
-            }
-            (None, _) => false,
+        match (found.next(), found.next()) {
+            (None, _) => Ok(false),
             (Some(only), None) if only.value.len() == zeros.len() => {
                 let start = only.at + 2;
                 let before = self.bytes.get(HEADER_LENGTH..start).unwrap_or_default();
                 let after = self.bytes.get(start + zeros.len()..).unwrap_or_default();
-                if !ct_eq(&radius::hmac_md5(secret, &[head, &seed, before, &zeros, after]), only.value) {
-                    return Err(AuthenticityError::MessageAuthenticator);
-                }
-                true
+                let right = radius::hmac_md5(secret, &[&self.header[..4], seed, before, &zeros, after]);
+                if ct_eq(&right, only.value) { Ok(true) } else { Err(AuthenticityError::MessageAuthenticator) }
             }
-            (Some(_), _) => return Err(AuthenticityError::MessageAuthenticatorForm),
-        };
-        Ok(Verified { packet: self, request, signed })
+            (Some(_), _) => Err(AuthenticityError::MessageAuthenticatorForm),
+        }
     }
 }
 
 /// What a verified packet asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
+    /// May this subscriber in? (RFC 2865)
+    Access,
     /// Record this (RFC 2866).
     Accounting,
     /// Are you there? (RFC 5997)
@@ -255,6 +325,16 @@ impl<'a> Verified<'a> {
     /// says so for accounting, but FreeRADIUS 3 checks it that way and drops the other form.
     #[must_use]
     pub fn response(&self, secret: &[u8]) -> Vec<u8> {
+        self.answer(code::ACCOUNTING_RESPONSE, secret)
+    }
+
+    /// The "here" of a port that takes Access-Requests to a Status-Server (RFC 5997 §4.2).
+    #[must_use]
+    pub fn here(&self, secret: &[u8]) -> Vec<u8> {
+        self.answer(code::ACCESS_ACCEPT, secret)
+    }
+
+    fn answer(&self, code: u8, secret: &[u8]) -> Vec<u8> {
         let authenticator = self.packet.authenticator();
         let zeros = [0_u8; 16];
         let mut states = Vec::new();
@@ -266,12 +346,12 @@ impl<'a> Verified<'a> {
         // What is copied was part of a packet of at most 4096 bytes, so the sum fits.
         let length = HEADER_LENGTH as u16 + signature_length + u16::try_from(states.len()).unwrap_or(0);
         let [high, low] = length.to_be_bytes();
-        let head = [code::ACCOUNTING_RESPONSE, self.packet.identifier(), high, low];
+        let head = [code, self.packet.identifier(), high, low];
         let mut attributes = Vec::with_capacity(usize::from(length));
         if self.signed {
             let seed = match self.request {
                 Request::Accounting => zeros,
-                Request::StatusServer => authenticator,
+                Request::Access | Request::StatusServer => authenticator,
             };
             let start = [MESSAGE_AUTHENTICATOR, 18];
             attributes.extend_from_slice(&start);
@@ -289,7 +369,7 @@ impl<'a> Verified<'a> {
 
 /// Builds a request as a client does: attributes as (type, value), signed with `secret`.
 ///
-/// With `message_authenticator` one is put first. A Status-Server takes `nonce` as its request
+/// With `message_authenticator` one is put first. An Access-Request and a Status-Server take `nonce` as their request
 /// authenticator; an Accounting-Request computes its own and ignores it.
 ///
 /// # Errors
@@ -300,6 +380,23 @@ pub fn build_request(
     attributes: &[(u8, &[u8])],
     secret: &[u8],
     nonce: [u8; 16],
+    message_authenticator: bool,
+) -> Result<Vec<u8>, BuildError> {
+    let (code, nonce) = match request {
+        Request::Access => (code::ACCESS_REQUEST, Some(nonce)),
+        Request::Accounting => (code::ACCOUNTING_REQUEST, None),
+        Request::StatusServer => (code::STATUS_SERVER, Some(nonce)),
+    };
+    build(code, identifier, attributes, secret, nonce, message_authenticator)
+}
+
+/// A request whose authenticator is `nonce`, or, without, proves that the secret is known.
+fn build(
+    code: u8,
+    identifier: u8,
+    attributes: &[(u8, &[u8])],
+    secret: &[u8],
+    nonce: Option<[u8; 16]>,
     message_authenticator: bool,
 ) -> Result<Vec<u8>, BuildError> {
     let mut body = Vec::new();
@@ -318,10 +415,7 @@ pub fn build_request(
         Ok(fits) if length <= MAX_LENGTH => fits.to_be_bytes(),
         _ => return Err(BuildError::Packet { length }),
     };
-    let (code, seed) = match request {
-        Request::Accounting => (code::ACCOUNTING_REQUEST, [0; 16]),
-        Request::StatusServer => (code::STATUS_SERVER, nonce),
-    };
+    let seed = nonce.unwrap_or_default();
     let head = [code, identifier, high, low];
     if message_authenticator {
         let signature = radius::hmac_md5(secret, &[&head, &seed, &body]);
@@ -329,10 +423,7 @@ pub fn build_request(
             *to = from;
         }
     }
-    let authenticator = match request {
-        Request::Accounting => radius::md5(&[&head, &seed, &body, secret]),
-        Request::StatusServer => nonce,
-    };
+    let authenticator = nonce.unwrap_or_else(|| radius::md5(&[&head, &seed, &body, secret]));
     let mut out = Vec::with_capacity(length);
     out.extend_from_slice(&head);
     out.extend_from_slice(&authenticator);

@@ -1,0 +1,274 @@
+//! What is done about a packet, however it came: checked, learnt, passed on, answered.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cloakway_crypto::Secret;
+use cloakway_runtime::clock;
+use cloakway_store::StoreError;
+use cloakway_types::Timestamp;
+use tokio::sync::mpsc;
+use toolbox_core::Event;
+use toolbox_wire::access::{self, Line};
+use toolbox_wire::accounting;
+use toolbox_wire::http::Source;
+use toolbox_wire::radius::{Packet, Request, Verified, code};
+
+use super::annex::Annex;
+use super::copies::{Copies, Kept, Key};
+use super::home::Homes;
+use super::tally::{Dropped, Tally};
+use crate::bindings::Bindings;
+
+/// Who sent a packet, as the configuration knows them.
+#[derive(Debug)]
+pub struct Client {
+    /// Its name in logs, metrics and bindings.
+    pub name: String,
+    /// The shared secret.
+    pub secret: Secret<String>,
+    /// Whether a packet without Message-Authenticator is dropped.
+    pub require_message_authenticator: bool,
+}
+
+impl Client {
+    fn secret(&self) -> &[u8] {
+        self.secret.expose().as_bytes()
+    }
+}
+
+/// What a port takes, beside Status-Server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// Accounting-Requests.
+    Accounting,
+    /// Access-Requests.
+    Access,
+    /// Both: RADIUS under TLS has one port (RFC 6614 §2.1).
+    Both,
+}
+
+/// The service behind all ports. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Service(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    bindings: Bindings,
+    annex: Annex,
+    homes: Option<Homes>,
+    tally: Tally,
+    failed: mpsc::Sender<StoreError>,
+}
+
+/// Something that takes a while.
+pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What to do about a packet.
+pub(super) enum Reaction {
+    /// Send this now.
+    Answer(Vec<u8>),
+    /// Nothing: the answer to a copy of it is on its way.
+    Nothing,
+    /// Wait for the answer; `None` when there is none.
+    Wait(Later<Option<Vec<u8>>>),
+}
+
+/// What was seen at one socket or connection lately.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Recent(Arc<Mutex<Copies>>);
+
+impl Recent {
+    fn copies(&self) -> MutexGuard<'_, Copies> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Service {
+    /// A service that feeds `bindings`, with what is in `annex`, and, where there are `homes`, passes on to them. An error of the disk is told to
+    /// `failed` and ends the role.
+    #[must_use]
+    pub fn new(
+        bindings: Bindings,
+        annex: Annex,
+        homes: Option<Homes>,
+        tally: Tally,
+        failed: mpsc::Sender<StoreError>,
+    ) -> Self {
+        Self(Arc::new(Shared { bindings, annex, homes, tally, failed }))
+    }
+
+    /// The counts.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.0.tally
+    }
+
+    /// Whether answers may have to wait for another server.
+    pub(super) fn passes_on(&self) -> bool {
+        self.0.homes.is_some()
+    }
+
+    /// Takes one packet. What gets no answer is counted.
+    pub(super) fn packet(
+        &self,
+        client: &Arc<Client>,
+        takes: Takes,
+        datagram: &[u8],
+        from: SocketAddr,
+        recent: &Recent,
+    ) -> Reaction {
+        self.react(client, takes, datagram, from, recent).unwrap_or_else(|why| {
+            self.0.tally.dropped(Some(&client.name), &why);
+            Reaction::Nothing
+        })
+    }
+
+    fn react(
+        &self,
+        client: &Arc<Client>,
+        takes: Takes,
+        datagram: &[u8],
+        from: SocketAddr,
+        recent: &Recent,
+    ) -> Result<Reaction, Dropped> {
+        let secret = client.secret();
+        let packet = Packet::parse(datagram)?;
+        let strict = client.require_message_authenticator;
+        let verified = match takes {
+            Takes::Accounting => packet.verify(secret, strict)?,
+            Takes::Access | Takes::Both => packet.verify_any(secret, strict)?,
+        };
+        let arrival = clock::wall();
+        self.0.tally.heard(&client.name, arrival);
+        if verified.request() == Request::StatusServer {
+            self.0.tally.count(&client.name, |heard| heard.probes += 1);
+            let here = if takes == Takes::Accounting { verified.response(secret) } else { verified.here(secret) };
+            return Ok(Reaction::Answer(here));
+        }
+        let key = Key { from, identifier: packet.identifier(), authenticator: packet.authenticator() };
+        let known = recent.copies().get(&key, clock::now());
+        if let Some(kept) = known {
+            self.0.tally.count(&client.name, |heard| heard.copies += 1);
+            return Ok(match kept {
+                Kept::Sent(answer) => Reaction::Answer(answer),
+                Kept::OnItsWay => Reaction::Nothing,
+            });
+        }
+        let answer = match (verified.request(), &self.0.homes) {
+            (Request::Accounting, homes) => self.record(client, verified, arrival, homes.as_ref())?,
+            (Request::Access, Some(homes)) if takes != Takes::Accounting => self.access(client, verified, homes)?,
+            (Request::Access | Request::StatusServer, _) => {
+                return Err(toolbox_wire::radius::AuthenticityError::Code(packet.code()).into());
+            }
+        };
+        recent.copies().begin(key, clock::now());
+        let recent = recent.clone();
+        Ok(Reaction::Wait(Box::pin(async move {
+            let answer = answer.await;
+            match &answer {
+                Some(answer) => recent.copies().done(key, answer.clone()),
+                None => recent.copies().failed(&key),
+            }
+            answer
+        })))
+    }
+
+    /// Learns from a record; it is answered once it is durable and, where it is passed on, was answered there.
+    fn record(
+        &self,
+        client: &Arc<Client>,
+        verified: Verified<'_>,
+        arrival: Timestamp,
+        homes: Option<&Homes>,
+    ) -> Result<Later<Option<Vec<u8>>>, Dropped> {
+        let learnt = self.learn(Source::Radius, &client.name, &verified, arrival)?;
+        let passed_on =
+            homes.filter(|homes| homes.take_accounting()).map(|homes| homes.ask(verified.packet(), client.secret()));
+        let passed_on = passed_on.transpose()?;
+        let answer = verified.response(client.secret());
+        let (service, client) = (self.clone(), client.clone());
+        Ok(Box::pin(async move {
+            let answered = async {
+                match passed_on {
+                    None => Some(answer),
+                    Some(asked) => asked.await,
+                }
+            };
+            let (durable, answer) = tokio::join!(learnt, answered);
+            if let Err(error) = durable {
+                let _ = service.0.failed.try_send(error);
+                return None;
+            }
+            match &answer {
+                Some(_) => service.0.tally.acknowledged(&client.name),
+                None => service.0.tally.dropped(Some(&client.name), &Dropped::NoHome),
+            }
+            answer
+        }))
+    }
+
+    /// Learns what a genuine record says; the future ends when it is durable.
+    pub(super) fn learn(
+        &self,
+        source: Source,
+        client: &str,
+        verified: &Verified<'_>,
+        arrival: Timestamp,
+    ) -> Result<Later<Result<(), StoreError>>, Dropped> {
+        let record = accounting::read(verified, arrival)?;
+        let blocks = accounting::blocks(verified)?;
+        let line = || Line::of(verified.packet());
+        let (records, kept) = self.0.annex.complete(source, client, record, line, &blocks, arrival);
+        let apply = |record| self.0.bindings.apply(&Event { source, client: client.to_owned(), record, arrival });
+        let durable: Vec<_> = records.into_iter().map(apply).collect();
+        Ok(Box::pin(async move {
+            for one in durable {
+                one.await?;
+            }
+            match kept {
+                Some(kept) => kept.await,
+                None => Ok(()),
+            }
+        }))
+    }
+
+    /// Remembers what an Access-Accept grants, until the session begins. `request` is genuine, or else nobody but its
+    /// client was told anything by the answer.
+    pub(super) fn granted(&self, client: &str, request: Packet<'_>, answer: Packet<'_>) -> Result<(), Dropped> {
+        if answer.code() == code::ACCESS_ACCEPT {
+            self.0.annex.granted(client, access::grant(request, answer)?);
+        }
+        Ok(())
+    }
+
+    /// Passes an Access-Request on.
+    fn access(
+        &self,
+        client: &Arc<Client>,
+        verified: Verified<'_>,
+        homes: &Homes,
+    ) -> Result<Later<Option<Vec<u8>>>, Dropped> {
+        let asked = homes.ask(verified.packet(), client.secret())?;
+        let request = verified.packet().bytes().to_vec();
+        let (service, client) = (self.clone(), client.clone());
+        Ok(Box::pin(async move {
+            let answer = asked.await;
+            match &answer {
+                Some(answer) => {
+                    service.0.tally.count(&client.name, |heard| heard.relayed += 1);
+                    // What cannot be understood is passed on all the same: it is not for us.
+                    let packets = (Packet::parse(&request), Packet::parse(answer));
+                    if let (Ok(request), Ok(answer)) = packets
+                        && let Err(why) = service.granted(&client.name, request, answer)
+                    {
+                        service.0.tally.unusable(&client.name, &why);
+                    }
+                }
+                None => service.0.tally.dropped(Some(&client.name), &Dropped::NoHome),
+            }
+            answer
+        }))
+    }
+}

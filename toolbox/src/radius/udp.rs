@@ -1,0 +1,108 @@
+//! RADIUS over UDP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use cloakway_runtime::Stop;
+use cloakway_types::PrefixMap;
+use tokio::net::UdpSocket;
+use tokio::sync::Semaphore;
+use toolbox_wire::radius::MAX_LENGTH;
+
+use super::service::{Client, Later, Reaction, Recent, Service, Takes};
+use super::socket;
+use super::tally::Dropped;
+
+/// Packets that may wait for the disk or a home server; over it they are dropped, and the NAS sends again.
+const WAITING: usize = 16_384;
+/// Packets that are taken before their answers are waited for together.
+const TOGETHER: usize = 256;
+
+/// A server at one or several UDP addresses. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Server {
+    service: Service,
+    clients: Arc<PrefixMap<Arc<Client>>>,
+    places: Arc<Semaphore>,
+}
+
+/// Answers that are waited for together, each with where it goes.
+type Waiting = Vec<(Later<Option<Vec<u8>>>, SocketAddr)>;
+
+impl Server {
+    /// A server that knows `clients`.
+    #[must_use]
+    pub fn new(service: Service, clients: PrefixMap<Arc<Client>>) -> Self {
+        Self { service, clients: Arc::new(clients), places: Arc::new(Semaphore::new(WAITING)) }
+    }
+
+    /// Serves `socket` until the stop.
+    pub async fn serve(self, socket: UdpSocket, takes: Takes, stop: Stop) {
+        let place = socket.local_addr().map_or_else(|_| "unknown".to_owned(), |address| address.to_string());
+        let socket = Arc::new(socket);
+        let drops = socket::watch(&socket, &place, self.service.tally(), &stop);
+        tokio::join!(drops, self.receive(&socket, takes, &stop));
+    }
+
+    async fn receive(&self, socket: &Arc<UdpSocket>, takes: Takes, stop: &Stop) {
+        let recent = Recent::default();
+        let mut buffer = vec![0; MAX_LENGTH + 1];
+        loop {
+            let ready = tokio::select! {
+                () = stop.told() => return,
+                ready = socket.readable() => ready,
+            };
+            if ready.is_err() {
+                continue;
+            }
+            let mut waiting = Waiting::new();
+            for _ in 0..TOGETHER {
+                // An ICMP error about an earlier answer comes back here; the next packet is not the worse for it.
+                let Ok((length, from)) = socket.try_recv_from(&mut buffer) else { break };
+                let datagram = buffer.get(..length).unwrap_or_default();
+                match self.take(datagram, from, takes, &recent) {
+                    Reaction::Answer(answer) => drop(socket.send_to(&answer, from).await),
+                    Reaction::Nothing => {}
+                    Reaction::Wait(answer) => waiting.push((answer, from)),
+                }
+            }
+            if !waiting.is_empty() {
+                self.answer(waiting, socket);
+            }
+        }
+    }
+
+    fn take(&self, datagram: &[u8], from: SocketAddr, takes: Takes, recent: &Recent) -> Reaction {
+        let tally = self.service.tally();
+        let Some((_, client)) = self.clients.lookup(from.ip().to_canonical()) else {
+            tally.dropped(None, &Dropped::UnknownClient);
+            return Reaction::Nothing;
+        };
+        if self.places.available_permits() < TOGETHER {
+            tally.dropped(Some(&client.name), &Dropped::Busy);
+            return Reaction::Nothing;
+        }
+        self.service.packet(client, takes, datagram, from, recent)
+    }
+
+    /// Answers when there is an answer. Records of one moment are durable together; what waits for a home server holds up
+    /// nobody else.
+    fn answer(&self, waiting: Waiting, socket: &Arc<UdpSocket>) {
+        let together = if self.service.passes_on() { 1 } else { TOGETHER };
+        let mut waiting = waiting.into_iter();
+        loop {
+            let some: Waiting = waiting.by_ref().take(together).collect();
+            let Ok(count @ 1..) = u32::try_from(some.len()) else { return };
+            let (socket, places) = (socket.clone(), self.places.clone());
+            tokio::spawn(async move {
+                let held = places.acquire_many(count).await;
+                for (answer, to) in some {
+                    if let Some(answer) = answer.await {
+                        let _ = socket.send_to(&answer, to).await;
+                    }
+                }
+                drop(held);
+            });
+        }
+    }
+}
