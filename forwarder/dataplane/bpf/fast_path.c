@@ -21,33 +21,80 @@
 // tcx and tc: the next program, or the kernel. (TCX_NEXT of newer headers, TC_ACT_UNSPEC of older ones.)
 #define NEXT (-1)
 
-// The policy: TO_PRIVATE or FROM_PRIVATE with the hop, or why not.
-static __always_inline enum outcome decide(const struct packet *packet, const struct port *port, struct hop **hop)
+// How a packet is forwarded, and to whom it is charged.
+struct way {
+    struct hop *hop;
+    struct bill bill;
+    // The subscriber's, where it was looked for already.
+    struct account *account;
+};
+
+// Whether the subscriber's side may send from here. An account of IPv4 that this program has found to be a subscriber's answers
+// for the prefixes; one of IPv6 has many addresses.
+static __always_inline int may_send(const struct packet *packet, struct way *way)
 {
-    const struct private_prefix *destination = private_of(packet, packet->destination);
+    way->account = NULL;
+    if (!(metered & METERS_TO_PRIVATE) || !limits_sources() || packet->family != AF_INET)
+        return is_subscriber(packet, packet->source);
+    address_bill(&way->bill, packet, packet->source);
+    struct account *account = bpf_map_lookup_elem(&sources, &way->bill.source);
+    way->account = account;
+    __u64 found = (__u64)tag_of(&way->bill.source) << 32 | (__u32)generation;
+    __u64 identity = account ? once(&account->identity) : 0;
+    if (identity == found)
+        return 1;
+    if (!is_subscriber(packet, packet->source))
+        return 0;
+    if (account && identity >> 32 == found >> 32)
+        __sync_val_compare_and_swap(&account->identity, identity, found);
+    return 1;
+}
+
+// The policy: TO_PRIVATE or FROM_PRIVATE with the way, or why not.
+static __always_inline enum outcome decide(const struct packet *packet, const struct port *port, struct way *way)
+{
+    struct hop *hop = place_of(packet);
+    if (!hop)
+        return NO_HOP;
+    way->hop = hop;
+    int kept = is_kept(hop, packet);
     if (port->role == ROLE_SUBSCRIBERS) {
-        if (!destination)
-            return BYSTANDER;
-        if (!is_subscriber(packet, packet->source))
+        const struct private_prefix *destination = NULL;
+        if (!kept) {
+            destination = private_of(packet, packet->destination);
+            if (!destination)
+                return BYSTANDER;
+        }
+        if (!may_send(packet, way))
             return SOURCE;
-        if (!serves(destination, packet, packet->destination_port))
+        if (!serves(kept ? hop->services : destination->services, packet, packet->destination_port))
             return SERVICE;
-        *hop = hop_of(packet, destination->spread);
-        if (!*hop || !((*hop)->bit & destination->links))
+        if (!kept && !find_hop(packet, hop, destination))
             return NO_HOP;
+        way->bill.limit = hop->limit;
         return TO_PRIVATE;
     }
     const struct private_prefix *source = private_of(packet, packet->source);
     if (!source || !(source->links & port->bit))
         return SOURCE;
-    if (destination || !is_subscriber(packet, packet->destination))
+    if (!kept && (private_of(packet, packet->destination) || !is_subscriber(packet, packet->destination)))
         return DESTINATION;
-    if (!serves(source, packet, packet->source_port))
+    if (!serves(source->services, packet, packet->source_port))
         return SERVICE;
-    *hop = hop_of(packet, 0);
-    if (!*hop || (*hop)->role != ROLE_SUBSCRIBERS)
+    if (!kept && !find_hop(packet, hop, NULL))
         return NO_HOP;
+    way->account = NULL;
+    way->bill.limit = source->limit;
     return FROM_PRIVATE;
+}
+
+// Charges what is about to be forwarded. OUTCOMES: it is paid for.
+static __always_inline enum outcome charge(const struct packet *packet, __u32 role, struct way *way, __u64 packets, __u64 bytes)
+{
+    way->bill.packets = packets;
+    way->bill.bytes = bytes;
+    address_bill(&way->bill, packet, role == ROLE_SUBSCRIBERS ? packet->source : packet->destination);
+    return pay(&way->bill, way->account);
 }
 
 static __always_inline int stands_aside(void)
@@ -62,10 +109,10 @@ int fast_path_xdp(struct xdp_md *context)
 {
     void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
     struct packet packet = { .context = context, .in = context->ingress_ifindex };
-    struct hop *hop = NULL;
+    struct way way;
     enum outcome outcome;
     __u64 frame = end - data;
-    struct port *port = bpf_map_lookup_elem(&ports, &packet.in);
+    const struct port *port = port_of(packet.in);
     if (!port)
         return XDP_PASS;
     if (stands_aside()) {
@@ -75,26 +122,25 @@ int fast_path_xdp(struct xdp_md *context)
     outcome = read_packet(&packet, port, data, end, frame, 1);
     if (outcome != OUTCOMES)
         goto pass;
-    outcome = decide(&packet, port, &hop);
+    outcome = decide(&packet, port, &way);
     if (outcome > FROM_PRIVATE)
         goto pass;
-    if (packet.length > hop->mtu) {
+    if (packet.length > way.hop->mtu) {
         outcome = TOO_BIG;
         goto pass;
     }
     if (meters(port->role)) {
-        const struct private_prefix *private = private_of(&packet, outcome == TO_PRIVATE ? packet.destination : packet.source);
-        enum outcome over = private ? charge(&packet, port->role, private->limit, 1, packet.length) : SOURCES_FULL;
+        enum outcome over = charge(&packet, port->role, &way, 1, packet.length);
         if (over != OUTCOMES) {
             count(over, 1, packet.length);
             return XDP_DROP;
         }
     }
-    if (!rewrite(&packet, hop, data, end))
+    if (!rewrite(&packet, way.hop, data, end))
         return XDP_PASS;
     count(outcome, 1, packet.length);
     // A device that is not in the map any more drops.
-    return bpf_redirect_map(&devices, hop->out, XDP_DROP);
+    return bpf_redirect_map(&devices, way.hop->out, XDP_DROP);
 pass:
     count(outcome, 1, frame);
     return XDP_PASS;
@@ -113,71 +159,68 @@ static __always_inline __u64 mac_of(const struct port *port)
     return *(const __u32 *)port->mac | (__u64) * (const __u16 *)(port->mac + 4) << 32;
 }
 
-SEC("classifier")
-int fast_path_tcx(struct __sk_buff *context)
+// What tcx is told; what comes before is the outcome of a packet that takes the slow path.
+#define TOLD 0x100
+
+// Forwards the packet, or says why not. A frame of its own: with it charge_odd would have too little stack.
+static __noinline int forward(struct __sk_buff *context, const struct port *port)
 {
     struct packet packet = { .context = context, .in = context->ifindex };
-    struct hop *hop = NULL;
-    enum outcome outcome;
-    struct port *port = bpf_map_lookup_elem(&ports, &packet.in);
-    if (!port)
-        return NEXT;
-    pull(context);
-    // A super-packet counts as what it is on the wire.
-    __u64 segments = context->gso_segs ? context->gso_segs : 1;
-    __u64 bytes = context->len;
-    if (stands_aside()) {
-        outcome = STANDS_ASIDE;
-        goto pass;
-    }
+    struct way way;
+    if (stands_aside())
+        return STANDS_ASIDE;
     // A tag that the device took off is out of band, and the packet none of ours.
-    if (context->vlan_present) {
-        outcome = LINK_LAYER;
-        goto pass;
-    }
+    if (context->vlan_present)
+        return LINK_LAYER;
     void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
-    outcome = read_packet(&packet, port, data, end, context->len, 0);
+    enum outcome outcome = read_packet(&packet, port, data, end, context->len, 0);
     if (outcome != OUTCOMES)
-        goto pass;
-    outcome = decide(&packet, port, &hop);
+        return outcome;
+    outcome = decide(&packet, port, &way);
     if (outcome > FROM_PRIVATE)
-        goto pass;
+        return outcome;
     __u32 header = packet.family == AF_INET ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
     __u32 size = packet.length;
+    // A super-packet counts as what it is on the wire.
+    __u64 segments = context->gso_segs ? context->gso_segs : 1, bytes = packet.length;
     if (context->gso_size) {
         __u8 *transport = data + sizeof(struct ethhdr) + header;
         if (packet.protocol == TCP) {
-            if ((void *)(transport + 20) > end) {
-                outcome = IP_HEADER;
-                goto pass;
-            }
+            if ((void *)(transport + 20) > end)
+                return IP_HEADER;
             header += (transport[12] >> 4) * 4;
         } else {
             header += 8;
         }
         size = context->gso_size + header;
         bytes = packet.length + (segments - 1) * header;
-    } else {
-        bytes = packet.length;
     }
-    if (size > hop->mtu) {
-        bytes = context->len;
-        outcome = TOO_BIG;
-        goto pass;
-    }
+    if (size > way.hop->mtu)
+        return TOO_BIG;
     if (meters(port->role)) {
-        const struct private_prefix *private = private_of(&packet, outcome == TO_PRIVATE ? packet.destination : packet.source);
-        enum outcome over = private ? charge(&packet, port->role, private->limit, segments, bytes) : SOURCES_FULL;
+        enum outcome over = charge(&packet, port->role, &way, segments, bytes);
         if (over != OUTCOMES) {
             count(over, segments, bytes);
-            return TC_ACT_SHOT;
+            return TOLD + TC_ACT_SHOT;
         }
     }
-    if (!rewrite(&packet, hop, data, end))
-        return NEXT;
+    if (!rewrite(&packet, way.hop, data, end))
+        return IP_HEADER;
     count(outcome, segments, bytes);
-    return bpf_redirect(hop->out, 0);
-pass:
+    return TOLD + bpf_redirect(way.hop->out, 0);
+}
+
+SEC("classifier")
+int fast_path_tcx(struct __sk_buff *context)
+{
+    const struct port *port = port_of(context->ifindex);
+    if (!port)
+        return NEXT;
+    pull(context);
+    int outcome = forward(context, port);
+    if (outcome >= TOLD)
+        return outcome - TOLD;
+    __u64 segments = context->gso_segs ? context->gso_segs : 1, bytes = context->len;
     if (meters(port->role)) {
         enum outcome over = charge_odd(context, port->role, mac_of(port));
         if (over != OUTCOMES) {
@@ -193,8 +236,7 @@ pass:
 SEC("classifier")
 int meter_tcx(struct __sk_buff *context)
 {
-    __u32 in = context->ifindex;
-    struct port *port = bpf_map_lookup_elem(&ports, &in);
+    const struct port *port = port_of(context->ifindex);
     if (!port || !meters(port->role))
         return NEXT;
     pull(context);
@@ -212,9 +254,6 @@ int sweep(struct __sk_buff *context)
 {
     void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
     __u32 zero = 0;
-    const struct limit *limit = bpf_map_lookup_elem(&limits, &zero);
-    if (!limit)
-        return 0;
     __u64 now = now_ns();
     __u64 *told = bpf_map_lookup_elem(&told_time, &zero);
     if (told)
@@ -227,13 +266,18 @@ int sweep(struct __sk_buff *context)
         struct account *account = bpf_map_lookup_elem(&sources, &who);
         if (!account)
             continue;
-        bpf_spin_lock(&account->lock);
-        int goes = same16(account->who, who.address) && !account->is_gone && is_idle(account, limit, now);
-        if (goes)
-            account->is_gone = 1;
-        bpf_spin_unlock(&account->lock);
-        if (goes)
+        __u64 started = once(&account->started);
+        if (started == BEGINS || (of_source.period && started != NEVER && (now < started || now - started < of_source.period)))
+            continue;
+        // No period begins while it is looked at; what is charged meanwhile shows in its packets.
+        if (__sync_val_compare_and_swap(&account->started, started, BEGINS) != started)
+            continue;
+        __u64 used = once(&account->packets);
+        if (used < GONE && is_full(account, &of_source, now) &&
+            __sync_val_compare_and_swap(&account->packets, used, GONE) == used)
             bpf_map_delete_elem(&sources, &who);
+        else
+            __sync_lock_test_and_set(&account->started, started);
     }
     return 0;
 }

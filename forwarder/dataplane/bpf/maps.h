@@ -13,6 +13,7 @@
 #define ROLE_LINK 2
 
 #define MAX_SERVICES 32
+#define NEAR_PORTS 256
 #define HOPS 8192
 // One jiffy, 1 to 10 ms, is as long as an answer of the routing table may be old.
 #define HOP_LIFE 1
@@ -43,12 +44,13 @@ enum outcome {
     OUTCOMES,
 };
 
-// An interface of the policy, by its index. A private link has a bit of its own.
+// An interface of the policy. A private link has a bit of its own.
 struct port {
     __u64 bit;
     __u32 role;
+    __u32 index;
     __u8 mac[ETH_ALEN];
-    __u8 unused[6];
+    __u8 unused[2];
 };
 
 // A private prefix: the bits of its links, where its services are (0: everything is allowed), whether the kernel's hash
@@ -84,18 +86,18 @@ struct key6 {
     __u8 address[16];
 };
 
-// A kept answer of the routing table.
+// A kept answer of the routing table, which leads where the policy wants it, and with it what the policy says of the
+// destination: towards private prefixes that one's services and limit, on the way back that it is a subscriber.
 struct hop {
     __u8 address[16];
     __u64 until;
-    // Of the port that it leaves by.
-    __u64 bit;
-    __u32 role;
+    __u32 services;
+    __u32 limit;
     __u32 in;
     __u32 out;
     __u32 mtu;
     __u8 macs[2 * ETH_ALEN];
-    __u32 unused;
+    __u64 unused;
 };
 
 struct count {
@@ -137,6 +139,14 @@ struct {
     __type(key, __u32);
     __type(value, struct port);
 } ports SEC(".maps");
+
+// The same once more, by the last bits of their indexes, as far as no other has those: an array costs a tenth of a hash map.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, NEAR_PORTS);
+    __type(key, __u32);
+    __type(value, struct port);
+} near_ports SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_LPM_TRIE);
@@ -191,6 +201,15 @@ struct {
     __type(key, __u32);
     __type(value, __u32);
 } devices SEC(".maps");
+
+static __always_inline const struct port *port_of(__u32 index)
+{
+    __u32 near = index % NEAR_PORTS;
+    const struct port *port = bpf_map_lookup_elem(&near_ports, &near);
+    if (port && port->role && port->index == index)
+        return port;
+    return bpf_map_lookup_elem(&ports, &index);
+}
 
 static __always_inline void count(enum outcome outcome, __u64 packets, __u64 bytes)
 {

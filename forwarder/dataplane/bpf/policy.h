@@ -33,21 +33,23 @@ static __always_inline int is_subscriber(const struct packet *packet, const __u8
     return found && *found;
 }
 
-static __always_inline int serves(const struct private_prefix *prefix, const struct packet *packet, __u16 port)
+// Whether these services have one of that protocol and port, in the host's order. A global function is verified once, and not
+// again on every way that leads to it.
+__noinline int has_service(__u32 list, __u32 protocol, __u32 port)
 {
-    if (!prefix->services)
-        return 1;
-    if (packet->is_error)
-        return 0;
-    __u32 key = prefix->services;
-    struct services *found = bpf_map_lookup_elem(&services, &key);
+    struct services *found = bpf_map_lookup_elem(&services, &list);
     if (!found)
         return 0;
-    port = bpf_ntohs(port);
     for (__u32 i = 0; i < MAX_SERVICES && i < found->count; i++) {
         struct service *service = &found->list[i];
-        if (service->protocol == packet->protocol && (service->all_ports || (service->low <= port && port <= service->high)))
+        if (service->protocol == protocol && (service->all_ports || (service->low <= port && port <= service->high)))
             return 1;
     }
     return 0;
+}
+
+// Whether the packet is one of these services; 0: everything is.
+static __always_inline int serves(__u32 list, const struct packet *packet, __u16 port)
+{
+    return !list || (!packet->is_error && has_service(list, packet->protocol, bpf_ntohs(port)));
 }

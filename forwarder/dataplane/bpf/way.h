@@ -6,20 +6,27 @@
 
 #include "packet.h"
 
-// Where the kernel would send it, or NULL when it would not, or does not know the neighbour yet. Where its hash chooses,
-// each packet is asked for: the next one to the same destination may go another way.
-static __always_inline struct hop *hop_of(const struct packet *packet, int hashed)
+static __always_inline struct hop *place_of(const struct packet *packet)
 {
     const __u32 *words = (const __u32 *)packet->destination;
     __u32 slot = words[0] ^ words[1] ^ words[2] ^ words[3] ^ packet->in;
     slot *= 0x9e3779b1;
     slot >>= 32 - 13;
-    struct hop *hop = bpf_map_lookup_elem(&hops, &slot);
-    if (!hop)
-        return NULL;
-    __u64 now = bpf_jiffies64();
-    if (!hashed && hop->until > now && hop->in == packet->in && same16(hop->address, packet->destination))
-        return hop;
+    return bpf_map_lookup_elem(&hops, &slot);
+}
+
+// The answer for this destination from this interface that is in its place, while it is fresh.
+static __always_inline int is_kept(const struct hop *hop, const struct packet *packet)
+{
+    return hop->until > bpf_jiffies64() && hop->in == packet->in && same16(hop->address, packet->destination);
+}
+
+// Where the kernel would send it: not, or to a neighbour that it does not know, or by no interface of that role and those
+// links, is 0. `private` is where it goes, NULL on the way back. Where the kernel's hash chooses, each packet is asked for: the next
+// one to the same destination may go another way.
+static __always_inline int find_hop(const struct packet *packet, struct hop *hop, const struct private_prefix *private)
+{
+    int hashed = private && private->spread;
     struct bpf_fib_lookup fib = {};
     fib.family = packet->family;
     fib.ifindex = packet->in;
@@ -39,20 +46,23 @@ static __always_inline struct hop *hop_of(const struct packet *packet, int hashe
         __builtin_memcpy(fib.ipv6_dst, packet->destination, 16);
     }
     hop->until = 0;
+    __u64 now = bpf_jiffies64();
     if (bpf_fib_lookup(packet->context, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
-        return NULL;
+        return 0;
     __u32 out = fib.ifindex;
-    struct port *leaves = bpf_map_lookup_elem(&ports, &out);
-    hop->role = leaves ? leaves->role : 0;
-    hop->bit = leaves ? leaves->bit : 0;
+    const struct port *leaves = bpf_map_lookup_elem(&ports, &out);
+    if (!leaves || !(private ? leaves->bit & private->links : leaves->role == ROLE_SUBSCRIBERS))
+        return 0;
+    hop->services = private ? private->services : 0;
+    hop->limit = private ? private->limit : 0;
     __builtin_memcpy(hop->address, packet->destination, 16);
     hop->in = packet->in;
-    hop->out = fib.ifindex;
+    hop->out = out;
     hop->mtu = fib.mtu_result;
     __builtin_memcpy(hop->macs, fib.dmac, ETH_ALEN);
     __builtin_memcpy(hop->macs + ETH_ALEN, fib.smac, ETH_ALEN);
     hop->until = hashed ? 0 : now + HOP_LIFE;
-    return hop;
+    return 1;
 }
 
 // Turns the frame into the one that leaves. Nothing is handed to the kernel after this.

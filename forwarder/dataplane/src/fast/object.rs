@@ -12,9 +12,10 @@ use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, TcAttachT
 use aya::{Ebpf, EbpfLoader, Pod};
 use forwarder_core::Service;
 use forwarder_core::fast::{Hook, MAX_SERVICES, Port, Private, Role, Table};
+use forwarder_core::meter::Limit;
 use ipnet::IpNet;
 
-use super::accounts::{ACCOUNTS, LIMIT, Sizes, encoded_limit, key_of, v6_bits};
+use super::accounts::{ACCOUNTS, LIMIT, Sizes, encoded_limit, slots, v6_bits};
 use super::{FastPathError, refused};
 
 /// What clang made of `bpf/fast_path.c`; nothing when there was none.
@@ -23,6 +24,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fa
 pub(super) fn is_built_in() -> bool {
     !OBJECT.is_empty()
 }
+
+/// `NEAR_PORTS` in `maps.h`.
+const NEAR_PORTS: u32 = 256;
 
 /// How often more it is tried to load a program.
 const LOADS: u32 = 10;
@@ -57,10 +61,14 @@ impl Object {
         let sizes = table.metered.as_ref().map(Sizes::of).unwrap_or_default();
         let ways = table.metered.as_ref().map_or(0_u32, |metered| if metered.answers { 3 } else { 1 });
         let [v6_high, v6_low] = v6_bits(table.metered.as_ref().map_or(64, |metered| metered.v6_source));
+        let of_source = encoded_limit(&table.metered.as_ref().map_or_else(Limit::default, |metered| metered.source), 0);
+        let limits_prefixes = u32::from(table.metered.as_ref().is_some_and(|metered| !metered.prefixes.is_empty()));
         let mut loader = EbpfLoader::new();
         loader
             .override_global("generation", &generation, true)
             .override_global("metered", &ways, true)
+            .override_global("of_source", &of_source, true)
+            .override_global("limits_prefixes", &limits_prefixes, true)
             .override_global("v6_high", &v6_high, true)
             .override_global("v6_low", &v6_low, true)
             .override_global("time_is_told", &time_is_told, true)
@@ -73,7 +81,8 @@ impl Object {
             .map_max_entries("services", size(table.services.len() + 1))
             .map_max_entries("limits", sizes.limits)
             .map_max_entries("sources", sizes.sources)
-            .map_max_entries("prefixes", sizes.prefixes);
+            .map_max_entries("prefixes", sizes.prefixes)
+            .map_max_entries("slots", sizes.prefixes);
         if table.metered.is_some() {
             for name in ACCOUNTS {
                 loader.map_pin_path(name, directory.join(sizes.pin(name)));
@@ -81,16 +90,22 @@ impl Object {
         }
         let mut ebpf = loader.load(OBJECT).map_err(refused("load the program"))?;
         if let Some(metered) = &table.metered {
+            let slots = slots(&mut ebpf, metered)?;
             let mut limits: Array<_, [u8; LIMIT]> = map(&mut ebpf, "limits")?;
-            let of_prefixes = metered.prefixes.iter().map(|(prefix, limit)| encoded_limit(limit, key_of(*prefix)));
-            for (index, value) in (0..).zip([encoded_limit(&metered.source, [0; 16])].into_iter().chain(of_prefixes)) {
-                limits.set(index, value, 0).map_err(refused("fill limits"))?;
+            for (index, ((_, limit), slot)) in (1..).zip(metered.prefixes.iter().zip(slots)) {
+                limits.set(index, encoded_limit(limit, slot), 0).map_err(refused("fill limits"))?;
             }
         }
         {
             let mut ports: HashMap<_, u32, [u8; 24]> = map(&mut ebpf, "ports")?;
             for (index, port) in &table.ports {
-                ports.insert(index, encoded_port(port), 0).map_err(refused("fill ports"))?;
+                ports.insert(index, encoded_port(*index, port), 0).map_err(refused("fill ports"))?;
+            }
+        }
+        {
+            let mut near: Array<_, [u8; 24]> = map(&mut ebpf, "near_ports")?;
+            for (index, port) in table.ports.iter().rev() {
+                near.set(index % NEAR_PORTS, encoded_port(*index, port), 0).map_err(refused("fill near_ports"))?;
             }
         }
         {
@@ -195,11 +210,11 @@ fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), P
     }
 }
 
-fn absent(name: &str) -> FastPathError {
+pub(super) fn absent(name: &str) -> FastPathError {
     FastPathError::Refused { what: name.to_owned(), why: "not in the object".to_owned() }
 }
 
-fn map<'a, M>(ebpf: &'a mut Ebpf, name: &str) -> Result<M, FastPathError>
+pub(super) fn map<'a, M>(ebpf: &'a mut Ebpf, name: &str) -> Result<M, FastPathError>
 where
     M: TryFrom<&'a mut Map>,
     M::Error: std::error::Error,
@@ -228,13 +243,14 @@ fn fill6<V: Pod>(ebpf: &mut Ebpf, name: &str, entries: impl Iterator<Item = (IpN
 }
 
 /// `struct port`.
-fn encoded_port(port: &Port) -> [u8; 24] {
+fn encoded_port(index: u32, port: &Port) -> [u8; 24] {
     let role: u32 = match port.role {
         Role::Subscribers => 1,
         Role::Link => 2,
     };
     let mut value = [0; 24];
-    let parts = port.bit.to_ne_bytes().into_iter().chain(role.to_ne_bytes()).chain(port.mac);
+    let parts = port.bit.to_ne_bytes().into_iter().chain(role.to_ne_bytes());
+    let parts = parts.chain(index.to_ne_bytes()).chain(port.mac);
     value.iter_mut().zip(parts).for_each(|(octet, part)| *octet = part);
     value
 }
