@@ -18,11 +18,15 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::config::Config;
 use crate::data_plane::DataPlane;
 use crate::health_socket::HealthSocket;
+use crate::probe::Probe;
 use crate::reload::{Reload, Reloader};
 use crate::show::{self, Shared};
 
 /// Guard and routes are read back this often.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Between two full listings of a guard that nobody is known to have changed.
+const LOOK_AGAIN_INTERVAL: Duration = Duration::from_secs(60);
 
 // A little below the contract, so that a late wake-up keeps it.
 const HEARTBEAT: Duration = Duration::from_millis(200);
@@ -72,12 +76,14 @@ pub async fn run(config: Config, context: Context) -> Outcome {
         socket,
         probe_interval: config.probe_interval,
         probes: ticks(config.probe_interval),
+        probe: Probe::default(),
         resting: Resting::new(),
         reloads,
         waiting: None,
         watch_anew: false,
         applying: None,
         again: false,
+        asking: None,
     };
     engine.start().await?;
     engine.run(events, stop).await
@@ -92,6 +98,7 @@ struct Engine {
     socket: HealthSocket,
     probe_interval: Duration,
     probes: Interval,
+    probe: Probe,
     /// What the health said last of ways that are not to be used.
     resting: Resting,
     reloads: mpsc::Receiver<Reload>,
@@ -103,6 +110,8 @@ struct Engine {
     applying: Option<JoinHandle<Round>>,
     /// Something happened since that work began: do it again.
     again: bool,
+    /// The question whether the guard stands, while that work takes its time.
+    asking: Option<JoinHandle<bool>>,
 }
 
 /// What one round of applying found.
@@ -137,6 +146,8 @@ impl Engine {
     async fn run(mut self, mut events: Events, stop: Stop) -> Outcome {
         let mut check = ticks(CHECK_INTERVAL);
         let mut heartbeat = ticks(HEARTBEAT);
+        let mut look_again = ticks(LOOK_AGAIN_INTERVAL);
+        look_again.reset();
         loop {
             if std::mem::take(&mut self.watch_anew) {
                 events = Events::open(interfaces(&self.policy))?;
@@ -156,10 +167,19 @@ impl Engine {
                 () = stop.told() => break,
                 () = clock::until(timeout) => self.handle(Input::Tick),
                 round = finished(&mut self.applying) => self.on_round(round),
+                stands = finished(&mut self.asking) => {
+                    self.asking = None;
+                    if stands.is_ok_and(|stands| stands) {
+                        self.handle(Input::GuardStands);
+                    }
+                }
+                () = self.kernel.guard_touched() => self.apply(),
+                why = self.kernel.guard_broken() => self.handle(Input::GuardBroken(&why)),
                 _ = heartbeat.tick() => self.socket.heartbeat(),
                 Some(reload) = self.reloads.recv() => self.reload(reload),
                 _ = self.probes.tick() => self.probe(),
-                _ = check.tick() => self.apply(),
+                _ = check.tick() => self.check(),
+                _ = look_again.tick() => self.look_again(),
             }
         }
         self.handle(Input::Stop);
@@ -186,10 +206,12 @@ impl Engine {
                     self.handle(Input::Neighbour { interface: &interface, address, answered });
                 }
             }
-            Event::GuardTouched | Event::Addresses => self.apply(),
+            Event::Addresses => self.apply(),
             Event::Overrun => {
-                tracing::warn!("kernel events were lost: reading everything again");
+                tracing::info!("kernel events were lost: reading everything again");
                 self.apply();
+                // Answers may be among them.
+                self.probe();
             }
         }
     }
@@ -264,19 +286,9 @@ impl Engine {
         }
     }
 
-    /// Asks every neighbour now; the answers are events.
-    fn probe(&self) {
-        for way in self.policy.prefixes().iter().flat_map(|entry| &entry.ways) {
-            let interface = self.policy.interface(way.link);
-            let found = lock(&self.shared.interfaces).get(interface).copied();
-            let Some(Interface { index, state: LinkState::Up }) = found else { continue };
-            let (kernel, address) = (self.kernel.clone(), way.probe);
-            tokio::spawn(async move {
-                if let Err(error) = kernel.probe(index, address).await {
-                    tracing::debug!(%error, "probe");
-                }
-            });
-        }
+    fn probe(&mut self) {
+        let interfaces = lock(&self.shared.interfaces);
+        self.probe.ask(&self.kernel, &self.policy, &interfaces);
     }
 
     /// Begins to go over to another policy, as soon as nothing else is being applied.
@@ -349,6 +361,22 @@ impl Engine {
         tracing::info!(prefixes = self.policy.prefixes().len(), "another policy is in force");
         let _ = reload.done.send(Ok(()));
         self.probe();
+    }
+
+    /// A round; or while one takes its time, whether the guard stands meanwhile.
+    fn check(&mut self) {
+        if self.applying.is_none() {
+            self.apply();
+        } else if self.asking.is_none() {
+            let (kernel, policy) = (self.kernel.clone(), self.policy.clone());
+            self.asking = Some(tokio::spawn(async move { kernel.still_stands(&policy).await.unwrap_or(false) }));
+        }
+    }
+
+    /// Lists the guard whole, beside everything else.
+    fn look_again(&self) {
+        let (kernel, policy) = (self.kernel.clone(), self.policy.clone());
+        tokio::spawn(async move { kernel.look_again(&policy).await });
     }
 
     fn apply(&mut self) {
@@ -441,9 +469,9 @@ async fn round(
 }
 
 /// The end of the work beside the loop; for ever when there is none.
-async fn finished(applying: &mut Option<JoinHandle<Round>>) -> Result<Round, tokio::task::JoinError> {
-    match applying {
-        Some(applying) => applying.await,
+async fn finished<T>(work: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
+    match work {
+        Some(work) => work.await,
         None => std::future::pending().await,
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 const CLIENT_LIMIT: usize = 32;
+/// How many words may wait for a client to read them, and for each prefix how many more: all of them change at once when
+/// the guard does.
 const BACKLOG: usize = 256;
+const BACKLOG_PER_PREFIX: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The server's side of the health stream.
@@ -28,8 +32,15 @@ pub struct HealthSocket(Arc<Mutex<Hub>>);
 #[derive(Debug, Default)]
 struct Hub {
     words: BTreeMap<IpNet, Change>,
-    clients: Vec<mpsc::Sender<Item>>,
+    clients: Vec<Waiting>,
     tasks: JoinSet<()>,
+}
+
+/// What waits for one client.
+#[derive(Debug)]
+struct Waiting {
+    items: mpsc::UnboundedSender<Item>,
+    count: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Clone)]
@@ -98,19 +109,20 @@ impl HealthSocket {
 
     fn add(&self, stream: UnixStream) {
         let mut hub = self.hub();
-        hub.clients.retain(|client| !client.is_closed());
+        hub.clients.retain(|client| !client.items.is_closed());
         while hub.tasks.try_join_next().is_some() {}
         if hub.clients.len() >= CLIENT_LIMIT {
             tracing::warn!(limit = CLIENT_LIMIT, "a health client was refused");
             return;
         }
-        let (sender, receiver) = mpsc::channel(hub.words.len() + BACKLOG);
+        let (items, receiver) = mpsc::unbounded_channel();
+        let waiting = Waiting { items, count: Arc::default() };
+        hub.tasks.spawn(client(stream, receiver, waiting.count.clone()));
+        let limit = hub.limit();
         for word in hub.words.values() {
-            // The channel has room for all of them.
-            let _ = sender.try_send(Item::Word(word.clone()));
+            waiting.send(&Item::Word(word.clone()), limit);
         }
-        hub.clients.push(sender);
-        hub.tasks.spawn(client(stream, receiver));
+        hub.clients.push(waiting);
     }
 
     fn hub(&self) -> MutexGuard<'_, Hub> {
@@ -119,13 +131,24 @@ impl HealthSocket {
 }
 
 impl Hub {
-    /// A full or closed channel is a client that is cut off or gone.
     fn send(&mut self, item: &Item) {
-        self.clients.retain(|client| client.try_send(item.clone()).is_ok());
+        let limit = self.limit();
+        self.clients.retain(|client| client.send(item, limit));
+    }
+
+    fn limit(&self) -> usize {
+        self.words.len() * BACKLOG_PER_PREFIX + BACKLOG
     }
 }
 
-async fn client(stream: UnixStream, mut items: mpsc::Receiver<Item>) {
+impl Waiting {
+    /// False for a client that is gone, or is to be cut off since it does not read.
+    fn send(&self, item: &Item, limit: usize) -> bool {
+        self.count.fetch_add(1, Ordering::Relaxed) < limit && self.items.send(item.clone()).is_ok()
+    }
+}
+
+async fn client(stream: UnixStream, mut items: mpsc::UnboundedReceiver<Item>, waiting: Arc<AtomicUsize>) {
     let (mut read, mut write) = stream.into_split();
     let mut sequence = 0;
     let mut ignored = [0; 64];
@@ -146,6 +169,7 @@ async fn client(stream: UnixStream, mut items: mpsc::Receiver<Item>) {
                 Message::Heartbeat { sequence: sequence - 1 }
             }
         };
+        waiting.fetch_sub(1, Ordering::Relaxed);
         let line = encode(&message);
         if !matches!(tokio::time::timeout(PATIENCE, write.write_all(line.as_bytes())).await, Ok(Ok(()))) {
             return;
@@ -241,6 +265,24 @@ mod tests {
         }
         socket.heartbeat();
         assert_eq!(good.next().await, Some(Message::Heartbeat { sequence: 0 }));
+    }
+
+    #[tokio::test]
+    async fn thousands_of_words_at_once_cut_nobody_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("health");
+        let socket = HealthSocket::serve(&path, Stop::new()).unwrap();
+        let mut client = Client::new(&path, &socket).await;
+        for round in 0..3 {
+            for number in 0..3000_u32 {
+                let prefix = std::net::Ipv4Addr::from(0x0a80_0000 + number);
+                socket.say(&Change { prefix: ipnet::Ipv4Net::from(prefix).into(), ..change(round == 2, "all") });
+            }
+        }
+        for _ in 0..3 * 3000 {
+            assert!(matches!(client.next().await, Some(Message::Prefix { .. })));
+        }
+        assert_eq!(socket.clients(), 1);
     }
 
     #[tokio::test]

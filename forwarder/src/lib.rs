@@ -13,6 +13,7 @@ pub mod guard;
 pub mod health_socket;
 mod limits;
 mod made;
+mod probe;
 mod reload;
 pub mod role;
 pub mod show;

@@ -87,8 +87,13 @@ struct TableRow {
     next_hop: Option<String>,
     services: Vec<String>,
     from_interfaces: Vec<String>,
+    /// The first of them.
     from_prefixes: Vec<String>,
+    from_prefixes_in_all: usize,
 }
+
+/// With each of thousands of private prefixes no more of thousands of subscriber prefixes are told.
+const MOST_TOLD: usize = 64;
 
 #[derive(Serialize)]
 struct LinkRow {
@@ -193,7 +198,7 @@ fn ways(shared: &Shared) -> Vec<WayRow> {
 fn table(policy: &Policy) -> Vec<TableRow> {
     let row = |entry: &forwarder_core::PrivatePrefix| {
         let v4 = entry.prefix.addr().is_ipv4();
-        let of_family = policy.subscriber_prefixes().iter().filter(|prefix| prefix.addr().is_ipv4() == v4);
+        let of_family = || policy.subscriber_prefixes().iter().filter(|prefix| prefix.addr().is_ipv4() == v4);
         let each = |of: &dyn Fn(&forwarder_core::Way) -> Option<String>| {
             let all: Vec<String> = entry.ways.iter().filter_map(of).collect();
             all.join(if entry.spread { " + " } else { ", " })
@@ -207,7 +212,8 @@ fn table(policy: &Policy) -> Vec<TableRow> {
                 .filter(|hops| !hops.is_empty()),
             services: entry.services.iter().map(ToString::to_string).collect(),
             from_interfaces: policy.subscriber_interfaces().to_vec(),
-            from_prefixes: of_family.map(ToString::to_string).collect(),
+            from_prefixes: of_family().take(MOST_TOLD).map(ToString::to_string).collect(),
+            from_prefixes_in_all: of_family().count(),
         }
     };
     policy.prefixes().iter().map(row).collect()

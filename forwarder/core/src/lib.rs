@@ -10,6 +10,7 @@ pub mod fast;
 mod health;
 mod made;
 pub mod meter;
+pub mod netfilter;
 mod parse;
 mod policy;
 mod routes;

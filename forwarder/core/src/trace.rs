@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::decide::Reason;
+use crate::netfilter::{Message, messages};
 use crate::parse::{Parsed, parse};
 use crate::policy::Policy;
 use crate::ruleset::{FAMILY, render};
@@ -93,24 +94,12 @@ pub const MESSAGE: u16 = 4 << 8;
 /// The packets in what one read of the log's socket gave.
 #[must_use]
 pub fn samples(bytes: &[u8]) -> Vec<Sample> {
-    let mut samples = Vec::new();
-    let mut rest = bytes;
-    while let Some((&[l0, l1, l2, l3, t0, t1], _)) = rest.split_first_chunk() {
-        let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
-        // A header of netlink and one of netfilter.
-        let Some(message) = rest.get(20..length) else { break };
-        if u16::from_ne_bytes([t0, t1]) == MESSAGE {
-            samples.extend(sample(message));
-        }
-        let Some(next) = rest.get(length.next_multiple_of(4)..) else { break };
-        rest = next;
-    }
-    samples
+    messages(bytes).filter(|message| message.kind == MESSAGE).filter_map(sample).collect()
 }
 
-fn sample(message: &[u8]) -> Option<Sample> {
+fn sample(message: Message<'_>) -> Option<Sample> {
     let (mut reason, mut from, mut to, mut payload) = (None, None, None, &[][..]);
-    for (kind, value) in attributes(message) {
+    for (kind, value) in message.attributes() {
         match kind {
             PREFIX => {
                 let name = value.split(|octet| *octet == 0).next().unwrap_or_default();
@@ -131,18 +120,6 @@ fn sample(message: &[u8]) -> Option<Sample> {
 
 fn index(value: &[u8]) -> Option<u32> {
     value.first_chunk().map(|octets| u32::from_be_bytes(*octets))
-}
-
-/// Type and value of each attribute.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let (&[l0, l1, t0, t1], _) = rest.split_first_chunk()?;
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = rest.get(4..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        // The two highest bits say how the value is coded.
-        Some((u16::from_ne_bytes([t0, t1]) & 0x3fff, value))
-    })
 }
 
 /// What the kernel is asked for: the log's packets, each at once, and this much of each.

@@ -1,25 +1,18 @@
-//! What the kernel says by itself: links, neighbours, the guard's table.
+//! What the kernel says by itself: links, neighbours, addresses.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use forwarder_core::ruleset::TABLE;
-use forwarder_core::{LinkState, meter};
+use forwarder_core::LinkState;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::sys::protocols::NETLINK_NETFILTER;
-use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket};
+use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::{DataplaneError, netlink};
-
-/// The multicast group of nftables (`linux/netfilter/nfnetlink.h`).
-const NFNLGRP_NFTABLES: u32 = 7;
-
-const ENOBUFS: i32 = 105;
 
 // One look costs some 30 us: a third of a percent of a core for each private link.
 const LINK_INTERVAL: Duration = Duration::from_millis(10);
@@ -47,8 +40,6 @@ pub enum Event {
     },
     /// The host has an address more or less.
     Addresses,
-    /// Something of the guard's table was changed, maybe by us.
-    GuardTouched,
     /// Events were lost: read everything again.
     Overrun,
 }
@@ -65,16 +56,11 @@ impl Events {
     pub fn open(interfaces: Vec<String>) -> Result<Self, DataplaneError> {
         let addresses = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let groups = [MulticastGroup::Link, MulticastGroup::Neigh].into_iter().chain(addresses).collect::<Vec<_>>();
-        let mut nftables = TokioSocket::new(NETLINK_NETFILTER)?;
-        nftables.socket_mut().bind_auto()?;
-        nftables.socket_mut().add_membership(NFNLGRP_NFTABLES)?;
-        let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
+        let (mut connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
+        netlink::roomy(connection.socket_mut().socket_ref());
         tokio::spawn(connection);
-        let (asking, asker, _) = rtnetlink::new_connection_with_strict_check()?;
-        tokio::spawn(asking);
         let (sender, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(watch_links(asker, interfaces, sender.clone()));
-        let guard = sender.clone();
+        tokio::spawn(watch_links(netlink::requests()?, interfaces, sender.clone()));
         tokio::spawn(async move {
             // The connection closes when its last handle does.
             let _handle = handle;
@@ -86,7 +72,6 @@ impl Events {
                 }
             }
         });
-        tokio::spawn(watch_guard(nftables, guard));
         Ok(Self(receiver))
     }
 
@@ -151,28 +136,6 @@ async fn watch_links(handle: Handle, interfaces: Vec<String>, events: mpsc::Unbo
                 // The loop's end of the channel says when to stop.
                 let _ = events.send(Event::Link { index, name: name.clone(), state });
             }
-        }
-    }
-}
-
-/// Says when anything in our table was touched, ourselves included. Every message of the group names its table.
-async fn watch_guard(socket: TokioSocket, events: mpsc::UnboundedSender<Event>) {
-    let names = [TABLE, meter::ruleset::TABLE].map(|name| [name.as_bytes(), b"\0"].concat());
-    loop {
-        let received = tokio::select! {
-            () = events.closed() => return,
-            received = socket.recv_from_full() => received,
-        };
-        let touched = match received {
-            Ok((message, _)) => names.iter().any(|name| message.windows(name.len()).any(|window| window == name)),
-            Err(error) if error.raw_os_error() == Some(ENOBUFS) => true,
-            Err(error) => {
-                tracing::warn!(%error, "the guard is watched by its periodic read-back alone");
-                return;
-            }
-        };
-        if touched && events.send(Event::GuardTouched).is_err() {
-            return;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The policy applied to the kernel, and read back.
+//! The policy applied to the kernel, and read back: its routes, behind the [`crate::guard`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -7,20 +7,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forwarder_core::fast::Host;
-use forwarder_core::meter::Use;
-use forwarder_core::ruleset::{self, Table};
 use forwarder_core::{
-    Applied, LinkState, MadeLink, Policy, PrivatePrefix, Resting, Route, Target, blackhole_waits, rank_of_going, user,
+    Applied, LinkState, MadeLink, Policy, PrivatePrefix, Resting, Route, Target, rank_of_going, user,
 };
+use futures_util::{StreamExt as _, stream};
 use ipnet::IpNet;
 use rtnetlink::Handle;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
-use crate::meter::{self, KernelMeter};
-use crate::netlink::{self, Effective, OwnRoute};
-use crate::nft::{self, Counters};
+use crate::guard::Guard;
+use crate::netlink::{self, Effective, OwnRoute, Standing};
 use crate::user::UserPlane;
 use crate::{DataplaneError, made, sysctl};
+
+/// How many questions about routes are asked at a time.
+const AT_A_TIME: usize = 64;
 
 /// One interface as it was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,51 +32,52 @@ pub struct Interface {
     pub state: LinkState,
 }
 
-/// What of the guard is in the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GuardState {
-    /// The private prefixes of our blackholes.
-    pub blackholes: Vec<IpNet>,
-    /// The text of the nftables table, when it is there.
-    pub table: Option<String>,
-    /// The text of the meter's table, when it is there.
-    pub meter: Option<String>,
-}
-
 /// The kernel of this network namespace.
 #[derive(Debug)]
 pub struct Kernel {
-    handle: Handle,
-    /// The table that was loaded, and what `nft` listed right after it: another release may print it in other words.
-    loaded: Mutex<Option<(Table, Table)>>,
-    rounded: Mutex<sysctl::Rounded>,
-    meter: KernelMeter,
+    pub(crate) handle: Handle,
+    pub(crate) guard: Guard,
+    pub(crate) rounded: Mutex<sysctl::Rounded>,
     /// Whether this process has found the guard whole: what is missing after that was taken away by somebody.
     stood: AtomicBool,
+    /// What of it is missing, as soon as that is known.
+    broken: mpsc::UnboundedSender<String>,
+    breaks: Mutex<mpsc::UnboundedReceiver<String>>,
 }
 
 impl Kernel {
-    /// Opens the netlink socket for requests.
+    /// Opens the netlink sockets for requests, and for what is said of the guard.
     ///
     /// # Errors
     /// When it cannot be opened.
     pub fn open() -> Result<Self, DataplaneError> {
-        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
-        tokio::spawn(connection);
-        Ok(Self {
-            handle,
-            loaded: Mutex::new(None),
-            rounded: Mutex::default(),
-            meter: KernelMeter::default(),
-            stood: AtomicBool::new(false),
-        })
+        let (handle, guard) = (netlink::requests()?, Guard::open()?);
+        let (broken, breaks) = mpsc::unbounded_channel();
+        let (rounded, stood) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Self { handle, guard, rounded, stood, broken, breaks: Mutex::new(breaks) })
+    }
+
+    /// Waits until something of a guard that stood is found missing. It is being put back then, by [`Kernel::apply`].
+    pub async fn guard_broken(&self) -> String {
+        match self.breaks.lock().await.recv().await {
+            Some(what) => format!("{what} is not as wanted"),
+            // The sender is beside it.
+            None => std::future::pending().await,
+        }
     }
 
     /// Puts in place what is missing and reads it back: settings, guard, and only then the real routes, but for those
     /// that are `resting`. What cannot be done is in the answer. A guard that stood and had to be put back counts as
     /// broken in that answer: nobody knows what passed meanwhile.
-    pub async fn apply(&self, policy: &Policy, resting: &Resting, probe_interval: Duration) -> Applied {
-        let guard = match self.apply_guard(policy, resting, probe_interval).await {
+    pub async fn apply(&self, policy: &Arc<Policy>, resting: &Resting, probe_interval: Duration) -> Applied {
+        let stands = self.stood.load(Ordering::Relaxed);
+        let missing = |what: &str| {
+            if stands {
+                // Nobody reads it in a command of its own.
+                let _ = self.broken.send(what.to_owned());
+            }
+        };
+        let guard = match self.apply_guard(policy, resting, probe_interval, &missing).await {
             Ok(missing) => {
                 let stood = self.stood.swap(true, Ordering::Relaxed);
                 let taken_away = stood && !missing.is_empty();
@@ -98,18 +100,19 @@ impl Kernel {
     pub async fn change(
         &self,
         before: &Policy,
-        policy: &Policy,
+        policy: &Arc<Policy>,
         resting: &Resting,
         probe_interval: Duration,
     ) -> Applied {
         // First a guard that knows the old links and the new ones, then the routes, then the guard of the new ones alone.
-        if let Some(bridge) = policy.bridge(before) {
-            if let Err(error) = self.apply_guard(&bridge, resting, probe_interval).await {
+        let expected = |_: &str| {};
+        if let Some(bridge) = policy.bridge(before).map(Arc::new) {
+            if let Err(error) = self.apply_guard(&bridge, resting, probe_interval, &expected).await {
                 return unguarded(policy, error.to_string());
             }
             self.apply_routes(policy, resting).await;
         }
-        match self.apply_guard(policy, resting, probe_interval).await {
+        match self.apply_guard(policy, resting, probe_interval, &expected).await {
             Ok(_) => self.apply_routes(policy, resting).await,
             Err(error) => unguarded(policy, error.to_string()),
         }
@@ -122,7 +125,7 @@ impl Kernel {
     /// When the kernel does not answer.
     pub async fn reroute(&self, policy: &Policy, resting: &Resting) -> Result<(), DataplaneError> {
         let interfaces = self.links(policy).await?;
-        let standing = netlink::own_routes(&self.handle).await?;
+        let standing = self.standing().await?;
         let several = |prefix: IpNet| policy.private_prefix(prefix.addr()).is_some_and(|entry| entry.ways.len() > 1);
         let wanted: Vec<Route> =
             routes(policy, resting, &interfaces).into_iter().filter(|route| several(route.prefix)).collect();
@@ -205,25 +208,6 @@ impl Kernel {
         netlink::probe(&self.handle, index, address).await
     }
 
-    /// The counters of guard and meter; none when there is no guard. What the guard lets through and the meter
-    /// drops counts as dropped.
-    ///
-    /// # Errors
-    /// When `nft` fails.
-    pub async fn counters(&self) -> Result<Counters, DataplaneError> {
-        let mut counters = nft::list().await?.map(|listing| listing.counters).unwrap_or_default();
-        counters.extend(self.meter.counters().await?);
-        Ok(counters)
-    }
-
-    /// What each source and private prefix has used, where the kernel counts it.
-    ///
-    /// # Errors
-    /// When `nft` fails.
-    pub async fn uses(&self, policy: &Policy) -> Result<Vec<Use>, DataplaneError> {
-        self.meter.uses(policy).await
-    }
-
     /// Removes the real routes; guard and blackholes stay.
     ///
     /// # Errors
@@ -233,115 +217,6 @@ impl Kernel {
             netlink::remove_route(&self.handle, route).await?;
         }
         Ok(())
-    }
-
-    /// What of the guard is in the kernel.
-    ///
-    /// # Errors
-    /// When the kernel or `nft` does not answer.
-    pub async fn guard(&self) -> Result<GuardState, DataplaneError> {
-        let routes = netlink::own_routes(&self.handle).await?;
-        let blackholes = routes.iter().filter(|route| route.blackhole).map(|route| route.prefix).collect();
-        let table = nft::list().await?.map(|listing| listing.text);
-        Ok(GuardState { blackholes, table, meter: meter::list().await?.map(|listing| listing.text) })
-    }
-
-    /// Removes routes, blackholes and table: from now on the private prefixes follow the default route.
-    ///
-    /// # Errors
-    /// When the kernel or `nft` refuses.
-    pub async fn remove_guard(&self) -> Result<(), DataplaneError> {
-        self.remove_routes().await?;
-        for route in netlink::own_routes(&self.handle).await? {
-            netlink::remove_route(&self.handle, &route).await?;
-        }
-        meter::remove().await?;
-        nft::remove().await
-    }
-
-    /// Gives what was missing.
-    async fn apply_guard(
-        &self,
-        policy: &Policy,
-        resting: &Resting,
-        probe_interval: Duration,
-    ) -> Result<Vec<String>, DataplaneError> {
-        let mut repaired = Vec::new();
-        let wanted = policy.blackholes();
-        let missing = |found: &[OwnRoute], route: &Route| !found.iter().any(|own| own.is(route, &[]));
-        let standing = netlink::own_routes(&self.handle).await?;
-        let carrying = standing.iter().filter(|own| !own.blackhole).map(|own| own.prefix).collect();
-        let (late, early): (Vec<&Route>, Vec<&Route>) = wanted
-            .iter()
-            .filter(|route| missing(&standing, route))
-            .partition(|route| blackhole_waits(route.prefix, &carrying));
-        for route in early {
-            netlink::put_route(&self.handle, route, &[]).await?;
-            tracing::info!(route = %netlink::describe(route), "blackhole added");
-            repaired.push(netlink::describe(route));
-        }
-        // Before the guard, which lets through what is charged behind it.
-        if self.meter.apply(policy).await? {
-            repaired.push(format!("table {} {}", ruleset::FAMILY, forwarder_core::meter::ruleset::TABLE));
-        }
-        if self.apply_table(policy).await? {
-            repaired.push(format!("table {} {}", ruleset::FAMILY, ruleset::TABLE));
-        }
-        sysctl::apply(&policy.settings(probe_interval), &mut *self.rounded.lock().await)?;
-        if !late.is_empty() {
-            let interfaces = self.links(policy).await?;
-            let mut routes = routes(policy, resting, &interfaces);
-            routes.retain(|route| late.iter().any(|blackhole| blackhole.prefix == route.prefix));
-            self.put_routes(&routes, &interfaces, &standing).await;
-            for route in late {
-                netlink::put_route(&self.handle, route, &[]).await?;
-                tracing::info!(route = %netlink::describe(route), "blackhole added");
-                repaired.push(netlink::describe(route));
-            }
-        }
-        let found = netlink::own_routes(&self.handle).await?;
-        if let Some(route) = wanted.iter().find(|route| missing(&found, route)) {
-            let what = netlink::describe(route);
-            return Err(DataplaneError::Netlink { what, why: "not there when read back".into() });
-        }
-        Ok(repaired)
-    }
-
-    /// Says whether the table had to be changed.
-    async fn apply_table(&self, policy: &Policy) -> Result<bool, DataplaneError> {
-        let wanted = ruleset::table(policy);
-        let mut loaded = self.loaded.lock().await;
-        let found = nft::list().await?.map(|listing| listing.table.unwrap_or_default());
-        let in_our_words = match (&found, &*loaded) {
-            (Some(found), Some((table, listed))) if found == listed => Some(table.clone()),
-            _ => found,
-        };
-        if in_our_words.as_ref() == Some(&wanted) {
-            return Ok(false);
-        }
-        if let Some(change) = in_our_words.as_ref().and_then(|standing| standing.update(&wanted)) {
-            match load_all(&change).await {
-                Ok(()) => {
-                    let now = nft::list().await?.and_then(|listing| listing.table);
-                    if now.as_ref() == Some(&wanted) {
-                        tracing::info!("guard changed");
-                        *loaded = None;
-                        return Ok(true);
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "the guard cannot be changed in place and is loaded anew"),
-            }
-        }
-        nft::load(&ruleset::load_text(policy)).await?;
-        let Some(now) = nft::list().await? else {
-            return Err(DataplaneError::Nft("the table is not there when read back".into()));
-        };
-        tracing::info!(replaced = in_our_words.is_some(), "guard loaded");
-        if let Some(missing) = ruleset::counters().find(|counter| !now.counters.contains_key(*counter)) {
-            return Err(DataplaneError::Nft(format!("counter {missing} is not there when read back")));
-        }
-        *loaded = now.table.map(|listed| (wanted, listed));
-        Ok(true)
     }
 
     /// The real routes, where the guard stands.
@@ -354,40 +229,52 @@ impl Kernel {
             Ok(interfaces) => interfaces,
             Err(error) => return failed(error),
         };
-        let standing = match netlink::own_routes(&self.handle).await {
+        let standing = match self.standing().await {
             Ok(standing) => standing,
             Err(error) => return failed(error),
         };
         let wanted = routes(policy, resting, &interfaces);
-        let mut refused = self.put_routes(&wanted, &interfaces, &standing).await;
+        let refused = self.put_routes(&wanted, &interfaces, &standing).await;
         if let Err(error) = self.remove_unwanted(&wanted, &standing).await {
             return failed(error);
         }
         if let Err(error) = self.remove_stale(policy, &standing).await {
             return failed(error);
         }
-        let mut routes = BTreeMap::new();
-        for entry in policy.prefixes() {
-            let done = match refused.remove(&entry.prefix) {
-                Some(error) => Err(error),
-                None => self.leads_there(policy, entry, &wanted, &interfaces).await,
-            };
-            routes.insert(entry.prefix, done);
+        let mut allowed: BTreeMap<IpNet, BTreeSet<u32>> = BTreeMap::new();
+        for route in &wanted {
+            allowed.entry(route.prefix).or_default().extend(indexes(route, &interfaces));
         }
+        let none = BTreeSet::new();
+        let asked = policy.prefixes().iter().filter(|entry| !refused.contains_key(&entry.prefix));
+        let leading: Vec<_> = asked
+            .map(|entry| {
+                let allowed = allowed.get(&entry.prefix).unwrap_or(&none);
+                let leads = self.leads_there(policy, entry, allowed, &interfaces);
+                async move { (entry.prefix, leads.await) }
+            })
+            .collect();
+        let mut routes: BTreeMap<IpNet, _> = stream::iter(leading).buffer_unordered(AT_A_TIME).collect().await;
+        routes.extend(refused.into_iter().map(|(prefix, error)| (prefix, Err(error))));
         Applied { guard: Ok(()), routes }
     }
 
+    /// Our routes that are there.
+    pub(crate) async fn standing(&self) -> Result<Standing, DataplaneError> {
+        Ok(Standing::new(netlink::own_routes(&self.handle).await?))
+    }
+
     /// Puts what is not there yet; gives what was refused.
-    async fn put_routes(
+    pub(crate) async fn put_routes(
         &self,
         wanted: &[Route],
         interfaces: &BTreeMap<String, Interface>,
-        standing: &[OwnRoute],
+        standing: &Standing,
     ) -> BTreeMap<IpNet, String> {
         let mut refused = BTreeMap::new();
         for route in wanted {
             let indexes = indexes(route, interfaces);
-            if standing.iter().any(|own| own.is(route, &indexes)) {
+            if standing.has(route, &indexes) {
                 continue;
             }
             match netlink::put_route(&self.handle, route, &indexes).await {
@@ -399,7 +286,7 @@ impl Kernel {
     }
 
     /// Removes the other real routes of prefixes that have a wanted one.
-    async fn remove_unwanted(&self, wanted: &[Route], standing: &[OwnRoute]) -> Result<(), DataplaneError> {
+    async fn remove_unwanted(&self, wanted: &[Route], standing: &Standing) -> Result<(), DataplaneError> {
         let has_one: BTreeSet<IpNet> = wanted.iter().map(|route| route.prefix).collect();
         let kept: BTreeSet<(IpNet, u32)> = wanted.iter().map(|route| (route.prefix, route.metric)).collect();
         for own in standing.iter().filter(|own| !own.blackhole && has_one.contains(&own.prefix)) {
@@ -412,7 +299,7 @@ impl Kernel {
     }
 
     /// Removes what the policy no longer knows; the new guard stands.
-    async fn remove_stale(&self, policy: &Policy, standing: &[OwnRoute]) -> Result<(), DataplaneError> {
+    async fn remove_stale(&self, policy: &Policy, standing: &Standing) -> Result<(), DataplaneError> {
         let wanted: BTreeSet<IpNet> = policy.prefixes().iter().map(|entry| entry.prefix).collect();
         let mut stale: Vec<&OwnRoute> = standing.iter().filter(|own| !wanted.contains(&own.prefix)).collect();
         stale.sort_by_key(|own| rank_of_going(own.prefix, own.blackhole, &wanted));
@@ -428,11 +315,9 @@ impl Kernel {
         &self,
         policy: &Policy,
         entry: &PrivatePrefix,
-        wanted: &[Route],
+        allowed: &BTreeSet<u32>,
         interfaces: &BTreeMap<String, Interface>,
     ) -> Result<(), String> {
-        let its = wanted.iter().filter(|route| route.prefix == entry.prefix);
-        let allowed: BTreeSet<u32> = its.flat_map(|route| indexes(route, interfaces)).collect();
         let Some(first) = entry.ways.first() else { return Ok(()) };
         if allowed.is_empty() {
             let name = policy.interface(first.link);
@@ -452,7 +337,7 @@ impl Kernel {
     }
 
     /// The interfaces of the private links.
-    async fn links(&self, policy: &Policy) -> Result<BTreeMap<String, Interface>, DataplaneError> {
+    pub(crate) async fn links(&self, policy: &Policy) -> Result<BTreeMap<String, Interface>, DataplaneError> {
         let mut interfaces = BTreeMap::new();
         for link in policy.links() {
             interfaces.insert(link.interface.clone(), self.interface(&link.interface).await?);
@@ -461,7 +346,7 @@ impl Kernel {
     }
 }
 
-fn routes(policy: &Policy, resting: &Resting, interfaces: &BTreeMap<String, Interface>) -> Vec<Route> {
+pub(crate) fn routes(policy: &Policy, resting: &Resting, interfaces: &BTreeMap<String, Interface>) -> Vec<Route> {
     policy.routes(resting, |name| interfaces.get(name).is_some_and(|found| found.state == LinkState::Up))
 }
 
@@ -473,13 +358,6 @@ fn indexes(route: &Route, interfaces: &BTreeMap<String, Interface>) -> Vec<u32> 
             exits.iter().map(|exit| interfaces.get(&exit.interface).map_or(0, |found| found.index)).collect()
         }
     }
-}
-
-async fn load_all(transactions: &[String]) -> Result<(), DataplaneError> {
-    for transaction in transactions {
-        nft::load(transaction).await?;
-    }
-    Ok(())
 }
 
 fn unguarded(policy: &Policy, broken: String) -> Applied {

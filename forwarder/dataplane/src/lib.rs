@@ -7,18 +7,21 @@
 
 mod events;
 mod fast;
+mod guard;
 mod kernel;
 mod made;
 mod meter;
 mod netlink;
 mod nft;
+mod nftables;
 mod sysctl;
 mod trace;
 mod user;
 
 pub use events::{Event, Events};
 pub use fast::{Counts, FastPath, FastPathError};
-pub use kernel::{GuardState, Interface, Kernel};
+pub use guard::GuardState;
+pub use kernel::{Interface, Kernel};
 pub use nft::{Counter, Counters};
 pub use trace::{Trace, Traced};
 pub use user::{Rations, UserPlane};

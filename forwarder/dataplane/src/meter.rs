@@ -1,6 +1,7 @@
 //! The meter in nftables: its table applied and read back, and what its sets have counted.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use forwarder_core::Policy;
@@ -10,7 +11,9 @@ use ipnet::IpNet;
 use tokio::sync::Mutex;
 
 use crate::DataplaneError;
+use crate::guard::aside;
 use crate::nft::{self, Counters, Listing};
+use crate::nftables::Nftables;
 
 /// The meter of this network namespace.
 #[derive(Debug, Default)]
@@ -28,11 +31,6 @@ pub(crate) async fn list() -> Result<Option<Listing>, DataplaneError> {
     nft::list_with(&["-t", "-s", "list", "table", FAMILY, ruleset::TABLE]).await
 }
 
-async fn counted() -> Result<Counters, DataplaneError> {
-    let listing = nft::list_with(&["-t", "list", "table", FAMILY, ruleset::TABLE]).await?;
-    Ok(listing.map(|listing| listing.counters).unwrap_or_default())
-}
-
 /// Removes the table, whether or not there is one.
 pub(crate) async fn remove() -> Result<(), DataplaneError> {
     let table = ruleset::TABLE;
@@ -41,29 +39,37 @@ pub(crate) async fn remove() -> Result<(), DataplaneError> {
 
 impl KernelMeter {
     /// Says whether the table had to be loaded. One that is right stays, with all that it has counted.
-    pub(crate) async fn apply(&self, policy: &Policy) -> Result<bool, DataplaneError> {
+    /// `missing` is called before one that is not right is.
+    pub(crate) async fn apply(
+        &self,
+        policy: &Arc<Policy>,
+        nftables: &Nftables,
+        missing: &(dyn Fn() + Sync),
+    ) -> Result<bool, DataplaneError> {
         let counts = policy.metering() == Metering::Kernel;
         self.answers.store(policy.limits().answers, Ordering::Relaxed);
         if !counts && self.gone.load(Ordering::Relaxed) {
             return Ok(false);
         }
         let mut loaded = self.loaded.lock().await;
-        let wanted = ruleset::render(policy).unwrap_or_default();
         let found = list().await?.map(|listing| listing.text).unwrap_or_default();
-        let same = |(text, listed): &(String, String)| *text == wanted && *listed == found;
-        if ruleset::is_wanted(&found, policy) || loaded.as_ref().is_some_and(same) {
+        let compared = compare(found.clone(), policy, loaded.clone()).await?;
+        if compared.is_wanted {
             self.counts.store(counts, Ordering::Relaxed);
             self.gone.store(!counts, Ordering::Relaxed);
             return Ok(false);
         }
-        if let Some(change) = ruleset::change_text(&found, policy) {
+        missing();
+        if let Some(change) = compared.change {
             match nft::load(&change).await {
-                Ok(()) if list().await?.is_some_and(|now| ruleset::is_wanted(&now.text, policy)) => {
-                    tracing::info!("meter changed");
-                    self.counts.store(true, Ordering::Relaxed);
-                    return Ok(true);
+                Ok(()) => {
+                    let now = list().await?.map(|listing| listing.text).unwrap_or_default();
+                    if compare(now, policy, None).await?.is_wanted {
+                        tracing::info!("meter changed");
+                        self.counts.store(true, Ordering::Relaxed);
+                        return Ok(true);
+                    }
                 }
-                Ok(()) => {}
                 Err(error) => tracing::warn!(%error, "the meter cannot be changed in place and begins anew"),
             }
         }
@@ -75,21 +81,28 @@ impl KernelMeter {
             return Ok(true);
         }
         let now = list().await?.ok_or_else(|| DataplaneError::Nft("the meter is not there when read back".into()))?;
-        let counters = counted().await?;
+        let counters = nftables.counters(ruleset::TABLE).await?;
         if let Some(missing) = ruleset::counters().find(|counter| !counters.contains_key(*counter)) {
             return Err(DataplaneError::Nft(format!("counter {missing} of the meter is not there when read back")));
         }
         tracing::info!(replaced = !found.is_empty(), "meter loaded");
-        *loaded = Some((wanted, now.text));
+        *loaded = Some((compared.wanted, now.text));
         Ok(true)
     }
 
+    /// Whether the table is that of `policy` when it is listed.
+    pub(crate) async fn is_listed(&self, policy: &Arc<Policy>) -> Result<bool, DataplaneError> {
+        let loaded = self.loaded.lock().await.clone();
+        let found = list().await?.map(|listing| listing.text).unwrap_or_default();
+        Ok(compare(found, policy, loaded).await?.is_wanted)
+    }
+
     /// What passed it, in the place of what the guard let through, and what it dropped.
-    pub(crate) async fn counters(&self) -> Result<Counters, DataplaneError> {
+    pub(crate) async fn counters(&self, nftables: &Nftables) -> Result<Counters, DataplaneError> {
         if !self.counts.load(Ordering::Relaxed) {
             return Ok(Counters::new());
         }
-        let mut counters = counted().await?;
+        let mut counters = nftables.counters(ruleset::TABLE).await?;
         if !self.answers.load(Ordering::Relaxed) {
             // The guard is the last that sees them.
             counters.remove(forwarder_core::ruleset::FROM_PRIVATE);
@@ -113,6 +126,30 @@ impl KernelMeter {
         }
         Ok(uses)
     }
+}
+
+/// A listing beside what is wanted.
+struct Compared {
+    wanted: String,
+    is_wanted: bool,
+    /// What makes it so with the budgets kept, where that can be.
+    change: Option<String>,
+}
+
+async fn compare(
+    found: String,
+    policy: &Arc<Policy>,
+    loaded: Option<(String, String)>,
+) -> Result<Compared, DataplaneError> {
+    let policy = policy.clone();
+    let work = move || {
+        let wanted = ruleset::render(&policy).unwrap_or_default();
+        let same = |(text, listed): &(String, String)| *text == wanted && *listed == found;
+        let is_wanted = found.split_whitespace().eq(wanted.split_whitespace()) || loaded.as_ref().is_some_and(same);
+        let change = if is_wanted { None } else { ruleset::change_text(&found, &policy) };
+        Compared { wanted, is_wanted, change }
+    };
+    aside(work).await
 }
 
 async fn set_text(set: &str) -> Result<String, DataplaneError> {

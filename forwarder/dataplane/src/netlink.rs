@@ -1,6 +1,9 @@
 //! Requests to rtnetlink: routes of ours, interfaces by name, probes of neighbours.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use forwarder_core::fast::HostInterface;
 use forwarder_core::{Exit, LinkState, ROUTE_PROTOCOL, Route, Target};
@@ -17,6 +20,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{ErrorMessage, NLM_F_ACK, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{Handle, RouteMessageBuilder, RouteNextHopBuilder};
 
 use crate::DataplaneError;
@@ -45,35 +49,92 @@ pub(crate) struct OwnRoute {
 impl OwnRoute {
     /// Whether this is `route`, with its exits by the interfaces of these indexes.
     pub(crate) fn is(&self, route: &Route, indexes: &[u32]) -> bool {
-        let same_target = match &route.target {
+        if self.prefix != route.prefix || self.metric != route.metric {
+            return false;
+        }
+        match &route.target {
             Target::Blackhole => self.blackhole,
             Target::Links(exits) => {
                 let mut wanted: Vec<_> = indexes.iter().copied().zip(exits.iter().map(|exit| exit.next_hop)).collect();
                 wanted.sort();
                 !self.blackhole && self.exits == wanted
             }
-        };
-        self.prefix == route.prefix && self.metric == route.metric && same_target
+        }
     }
+}
+
+/// The routes that are there, found by their prefix.
+#[derive(Debug, Default)]
+pub(crate) struct Standing(HashMap<IpNet, Vec<OwnRoute>>);
+
+impl Standing {
+    pub(crate) fn new(routes: Vec<OwnRoute>) -> Self {
+        let mut standing = Self::default();
+        for route in routes {
+            standing.0.entry(route.prefix).or_default().push(route);
+        }
+        standing
+    }
+
+    /// Whether `route` is there, with its exits by the interfaces of these indexes.
+    pub(crate) fn has(&self, route: &Route, indexes: &[u32]) -> bool {
+        self.0.get(&route.prefix).is_some_and(|routes| routes.iter().any(|own| own.is(route, indexes)))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &OwnRoute> {
+        self.0.values().flatten()
+    }
+}
+
+/// A socket holds this much that was not read yet: answers to all that is asked at a time, and what happens meanwhile.
+const ROOM: usize = 16 << 20;
+
+/// Without the right to it the kernel's default stays, and what is lost is asked for again.
+pub(crate) fn roomy(socket: &impl AsFd) {
+    let _ = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &ROOM);
+}
+
+/// A connection for requests. What the kernel says on it that nobody asked for is that an answer was lost: who waits for
+/// that loses patience.
+pub(crate) fn requests() -> Result<Handle, DataplaneError> {
+    let (mut connection, handle, mut unasked) = rtnetlink::new_connection_with_strict_check()?;
+    roomy(connection.socket_mut().socket_ref());
+    tokio::spawn(connection);
+    tokio::spawn(async move {
+        while unasked.recv().await.is_ok() {
+            tracing::debug!("an answer of the kernel was lost");
+        }
+    });
+    Ok(handle)
 }
 
 /// How often a list is asked for that changes while it is read.
 const ATTEMPTS: usize = 10;
 
+/// The kernel answers at once; an answer that was lost never comes.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The answer to a request.
+async fn answered<T>(what: &str, request: impl Future<Output = T>) -> Result<T, DataplaneError> {
+    tokio::time::timeout(PATIENCE, request)
+        .await
+        .map_err(|_| DataplaneError::Netlink { what: what.to_owned(), why: format!("no answer within {PATIENCE:?}") })
+}
+
 /// A list in one piece: of one that changed while it was read (NLM_F_DUMP_INTR), which happens whenever a link goes down,
 /// the library says EBUSY. That says nothing about the guard, so it is asked for again.
-async fn unbroken<T, F>(ask: impl Fn() -> F) -> Result<T, rtnetlink::Error>
+async fn unbroken<T, F>(what: &str, ask: impl Fn() -> F) -> Result<T, DataplaneError>
 where
     F: Future<Output = Result<T, rtnetlink::Error>>,
 {
     let busy = -(nix::errno::Errno::EBUSY as i32);
     for _ in 1..ATTEMPTS {
-        match ask().await {
+        match answered(what, ask()).await? {
             Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == busy => {}
-            answer => return answer,
+            answer => return answer.map_err(|error| failed(what, &error)),
         }
     }
-    ask().await
+    answered(what, ask()).await?.map_err(|error| failed(what, &error))
 }
 
 /// Our routes of both families. The kernel filters, so that a full table costs nothing.
@@ -85,7 +146,7 @@ pub(crate) async fn own_routes(handle: &Handle) -> Result<Vec<OwnRoute>, Datapla
         filter.header.table = RouteHeader::RT_TABLE_MAIN;
         filter.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
         let ask = || handle.route().get(filter.clone()).execute().try_collect();
-        let found: Vec<RouteMessage> = unbroken(ask).await.map_err(|error| failed("list routes", &error))?;
+        let found: Vec<RouteMessage> = unbroken("list routes", ask).await?;
         // A kernel that does not know the filter answers with all routes.
         let ours = |message: &&RouteMessage| {
             message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
@@ -178,7 +239,8 @@ pub(crate) async fn put_route(handle: &Handle, route: &Route, indexes: &[u32]) -
         }
     }
     let message = builder.build();
-    handle.route().add(message).replace().execute().await.map_err(|error| failed(&what(), &error))
+    let done = answered(&what(), handle.route().add(message).replace().execute()).await?;
+    done.map_err(|error| failed(&what(), &error))
 }
 
 fn refused<E: std::fmt::Display>(what: String) -> impl FnOnce(E) -> DataplaneError {
@@ -187,10 +249,9 @@ fn refused<E: std::fmt::Display>(what: String) -> impl FnOnce(E) -> DataplaneErr
 
 /// Removes a route of ours; one that is gone already is no error.
 pub(crate) async fn remove_route(handle: &Handle, route: &OwnRoute) -> Result<(), DataplaneError> {
-    match handle.route().del(route.message.clone()).execute().await {
-        Err(error) if !is_errno(&error, &[ESRCH, ENOENT, ENODEV]) => {
-            Err(failed(&format!("remove route {}", route.prefix), &error))
-        }
+    let what = format!("remove route {}", route.prefix);
+    match answered(&what, handle.route().del(route.message.clone()).execute()).await? {
+        Err(error) if !is_errno(&error, &[ESRCH, ENOENT, ENODEV]) => Err(failed(&what, &error)),
         _ => Ok(()),
     }
 }
@@ -215,7 +276,8 @@ pub(crate) async fn next_hop(handle: &Handle, address: IpAddr) -> Result<Option<
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unspec;
     message.header.flags = RouteFlags::empty();
-    let found: Result<Option<RouteMessage>, _> = handle.route().get(message).execute().try_next().await;
+    let mut asked = handle.route().get(message).execute();
+    let found: Result<Option<RouteMessage>, _> = answered(&what(), asked.try_next()).await?;
     match found {
         Ok(Some(found)) if found.header.kind == RouteType::Unicast => {
             let (mut index, mut neighbour) = (None, address);
@@ -237,12 +299,7 @@ pub(crate) async fn next_hop(handle: &Handle, address: IpAddr) -> Result<Option<
 
 /// The interface called `name`: its index and state, or `None` when there is none.
 pub(crate) async fn interface(handle: &Handle, name: &str) -> Result<Option<(u32, LinkState)>, DataplaneError> {
-    match handle.link().get().match_name(name).execute().try_next().await {
-        Ok(Some(message)) => Ok(Some((message.header.index, link_state(&message)))),
-        Ok(None) => Ok(None),
-        Err(error) if is_errno(&error, &[ENODEV]) => Ok(None),
-        Err(error) => Err(failed(&format!("find interface {name}"), &error)),
-    }
+    Ok(link(handle, name).await?.map(|message| (message.header.index, link_state(&message))))
 }
 
 /// The interface called `name` as the fast path needs it, or `None` when there is none.
@@ -268,7 +325,8 @@ pub(crate) async fn host_interface(handle: &Handle, name: &str) -> Result<Option
 
 /// The MTU of the interface with this index, when there is one.
 pub(crate) async fn mtu(handle: &Handle, index: u32) -> Result<Option<usize>, DataplaneError> {
-    match handle.link().get().match_index(index).execute().try_next().await {
+    let what = format!("find interface {index}");
+    match answered(&what, handle.link().get().match_index(index).execute().try_next()).await? {
         Ok(found) => Ok(found.and_then(|message| {
             message.attributes.iter().find_map(|attribute| match attribute {
                 LinkAttribute::Mtu(mtu) => usize::try_from(*mtu).ok(),
@@ -276,16 +334,17 @@ pub(crate) async fn mtu(handle: &Handle, index: u32) -> Result<Option<usize>, Da
             })
         })),
         Err(error) if is_errno(&error, &[ENODEV]) => Ok(None),
-        Err(error) => Err(failed(&format!("find interface {index}"), &error)),
+        Err(error) => Err(failed(&what, &error)),
     }
 }
 
 /// The interface called `name` with all that the kernel says of it, or `None` when there is none.
 pub(crate) async fn link(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, DataplaneError> {
-    match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+    let what = format!("find interface {name}");
+    match answered(&what, handle.link().get().match_name(name.to_owned()).execute().try_next()).await? {
         Ok(message) => Ok(message),
         Err(error) if is_errno(&error, &[ENODEV]) => Ok(None),
-        Err(error) => Err(failed(&format!("find interface {name}"), &error)),
+        Err(error) => Err(failed(&what, &error)),
     }
 }
 
@@ -299,9 +358,7 @@ pub(crate) async fn addresses(handle: &Handle) -> Result<Vec<IpNet>, DataplaneEr
 
 /// Every address of the host, with the index of its interface and the length of its subnet.
 pub(crate) async fn addresses_by_interface(handle: &Handle) -> Result<Vec<(u32, IpNet)>, DataplaneError> {
-    let found: Vec<_> = unbroken(|| handle.address().get().execute().try_collect())
-        .await
-        .map_err(|error| failed("list addresses", &error))?;
+    let found: Vec<_> = unbroken("list addresses", || handle.address().get().execute().try_collect()).await?;
     let mut addresses = Vec::new();
     for message in found {
         // On a point-to-point link `Address` is the peer, and `Local` ours; IPv6 has `Address` alone.
@@ -348,10 +405,9 @@ pub(crate) async fn probe(handle: &Handle, index: u32, address: IpAddr) -> Resul
 /// Makes the kernel look for the neighbour, or see whether one that it has not heard of for a while is still there.
 pub(crate) async fn ask(handle: &Handle, index: u32, address: IpAddr) -> Result<(), DataplaneError> {
     let unknown = handle.neighbours().add(index, address).state(NeighbourState::None).flags(NeighbourFlags::Use);
-    match unknown.replace().execute().await {
-        Err(error) if !is_errno(&error, &[ENODEV, ENETDOWN, EINVAL]) => {
-            Err(failed(&format!("probe {address}"), &error))
-        }
+    let what = format!("probe {address}");
+    match answered(&what, unknown.replace().execute()).await? {
+        Err(error) if !is_errno(&error, &[ENODEV, ENETDOWN, EINVAL]) => Err(failed(&what, &error)),
         _ => Ok(()),
     }
 }
@@ -369,7 +425,7 @@ pub(crate) async fn neighbour(handle: &Handle, index: u32, address: IpAddr) -> R
     let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(message));
     request.header.flags = NLM_F_REQUEST;
     let mut answers = handle.clone().request(request).map_err(|error| failed(&what, &error))?;
-    while let Some(answer) = answers.next().await {
+    while let Some(answer) = answered(&what, answers.next()).await? {
         match answer.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(found)) => return Ok(known(&found)),
             NetlinkPayload::Error(error) if error.raw_code() == -ENOENT => return Ok(Neighbour::Unknown),
@@ -397,7 +453,7 @@ fn known(message: &NeighbourMessage) -> Neighbour {
 
 async fn accepted(handle: &Handle, request: NetlinkMessage<RouteNetlinkMessage>) -> Result<bool, DataplaneError> {
     let mut answers = handle.clone().request(request).map_err(|error| failed("probe", &error))?;
-    while let Some(answer) = answers.next().await {
+    while let Some(answer) = answered("probe", answers.next()).await? {
         if let NetlinkPayload::Error(ErrorMessage { code: Some(_), .. }) = answer.payload {
             return Ok(false);
         }
@@ -429,6 +485,7 @@ const EINVAL: i32 = 22;
 const ENETDOWN: i32 = 100;
 const ENETUNREACH: i32 = 101;
 const EHOSTUNREACH: i32 = 113;
+pub(crate) const ENOBUFS: i32 = 105;
 
 pub(crate) fn is_errno(error: &rtnetlink::Error, numbers: &[i32]) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if numbers.contains(&-message.raw_code()))

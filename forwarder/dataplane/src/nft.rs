@@ -10,7 +10,8 @@ use tokio::process::Command;
 
 use crate::DataplaneError;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A large policy takes a second, and many of them on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What one counter of the guard counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub(crate) async fn list() -> Result<Option<Listing>, DataplaneError> {
 /// What a command lists of one table, or `None` when that is not there.
 pub(crate) async fn list_with(command: &[&str]) -> Result<Option<Listing>, DataplaneError> {
     match run(command, None).await {
-        Ok(text) => Ok(Some(parse(&text))),
+        Ok(text) => crate::guard::aside(move || parse(&text)).await.map(Some),
         Err(DataplaneError::Nft(why)) if is_absent(&why) => Ok(None),
         Err(error) => Err(error),
     }

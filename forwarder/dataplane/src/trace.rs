@@ -55,8 +55,7 @@ impl Trace {
         // One for each trace that runs at the same time.
         let number = u16::try_from(std::process::id() % 0x7fff).unwrap_or_default() + 1;
         let socket = listen(number).await?;
-        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
-        tokio::spawn(connection);
+        let handle = netlink::requests()?;
         let name = format!("cloakway_trace_{number}");
         let owner = own(&name, &trace::command(policy, &name, number)).await?;
         Ok(Self { socket, handle, names: BTreeMap::new(), _owner: owner })

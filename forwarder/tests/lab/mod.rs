@@ -618,7 +618,12 @@ impl Health {
 
     /// Waits for the word that `prefix` is healthy or not; gives when it came and its reason.
     pub(crate) fn wait(&self, prefix: &str, healthy: bool) -> (Instant, String) {
-        let deadline = Instant::now() + PATIENCE;
+        self.wait_within(PATIENCE, prefix, healthy)
+    }
+
+    /// The same, where it may take longer.
+    pub(crate) fn wait_within(&self, patience: Duration, prefix: &str, healthy: bool) -> (Instant, String) {
+        let deadline = Instant::now() + patience;
         let mut last_words = Vec::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -628,6 +633,7 @@ impl Health {
                         return (at, reason);
                     }
                     last_words.push(format!("{found} {word} {reason}"));
+                    last_words.drain(..last_words.len().saturating_sub(50));
                 }
                 Ok((_, Message::Heartbeat { .. })) => {}
                 Err(_) => panic!("{prefix} never became healthy={healthy}; heard {last_words:#?}"),

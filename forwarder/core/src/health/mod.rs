@@ -75,6 +75,10 @@ pub enum Input<'a> {
     },
     /// A read-back of the kernel's state.
     Applied(&'a Applied),
+    /// The guard stands as it was read back last; of the routes nothing is said.
+    GuardStands,
+    /// The guard does not stand, and why.
+    GuardBroken(&'a str),
     /// The result of one probe of a neighbour.
     Neighbour {
         /// The interface that it is on.
@@ -188,6 +192,12 @@ impl Health {
                     entry.route = route.unwrap_or_else(|| Err("not read back".into()));
                 }
             }
+            Input::GuardStands => {
+                if self.guard.is_ok() {
+                    self.checked_at = Some(now);
+                }
+            }
+            Input::GuardBroken(why) => self.guard = Err(why.to_owned()),
             Input::Neighbour { interface, address, answered } => {
                 let asked = |way: &WayHealth| way.status.probe == address && way.status.interface == interface;
                 for entry in &mut self.prefixes {

@@ -321,3 +321,20 @@ fn another_policy_keeps_what_is_the_same_and_says_what_is_new_and_what_is_gone()
     assert_eq!(kept.ways[0].link, "other");
     assert_eq!(kept.since, ms(1000));
 }
+
+#[test]
+fn a_guard_that_stands_is_as_good_as_read_back_and_a_broken_one_is_not() {
+    let mut bench = Bench::healthy_one();
+    for at in [2000, 3500, 5000] {
+        let _ = bench.probe(true, at);
+        assert!(bench.health.handle(Input::GuardStands, ms(at)).is_empty());
+    }
+    let _ = bench.health.handle(Input::Tick, ms(6000));
+    assert!(bench.healthy(), "4 s after the last read-back");
+    let said = bench.health.handle(Input::GuardBroken("table x is not as wanted"), ms(6000));
+    assert!(said.iter().all(|change| !change.healthy && change.reason == "guard: table x is not as wanted"));
+    assert!(!bench.healthy());
+    assert!(bench.health.handle(Input::GuardStands, ms(6001)).is_empty());
+    assert!(!bench.healthy());
+    assert!(bench.health.guard().is_err());
+}

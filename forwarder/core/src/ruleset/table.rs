@@ -185,8 +185,12 @@ impl Block {
                 break;
             }
             // A list of elements goes on over many lines.
-            while statement.matches('{').count() > statement.matches('}').count() {
-                statement = format!("{statement} {}", lines.next()?);
+            let mut open = opened(&statement);
+            while open > 0 {
+                let line = lines.next()?;
+                open += opened(line);
+                statement.push(' ');
+                statement.push_str(line);
             }
             match kind {
                 "chain" if !statement.starts_with("type ") => block.body.push(statement),
@@ -239,6 +243,11 @@ impl Block {
             });
         if concatenated || !apart { Way::Anew } else { Way::InPlace }
     }
+}
+
+/// How many braces more are opened than closed.
+fn opened(text: &str) -> isize {
+    text.bytes().map(|octet| isize::from(octet == b'{') - isize::from(octet == b'}')).sum()
 }
 
 fn is_set(kind: &str) -> bool {
