@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::made::RawLink;
-use crate::{data_plane, limits};
+use crate::{data_plane, limits, routing};
 
 /// A usable configuration.
 #[derive(Debug)]
@@ -73,6 +73,8 @@ pub struct Raw {
     #[serde(default)]
     data_plane: data_plane::Raw,
     limits: Option<limits::Raw>,
+    #[serde(default)]
+    routing: routing::Raw,
 }
 
 #[derive(Debug, Deserialize)]
@@ -142,6 +144,7 @@ impl config::Config for Config {
         let policy = if data_plane.clamp_mss { policy.clamping_mss() } else { policy };
         let in_user_space = data_plane.mode == data_plane::Mode::User;
         let policy = if in_user_space { policy.in_user_space() } else { policy };
+        let policy = routing::routed(policy, &raw.routing)?;
         let policy = limits::limited(policy, raw.limits.as_ref(), data_plane.mode)?;
         let admin_socket = raw.admin_socket.unwrap_or_else(|| config::default_socket("forwarder"));
         let health_socket = raw.health_socket.unwrap_or_else(|| config::default_socket("forwarder-health"));

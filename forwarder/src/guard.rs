@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use cloakway_runtime::{config, role};
-use forwarder_core::{meter, ruleset};
+use forwarder_core::{MAIN_TABLE, Route, Rule, meter, ruleset};
 use forwarder_dataplane::{DataplaneError, FastPath, FastPathError, Kernel};
 
 use crate::config::Config;
@@ -60,10 +60,19 @@ async fn show(kernel: &Kernel, config: &Config) -> Result<ExitCode, DataplaneErr
     let found = kernel.guard().await?;
     let mut out = String::new();
     let mut whole = true;
-    for entry in config.policy.prefixes() {
-        let there = found.blackholes.contains(&entry.prefix);
+    let standing = |there: bool| if there { "in place" } else { "missing" };
+    for Route { table, prefix, .. } in config.policy.blackholes() {
+        let there = found.blackholes.contains(&(table, prefix));
         whole &= there;
-        out.push_str(&format!("blackhole {}: {}\n", entry.prefix, if there { "in place" } else { "missing" }));
+        let of = if table == MAIN_TABLE { String::new() } else { format!(" in table {table}") };
+        out.push_str(&format!("blackhole {prefix}{of}: {}\n", standing(there)));
+    }
+    for rule in config.policy.rules() {
+        let there = found.rules.contains(&rule);
+        whole &= there;
+        let Rule { v4, priority, table } = rule;
+        let version = if v4 { 4 } else { 6 };
+        out.push_str(&format!("rule {priority} of IPv{version} to table {table}: {}\n", standing(there)));
     }
     let table = match &found.table {
         None => "missing",

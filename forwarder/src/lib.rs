@@ -16,6 +16,7 @@ mod made;
 mod probe;
 mod reload;
 pub mod role;
+mod routing;
 pub mod show;
 mod sources;
 pub mod trace;

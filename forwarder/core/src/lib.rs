@@ -28,6 +28,7 @@ pub use policy::{
     SpecPrefix, Way,
 };
 pub use routes::{
-    BLACKHOLE_METRIC, Exit, LINK_METRIC, ROUTE_PROTOCOL, Resting, Route, Target, blackhole_waits, rank_of_going,
+    BLACKHOLE_METRIC, Exit, LINK_METRIC, MAIN_TABLE, OwnTable, ROUTE_PROTOCOL, Resting, Route, Rule, Target,
+    blackhole_waits, rank_of_going,
 };
 pub use sysctl::{Setting, TRIES_PER_PROBE};

@@ -1,4 +1,4 @@
-//! The routes that the policy wants in the kernel's main table, and the order in which they come and go.
+//! The routes that the policy wants in the kernel, the rules that lead to them, and the order in which they come and go.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,12 +16,37 @@ pub const LINK_METRIC: u32 = 10;
 /// The routing protocol number that marks our routes (`rtm_protocol`); none of the well-known ones.
 pub const ROUTE_PROTOCOL: u8 = 143;
 
+/// The kernel's main table (`RT_TABLE_MAIN`).
+pub const MAIN_TABLE: u32 = 254;
+
+/// A routing table of our own, which every look-up meets before the main one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnTable {
+    /// Its number.
+    pub table: u32,
+    /// The priority of the rules that lead to it.
+    pub priority: u32,
+}
+
+/// One wanted rule: whatever is looked up is looked up there, at its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// For IPv4, or IPv6.
+    pub v4: bool,
+    /// The lower, the earlier.
+    pub priority: u32,
+    /// The table.
+    pub table: u32,
+}
+
 /// Prefixes and interfaces of links that are not to be used for them now, because another link of theirs is better.
 pub type Resting = BTreeSet<(IpNet, String)>;
 
 /// One wanted route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
+    /// The table that it is in.
+    pub table: u32,
     /// The destinations.
     pub prefix: IpNet,
     /// The lower, the better.
@@ -49,19 +74,42 @@ pub struct Exit {
 }
 
 impl Policy {
-    /// The blackholes: in place before anything else, left there when the process ends.
+    /// The blackholes: in place before anything else, left there when the process ends. With a table of our own they are in
+    /// that and in the main one, to which a look-up falls through when somebody takes away the rule or empties the table.
     #[must_use]
     pub fn blackholes(&self) -> Vec<Route> {
-        let route =
-            |entry: &PrivatePrefix| Route { prefix: entry.prefix, metric: BLACKHOLE_METRIC, target: Target::Blackhole };
-        self.prefixes().iter().map(route).collect()
+        let tables = [Some(MAIN_TABLE), self.own_table().map(|own| own.table)];
+        let in_table = |table| {
+            let route = move |entry: &PrivatePrefix| Route {
+                table,
+                prefix: entry.prefix,
+                metric: BLACKHOLE_METRIC,
+                target: Target::Blackhole,
+            };
+            self.prefixes().iter().map(route)
+        };
+        tables.into_iter().flatten().flat_map(in_table).collect()
+    }
+
+    /// The table of the real routes.
+    #[must_use]
+    pub fn table(&self) -> u32 {
+        self.own_table().map_or(MAIN_TABLE, |own| own.table)
+    }
+
+    /// The rules that lead there: none for the main table.
+    #[must_use]
+    pub fn rules(&self) -> Vec<Rule> {
+        let Some(OwnTable { table, priority }) = self.own_table() else { return Vec::new() };
+        let has = |v4: &bool| self.prefixes().iter().any(|entry| entry.prefix.addr().is_ipv4() == *v4);
+        [true, false].into_iter().filter(has).map(|v4| Rule { v4, priority, table }).collect()
     }
 
     /// The real routes by the links that are `up` and do not rest. Where a prefix has several links, the kernel has a
     /// route by each and takes the next one by itself when a link goes down, whether or not this process lives.
     #[must_use]
     pub fn routes(&self, resting: &Resting, up: impl Fn(&str) -> bool) -> Vec<Route> {
-        let mut routes = Vec::new();
+        let (mut routes, table) = (Vec::new(), self.table());
         for entry in self.prefixes() {
             let prefix = entry.prefix;
             let hop = |way: &Way| Exit { interface: self.interface(way.link).to_owned(), next_hop: way.next_hop };
@@ -71,10 +119,15 @@ impl Policy {
             if entry.spread {
                 let hops: Vec<Exit> = hops.map(|(_, hop)| hop).collect();
                 if !hops.is_empty() {
-                    routes.push(Route { prefix, metric: LINK_METRIC, target: Target::Links(hops) });
+                    routes.push(Route { table, prefix, metric: LINK_METRIC, target: Target::Links(hops) });
                 }
             } else {
-                routes.extend(hops.map(|(metric, hop)| Route { prefix, metric, target: Target::Links(vec![hop]) }));
+                routes.extend(hops.map(|(metric, hop)| Route {
+                    table,
+                    prefix,
+                    metric,
+                    target: Target::Links(vec![hop]),
+                }));
             }
         }
         routes
@@ -140,6 +193,20 @@ mod tests {
         let policy = policy(true);
         assert_eq!(told(&policy.routes(&Resting::new(), |_| true)), [(10, vec!["priv0", "priv1"])]);
         assert_eq!(told(&policy.routes(&Resting::new(), |name| name == "priv1")), [(10, vec!["priv1"])]);
+    }
+
+    #[test]
+    fn in_a_table_of_our_own_are_real_routes_and_blackholes_and_in_the_main_one_blackholes() {
+        let main = policy(false);
+        assert!(main.rules().is_empty());
+        let own = policy(false).in_table(OwnTable { table: 143, priority: 1000 });
+        let tables = |routes: Vec<Route>| routes.iter().map(|route| route.table).collect::<Vec<_>>();
+        assert_eq!(tables(main.routes(&Resting::new(), |_| true)), [MAIN_TABLE; 2]);
+        assert_eq!(tables(own.routes(&Resting::new(), |_| true)), [143; 2]);
+        assert_eq!((tables(main.blackholes()), tables(own.blackholes())), (vec![MAIN_TABLE], vec![MAIN_TABLE, 143]));
+        assert_eq!(own.rules(), [Rule { v4: true, priority: 1000, table: 143 }]);
+        let both = Policy::new(example()).unwrap().in_table(OwnTable { table: 143, priority: 1000 });
+        assert_eq!(both.rules().len(), 2);
     }
 
     #[test]

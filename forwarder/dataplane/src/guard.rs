@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use forwarder_core::meter::Use;
 use forwarder_core::ruleset::{self, Table};
-use forwarder_core::{Policy, Resting, Route, blackhole_waits};
+use forwarder_core::{Policy, Resting, Route, Rule, blackhole_waits};
 use ipnet::IpNet;
 use tokio::sync::Mutex;
 
@@ -17,13 +17,15 @@ use crate::meter::{self, KernelMeter};
 use crate::netlink;
 use crate::nft::{self, Counters};
 use crate::nftables::Nftables;
-use crate::{DataplaneError, sysctl};
+use crate::{DataplaneError, rules, sysctl};
 
 /// What of the guard is in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuardState {
-    /// The private prefixes of our blackholes.
-    pub blackholes: Vec<IpNet>,
+    /// The tables and private prefixes of our blackholes.
+    pub blackholes: Vec<(u32, IpNet)>,
+    /// The rules that lead to a table of our own.
+    pub rules: Vec<Rule>,
     /// The text of the nftables table, when it is there.
     pub table: Option<String>,
     /// The text of the meter's table, when it is there.
@@ -232,9 +234,11 @@ impl Kernel {
     /// When the kernel or `nft` does not answer.
     pub async fn guard(&self) -> Result<GuardState, DataplaneError> {
         let standing = self.standing().await?;
-        let blackholes = standing.iter().filter(|route| route.blackhole).map(|route| route.prefix).collect();
+        let blackholes =
+            standing.iter().filter(|route| route.blackhole).map(|route| (route.table, route.prefix)).collect();
+        let rules = rules::own(&self.handle).await?.iter().filter_map(|own| own.rule).collect();
         let table = nft::list().await?.map(|listing| listing.text);
-        Ok(GuardState { blackholes, table, meter: meter::list().await?.map(|listing| listing.text) })
+        Ok(GuardState { blackholes, rules, table, meter: meter::list().await?.map(|listing| listing.text) })
     }
 
     /// Removes routes, blackholes and table: from now on the private prefixes follow the default route.
@@ -243,6 +247,9 @@ impl Kernel {
     /// When the kernel or `nft` refuses.
     pub async fn remove_guard(&self) -> Result<(), DataplaneError> {
         self.remove_routes().await?;
+        for rule in rules::own(&self.handle).await? {
+            rules::remove(&self.handle, &rule).await?;
+        }
         for route in self.standing().await?.iter() {
             netlink::remove_route(&self.handle, route).await?;
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use forwarder_core::fast::Host;
 use forwarder_core::{
-    Applied, LinkState, MadeLink, Policy, PrivatePrefix, Resting, Route, Target, rank_of_going, user,
+    Applied, LinkState, MAIN_TABLE, MadeLink, Policy, PrivatePrefix, Resting, Route, Target, rank_of_going, user,
 };
 use futures_util::{StreamExt as _, stream};
 use ipnet::IpNet;
@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, mpsc};
 use crate::guard::Guard;
 use crate::netlink::{self, Effective, OwnRoute, Standing};
 use crate::user::UserPlane;
-use crate::{DataplaneError, made, sysctl};
+use crate::{DataplaneError, made, rules, sysctl};
 
 /// How many questions about routes are asked at a time.
 const AT_A_TIME: usize = 64;
@@ -60,7 +60,7 @@ impl Kernel {
     /// Waits until something of a guard that stood is found missing. It is being put back then, by [`Kernel::apply`].
     pub async fn guard_broken(&self) -> String {
         match self.breaks.lock().await.recv().await {
-            Some(what) => format!("{what} is not as wanted"),
+            Some(what) => format!("{what} was not as wanted and is put back"),
             // The sender is beside it.
             None => std::future::pending().await,
         }
@@ -235,6 +235,10 @@ impl Kernel {
         };
         let wanted = routes(policy, resting, &interfaces);
         let refused = self.put_routes(&wanted, &interfaces, &standing).await;
+        // They lead to routes that are there, and away from those that go.
+        if let Err(error) = self.apply_rules(policy).await {
+            return failed(error);
+        }
         if let Err(error) = self.remove_unwanted(&wanted, &standing).await {
             return failed(error);
         }
@@ -257,6 +261,20 @@ impl Kernel {
         let mut routes: BTreeMap<IpNet, _> = stream::iter(leading).buffer_unordered(AT_A_TIME).collect().await;
         routes.extend(refused.into_iter().map(|(prefix, error)| (prefix, Err(error))));
         Applied { guard: Ok(()), routes }
+    }
+
+    /// The rules that lead to a table of our own, and no others of ours.
+    async fn apply_rules(&self, policy: &Policy) -> Result<(), DataplaneError> {
+        let (wanted, standing) = (policy.rules(), rules::own(&self.handle).await?);
+        for rule in wanted.iter().filter(|rule| !standing.iter().any(|own| own.rule == Some(**rule))) {
+            rules::put(&self.handle, rule).await?;
+            tracing::info!(rule = %rules::describe(rule), "rule added");
+        }
+        for own in standing.iter().filter(|own| !own.rule.is_some_and(|rule| wanted.contains(&rule))) {
+            rules::remove(&self.handle, own).await?;
+            tracing::info!(rule = ?own.rule, "rule of an older policy removed");
+        }
+        Ok(())
     }
 
     /// Our routes that are there.
@@ -288,9 +306,10 @@ impl Kernel {
     /// Removes the other real routes of prefixes that have a wanted one.
     async fn remove_unwanted(&self, wanted: &[Route], standing: &Standing) -> Result<(), DataplaneError> {
         let has_one: BTreeSet<IpNet> = wanted.iter().map(|route| route.prefix).collect();
-        let kept: BTreeSet<(IpNet, u32)> = wanted.iter().map(|route| (route.prefix, route.metric)).collect();
+        let kept: BTreeSet<(IpNet, u32, u32)> =
+            wanted.iter().map(|route| (route.prefix, route.metric, route.table)).collect();
         for own in standing.iter().filter(|own| !own.blackhole && has_one.contains(&own.prefix)) {
-            if !kept.contains(&(own.prefix, own.metric)) {
+            if !kept.contains(&(own.prefix, own.metric, own.table)) {
                 netlink::remove_route(&self.handle, own).await?;
                 tracing::info!(prefix = %own.prefix, metric = own.metric, "route rests");
             }
@@ -301,7 +320,9 @@ impl Kernel {
     /// Removes what the policy no longer knows; the new guard stands.
     async fn remove_stale(&self, policy: &Policy, standing: &Standing) -> Result<(), DataplaneError> {
         let wanted: BTreeSet<IpNet> = policy.prefixes().iter().map(|entry| entry.prefix).collect();
-        let mut stale: Vec<&OwnRoute> = standing.iter().filter(|own| !wanted.contains(&own.prefix)).collect();
+        let tables = [MAIN_TABLE, policy.table()];
+        let is_stale = |own: &&OwnRoute| !wanted.contains(&own.prefix) || !tables.contains(&own.table);
+        let mut stale: Vec<&OwnRoute> = standing.iter().filter(is_stale).collect();
         stale.sort_by_key(|own| rank_of_going(own.prefix, own.blackhole, &wanted));
         for own in stale {
             netlink::remove_route(&self.handle, own).await?;

@@ -14,6 +14,7 @@ mod meter;
 mod netlink;
 mod nft;
 mod nftables;
+mod rules;
 mod sysctl;
 mod trace;
 mod user;

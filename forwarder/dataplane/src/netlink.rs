@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use forwarder_core::fast::HostInterface;
-use forwarder_core::{Exit, LinkState, ROUTE_PROTOCOL, Route, Target};
+use forwarder_core::{Exit, LinkState, MAIN_TABLE, ROUTE_PROTOCOL, Route, Target};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::address::AddressAttribute;
@@ -35,9 +35,10 @@ pub(crate) enum Effective {
     Nowhere,
 }
 
-/// A route in the main table that carries our protocol number.
+/// A route that carries our protocol number.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnRoute {
+    pub(crate) table: u32,
     pub(crate) prefix: IpNet,
     pub(crate) metric: u32,
     pub(crate) blackhole: bool,
@@ -49,7 +50,7 @@ pub(crate) struct OwnRoute {
 impl OwnRoute {
     /// Whether this is `route`, with its exits by the interfaces of these indexes.
     pub(crate) fn is(&self, route: &Route, indexes: &[u32]) -> bool {
-        if self.prefix != route.prefix || self.metric != route.metric {
+        if self.prefix != route.prefix || self.metric != route.metric || self.table != route.table {
             return false;
         }
         match &route.target {
@@ -115,7 +116,7 @@ const ATTEMPTS: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The answer to a request.
-async fn answered<T>(what: &str, request: impl Future<Output = T>) -> Result<T, DataplaneError> {
+pub(crate) async fn answered<T>(what: &str, request: impl Future<Output = T>) -> Result<T, DataplaneError> {
     tokio::time::timeout(PATIENCE, request)
         .await
         .map_err(|_| DataplaneError::Netlink { what: what.to_owned(), why: format!("no answer within {PATIENCE:?}") })
@@ -123,7 +124,7 @@ async fn answered<T>(what: &str, request: impl Future<Output = T>) -> Result<T, 
 
 /// A list in one piece: of one that changed while it was read (NLM_F_DUMP_INTR), which happens whenever a link goes down,
 /// the library says EBUSY. That says nothing about the guard, so it is asked for again.
-async fn unbroken<T, F>(what: &str, ask: impl Fn() -> F) -> Result<T, DataplaneError>
+pub(crate) async fn unbroken<T, F>(what: &str, ask: impl Fn() -> F) -> Result<T, DataplaneError>
 where
     F: Future<Output = Result<T, rtnetlink::Error>>,
 {
@@ -137,21 +138,18 @@ where
     answered(what, ask()).await?.map_err(|error| failed(what, &error))
 }
 
-/// Our routes of both families. The kernel filters, so that a full table costs nothing.
+/// Our routes of both families, in whatever table. The kernel filters, so that a full table costs nothing.
 pub(crate) async fn own_routes(handle: &Handle) -> Result<Vec<OwnRoute>, DataplaneError> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut filter = RouteMessage::default();
         filter.header.address_family = family;
-        filter.header.table = RouteHeader::RT_TABLE_MAIN;
+        filter.header.table = RouteHeader::RT_TABLE_UNSPEC;
         filter.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
         let ask = || handle.route().get(filter.clone()).execute().try_collect();
         let found: Vec<RouteMessage> = unbroken("list routes", ask).await?;
         // A kernel that does not know the filter answers with all routes.
-        let ours = |message: &&RouteMessage| {
-            message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
-                && message.header.table == RouteHeader::RT_TABLE_MAIN
-        };
+        let ours = |message: &&RouteMessage| message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL);
         routes.extend(found.iter().filter(ours).map(own_route));
     }
     Ok(routes)
@@ -161,6 +159,7 @@ fn own_route(message: &RouteMessage) -> OwnRoute {
     let unspecified =
         if message.header.address_family == AddressFamily::Inet { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     let mut route = OwnRoute {
+        table: message.header.table.into(),
         prefix: IpNet::from(unspecified),
         metric: 0,
         blackhole: message.header.kind == RouteType::BlackHole,
@@ -173,6 +172,7 @@ fn own_route(message: &RouteMessage) -> OwnRoute {
         match attribute {
             RouteAttribute::Destination(found) => destination = address(found).unwrap_or(destination),
             RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::Table(table) => route.table = *table,
             RouteAttribute::Oif(index) => interface = Some(*index),
             RouteAttribute::Gateway(found) => next_hop = address(found),
             RouteAttribute::MultiPath(hops) => route.exits = hops.iter().map(exit).collect(),
@@ -208,6 +208,7 @@ pub(crate) async fn put_route(handle: &Handle, route: &Route, indexes: &[u32]) -
         .destination_prefix(route.prefix.addr(), route.prefix.prefix_len())
         .map_err(refused(what()))?
         .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
+        .table_id(route.table)
         .priority(route.metric);
     match &route.target {
         Target::Blackhole => builder = builder.kind(RouteType::BlackHole),
@@ -463,21 +464,22 @@ async fn accepted(handle: &Handle, request: NetlinkMessage<RouteNetlinkMessage>)
 
 /// For people: the route without its bookkeeping.
 pub(crate) fn describe(route: &Route) -> String {
-    let Route { prefix, metric, target } = route;
+    let Route { table, prefix, metric, target } = route;
+    let table = if *table == MAIN_TABLE { String::new() } else { format!(" table {table}") };
     let exit = |Exit { interface, next_hop }: &Exit| match next_hop {
         None => format!("dev {interface}"),
         Some(next_hop) => format!("via {next_hop} dev {interface}"),
     };
     match target {
-        Target::Blackhole => format!("blackhole {prefix} metric {metric}"),
+        Target::Blackhole => format!("blackhole {prefix} metric {metric}{table}"),
         Target::Links(exits) => {
             let exits: Vec<String> = exits.iter().map(exit).collect();
-            format!("{prefix} {} metric {metric}", exits.join(" and "))
+            format!("{prefix} {} metric {metric}{table}", exits.join(" and "))
         }
     }
 }
 
-const ENOENT: i32 = 2;
+pub(crate) const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
 const EACCES: i32 = 13;
 const ENODEV: i32 = 19;

@@ -54,6 +54,31 @@ mod metered {
     }
 }
 
+/// Nor does a routing table of our own.
+mod own_table {
+    const ROUTING: &str = "[routing]\ntable = 143\n";
+
+    #[test]
+    fn kernel() {
+        super::every_row_is_right_with(super::Plane::Kernel, ROUTING);
+    }
+
+    #[test]
+    fn tcx() {
+        super::every_row_is_right_with(super::Plane::Tcx, ROUTING);
+    }
+
+    #[test]
+    fn xdp() {
+        super::every_row_is_right_with(super::Plane::Xdp, ROUTING);
+    }
+
+    #[test]
+    fn user() {
+        super::every_row_is_right_with(super::Plane::User, ROUTING);
+    }
+}
+
 fn every_row_of_the_table_is_right(plane: Plane) {
     every_row_is_right_with(plane, "");
 }

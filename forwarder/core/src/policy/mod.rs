@@ -7,6 +7,7 @@ use cloakway_types::{PrefixMap, PrefixSet};
 use ipnet::IpNet;
 
 use crate::meter::{LimitError, Limits, Metering};
+use crate::routes::OwnTable;
 
 mod check;
 mod problem;
@@ -115,6 +116,7 @@ pub struct Policy {
     metering: Metering,
     tunnels: Vec<Tunnel>,
     clamps_mss: bool,
+    own_table: Option<OwnTable>,
 }
 
 impl Policy {
@@ -148,7 +150,20 @@ impl Policy {
             metering: Metering::None,
             tunnels: Vec::new(),
             clamps_mss: false,
+            own_table: None,
         })
+    }
+
+    /// The same policy, with the kernel's routes in a table of their own.
+    #[must_use]
+    pub fn in_table(self, table: OwnTable) -> Self {
+        Self { own_table: Some(table), ..self }
+    }
+
+    /// That table; `None` for the main one.
+    #[must_use]
+    pub const fn own_table(&self) -> Option<OwnTable> {
+        self.own_table
     }
 
     /// The same policy, which tells both ends of a TCP connection to send no more at once than fits the way there and back:
