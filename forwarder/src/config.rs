@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cloakway_runtime::config::{self, Invalid};
-use forwarder_core::meter::Metering;
 use forwarder_core::{MadeLink, Policy, Spec, SpecLink, SpecPrefix, Timing};
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -40,8 +39,6 @@ pub struct Fixed {
     pub health_socket: PathBuf,
     /// Where Prometheus reads.
     pub metrics_listen: Option<SocketAddr>,
-    /// Who counts what is limited: guard and meter change together or not at all.
-    pub metering: Metering,
 }
 
 impl Fixed {
@@ -52,7 +49,6 @@ impl Fixed {
             ("admin-socket", self.admin_socket != before.admin_socket),
             ("health-socket", self.health_socket != before.health_socket),
             ("metrics-listen", self.metrics_listen != before.metrics_listen),
-            ("whether there are limits, and which data plane counts", self.metering != before.metering),
         ];
         all.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
     }
@@ -151,8 +147,7 @@ impl config::Config for Config {
         if admin_socket == health_socket {
             return Err(Invalid::at("health-socket", "the same path as admin-socket: give each its own"));
         }
-        let metering = policy.metering();
-        let fixed = Fixed { admin_socket, health_socket, metrics_listen: raw.metrics_listen, metering };
+        let fixed = Fixed { admin_socket, health_socket, metrics_listen: raw.metrics_listen };
         Ok(Self { policy, made, timing, probe_interval, data_plane, fixed })
     }
 }

@@ -160,7 +160,8 @@ impl DataPlane {
         Self { settings: Mutex::new(settings), work: Arc::new(Mutex::new(work)), asides: Arc::default() }
     }
 
-    fn settings(&self) -> Settings {
+    /// How it is configured.
+    pub(crate) fn settings(&self) -> Settings {
         lock(&self.settings).clone()
     }
 

@@ -308,15 +308,21 @@ impl Engine {
         self.applying = Some(tokio::spawn(async move {
             // What is made stands before anything is changed to use it.
             let problems = kernel.make_links(&reload.made).await;
-            let applied = match problems.iter().next() {
-                None => kernel.change(&before, &policy, &resting, reload.probe_interval).await,
-                Some((interface, problem)) => {
-                    Applied { guard: Err(format!("link {interface}: {problem}")), routes: BTreeMap::new() }
-                }
-            };
-            if applied.guard.is_ok() {
+            let refused = |why: String| Applied { guard: Err(why), routes: BTreeMap::new() };
+            let settings = data_plane.settings();
+            // The new guard drops what nobody has charged: who charges comes before it, and goes after it.
+            let mut unmetered = None;
+            if problems.is_empty() && policy.metering() == Metering::Mark && before.metering() != Metering::Mark {
                 data_plane.configure(reload.data_plane.clone()).await;
+                data_plane.apply(&kernel, &policy).await;
+                unmetered = data_plane.no_meter();
             }
+            let applied = match (problems.iter().next(), unmetered) {
+                (None, None) => kernel.change(&before, &policy, &resting, reload.probe_interval).await,
+                (Some((interface, problem)), _) => refused(format!("link {interface}: {problem}")),
+                (None, Some(why)) => refused(format!("the limits would not be counted: {why}")),
+            };
+            data_plane.configure(if applied.guard.is_ok() { reload.data_plane.clone() } else { settings }).await;
             let mut round = round((applied, problems), &kernel, &data_plane, &policy).await;
             round.over_to = Some((policy, reload));
             round

@@ -25,6 +25,7 @@ on_data_planes! {
     answers_are_charged_when_they_are_to_be,
     without_a_meter_nothing_passes_for_long,
     a_change_of_the_policy_keeps_what_was_used_and_other_limits_hold_at_once,
+    limits_come_and_go_by_a_reload_without_a_packet_lost,
 }
 
 /// Other subscribers.
@@ -411,8 +412,43 @@ fn a_change_of_the_policy_keeps_what_was_used_and_other_limits_hold_at_once(plan
     let left = if plane == Plane::Kernel { 150 } else { 50 };
     lab.send("sub", SUB4, FAR4, 7013, 160);
     assert_eq!(settled(&lab, 7013, 160, "source-quota", dropped), left);
+}
 
-    lab.config("");
-    let error = lab.reload().unwrap_err();
-    assert!(error.contains("whether there are limits, and which data plane counts: takes a restart"), "{error}");
+fn limits_come_and_go_by_a_reload_without_a_packet_lost(plane: Plane) {
+    if !possible() {
+        return;
+    }
+    let mut lab = lab(plane);
+    lab.echoes();
+    let _running = healthy(&lab, "");
+    let wide =
+        "[limits]\ncount-answers = true\n[limits.per-source]\nquota-bytes = 100000000000\nquota-period-s = 600\n";
+    let uses = |lab: &Lab| {
+        let shown = lab.ask(&["show", "sources", "--json"]);
+        let rows: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap_or_default();
+        rows.as_array().map_or(0, Vec::len)
+    };
+    let other = if plane == Plane::Kernel { Plane::Tcx } else { Plane::Kernel };
+    // On, off, on with another who counts, and back.
+    let steps = [(plane, wide), (plane, ""), (plane, wide), (other, wide), (plane, wide), (other, ""), (plane, wide)];
+    for (step, (counts, limits)) in steps.into_iter().enumerate() {
+        let streams = lab.streams();
+        streams.more_answers(50);
+        lab.plane = counts;
+        lab.config(limits);
+        lab.reload().unwrap();
+        streams.more_answers(50);
+        for (sent, answered) in streams.end() {
+            assert_eq!(sent, answered, "step {step}");
+        }
+        if !limits.is_empty() {
+            eventually("sources are charged", || (uses(&lab) > 0).then_some(()));
+        }
+    }
+    assert_eq!((lab.leaked(), lab.counter("unmetered")), (0, 0));
+    lab.config("[limits.per-source]\nquota-packets = 100\nquota-period-s = 600\n");
+    lab.reload().unwrap();
+    let dropped = lab.dropped("source-quota");
+    lab.send("sub", SECOND4, FAR4, 7010, 160);
+    assert_eq!(settled(&lab, 7010, 160, "source-quota", dropped), 100);
 }
