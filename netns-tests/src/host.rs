@@ -21,6 +21,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("radclient", "freeradius-utils"),
     ("freeradius", "freeradius"),
     ("radsecproxy", "radsecproxy"),
+    ("/usr/sbin/ocserv", "ocserv"),
+    ("openconnect", "openconnect"),
     ("/usr/lib/frr/zebra", "frr"),
     ("vtysh", "frr"),
     ("bird", "bird2"),
@@ -50,6 +52,7 @@ const SERVICES: &[(&str, &str)] = &[
     ("unbound", "unbound"),
     ("freeradius", "freeradius"),
     ("radsecproxy", "radsecproxy"),
+    ("ocserv", "ocserv"),
 ];
 
 /// A script that answers "forbidden" to every start that a package asks for while it is being installed.

@@ -8,21 +8,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use cloakway_crypto::{ct_eq, hash};
 use cloakway_runtime::clock;
 use metrics::counter;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use toolbox_core::{Live, Question};
 use toolbox_wire::http::{ErrorBody, Reason, Verdict, VerifyRequest};
+use toolbox_wire::probe::Probed;
 
 use crate::audit::Audit;
 use crate::bindings::Bindings;
-use crate::config::Caller;
+use crate::callers::{Caller, Callers, Kind};
+use crate::radius::probe::Prober;
 
 /// A path of the interface.
 #[derive(Debug, Clone, Copy)]
@@ -51,8 +53,10 @@ pub struct Asked {
     pub lookups: u64,
     /// Of these, with yes.
     pub live: u64,
-    /// Requests with a body that was refused.
+    /// Requests with a body that was refused, or about what is none of the caller's business.
     pub refused: u64,
+    /// Requests that came too soon.
+    pub limited: u64,
     /// The last look-up, RFC 3339.
     pub last: Option<String>,
 }
@@ -64,19 +68,27 @@ pub struct Api(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     bindings: Bindings,
+    prober: Prober,
     audit: Audit,
-    callers: Vec<Caller>,
+    callers: Callers,
     asked: Mutex<BTreeMap<String, Asked>>,
 }
 
 impl Api {
-    /// Answers `callers` from `bindings`, and writes it down in `audit`.
+    /// Answers `callers` from `bindings`, has `prober` ask where they want it, and writes it down in `audit`.
     #[must_use]
-    pub fn new(bindings: Bindings, audit: Audit, callers: Vec<Caller>) -> Self {
-        let asked =
-            |caller: &Caller| Asked { caller: caller.name.clone(), lookups: 0, live: 0, refused: 0, last: None };
+    pub fn new(bindings: Bindings, prober: Prober, audit: Audit, callers: Vec<Caller>) -> Self {
+        let asked = |caller: &Caller| Asked {
+            caller: caller.name.clone(),
+            lookups: 0,
+            live: 0,
+            refused: 0,
+            limited: 0,
+            last: None,
+        };
         let asked = callers.iter().map(|caller| (caller.name.clone(), asked(caller))).collect();
-        Self(Arc::new(Shared { bindings, audit, callers, asked: Mutex::new(asked) }))
+        let callers = Callers::new(callers, clock::now());
+        Self(Arc::new(Shared { bindings, prober, audit, callers, asked: Mutex::new(asked) }))
     }
 
     /// What the callers did so far.
@@ -97,14 +109,32 @@ impl Api {
             .with_state(self)
     }
 
-    /// Compares with every key, so that the time tells nothing.
-    fn caller(&self, headers: &HeaderMap) -> Option<String> {
-        let key = headers.get(AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")?;
-        let digest = hash::sha256(&[key]);
-        let matching = |found, caller: &'_ Caller| {
-            if ct_eq(&caller.key_sha256, &digest) { Some(caller.name.clone()) } else { found }
+    /// Who asks, if they may ask this kind of question now.
+    fn caller(&self, headers: &HeaderMap, kind: Kind) -> Result<&Caller, Box<Response>> {
+        let key = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let Some(caller) = key.and_then(|key| self.0.callers.by_key(key)) else {
+            counter!("toolbox_unauthorized_requests_total").increment(1);
+            let message = "the header Authorization: Bearer KEY is missing or wrong";
+            let mut response = refusal(StatusCode::UNAUTHORIZED, "unauthorized", message);
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return Err(response.into());
         };
-        self.0.callers.iter().fold(None, matching)
+        if let Err(wait) = self.0.callers.take(caller, clock::now()) {
+            counter!("toolbox_limited_requests_total", "caller" => caller.name.clone()).increment(1);
+            self.count(&caller.name, |asked| asked.limited += 1);
+            let message = "more requests than this caller may make: ask again after the time in Retry-After";
+            let mut response = refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
+            // Whole seconds, and no sooner than it makes sense.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            return Err(response.into());
+        }
+        if !caller.may.contains(&kind) {
+            self.count(&caller.name, |asked| asked.refused += 1);
+            let message = "this caller may not ask this kind of question";
+            return Err(refusal(StatusCode::FORBIDDEN, "forbidden", message).into());
+        }
+        Ok(caller)
     }
 
     fn count(&self, caller: &str, change: impl FnOnce(&mut Asked)) {
@@ -114,17 +144,30 @@ impl Api {
     }
 }
 
-async fn verify(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Response {
-    let Some(caller) = api.caller(&headers) else {
-        counter!("toolbox_unauthorized_requests_total").increment(1);
-        let mut response = refusal(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "the header Authorization: Bearer KEY is missing or wrong",
-        );
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        return response;
+/// What may stand behind the path.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    /// Whether the equipment is to be asked now.
+    #[serde(default)]
+    probe: bool,
+}
+
+async fn verify(
+    State(api): State<Api>,
+    options: Result<Query<Options>, QueryRejection>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let Ok(Query(Options { probe })) = options else {
+        let message = "behind the path there may be ?probe=true or ?probe=false, and nothing else";
+        return refusal(StatusCode::BAD_REQUEST, "malformed", message);
     };
+    let caller = match api.caller(&headers, if probe { Kind::Probe } else { Kind::Verify }) {
+        Ok(caller) => caller,
+        Err(refused) => return *refused,
+    };
+    let (caller, may) = (caller.name.clone(), caller);
     let json = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     if !json {
         api.count(&caller, |asked| asked.refused += 1);
@@ -137,8 +180,21 @@ async fn verify(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Resp
             return (StatusCode::BAD_REQUEST, axum::Json(error)).into_response();
         }
     };
+    if !may.may_ask_about(request.address) {
+        api.count(&caller, |asked| asked.refused += 1);
+        return refusal(StatusCode::FORBIDDEN, "forbidden", "this caller may not ask about this address");
+    }
     let now = clock::wall();
-    let answer = api.0.bindings.verify(&request.subscriber, Question::new(request.address, request.port));
+    let question = Question::new(request.address, request.port);
+    let answer = api.0.bindings.verify(&request.subscriber, question);
+    // Only about what is believed anyway is anybody asked: a probe can take a yes back, and never make one.
+    let session = answer.ok().filter(|_| probe);
+    let session = session.and_then(|_| api.0.bindings.session(&request.subscriber, question));
+    let probed = match session {
+        Some(session) => Some(api.0.prober.ask(&session, &request.subscriber, request.address).await),
+        None => None,
+    };
+    let answer = if probed == Some(Probed::Gone) { Err(Reason::Ended) } else { answer };
     let word = answer.map_or_else(Reason::as_str, |_| "live");
     if api.0.audit.record(&caller, &request, word, now).await.is_err() {
         return refusal(
@@ -153,11 +209,20 @@ async fn verify(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Resp
         asked.live += u64::from(answer.is_ok());
         asked.last = Some(now.to_string());
     });
-    axum::Json(match answer {
+    let verdict = match answer {
         Ok(Live { source, span }) => Verdict::live(span.since, source, span.proof),
         Err(reason) => Verdict::NotLive { reason },
-    })
-    .into_response()
+    };
+    axum::Json(Answered { verdict, probe: probed }).into_response()
+}
+
+/// The answer, and what the equipment said.
+#[derive(Serialize)]
+struct Answered {
+    #[serde(flatten)]
+    verdict: Verdict,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe: Option<Probed>,
 }
 
 fn refusal(status: StatusCode, code: &str, message: &str) -> Response {

@@ -9,7 +9,8 @@ use cloakway_store::{Batch, Store, StoreError};
 use cloakway_types::SubscriberId;
 use metrics::{counter, gauge};
 use toolbox_core::{
-    Applied, Binding, Effect, Event, Ignored, Live, Question, RestoreError, Row, Rows, Settings, Table,
+    Answer, Applied, Binding, Effect, Event, Ignored, Live, Question, RestoreError, Row, Rows, SessionKey, Settings,
+    Table,
 };
 use toolbox_wire::http::Reason;
 
@@ -73,6 +74,15 @@ impl Bindings {
     /// The [`Reason`] for a no.
     pub fn verify(&self, subscriber: &SubscriberId, question: impl Into<Question>) -> Result<Live, Reason> {
         self.table().verify(subscriber, question, clock::wall())
+    }
+
+    /// The session by which `subscriber` is there now.
+    #[must_use]
+    pub fn session(&self, subscriber: &SubscriberId, question: impl Into<Question>) -> Option<SessionKey> {
+        match self.table().lookup(question, clock::wall()) {
+            Answer::Bound { subscriber: bound, session, .. } if bound == *subscriber => Some(session),
+            Answer::Bound { .. } | Answer::NotOurs | Answer::Unknown(_) => None,
+        }
     }
 
     /// All bindings, for the operator.

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cloakway_crypto::encode::unhex;
 use cloakway_runtime::config::{self, Invalid};
 use cloakway_runtime::tls::Identity;
 use ipnet::IpNet;
 use serde::Deserialize;
 use toolbox_core::Settings;
 
+use crate::callers::{self, Caller};
 use crate::radius::settings;
 
 /// A usable configuration.
@@ -35,15 +35,6 @@ pub struct Config {
     pub callers: Vec<Caller>,
 }
 
-/// Who may ask for verifications.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// The name in the audit log.
-    pub name: String,
-    /// SHA-256 of the bearer key.
-    pub key_sha256: [u8; 32],
-}
-
 /// The file as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -56,7 +47,7 @@ pub struct Raw {
     bindings: RawBindings,
     radius: settings::Raw,
     https: RawHttps,
-    callers: Vec<RawCaller>,
+    callers: Vec<callers::Raw>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -86,13 +77,6 @@ struct RawHttps {
     key: PathBuf,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawCaller {
-    name: String,
-    key_sha256: String,
-}
-
 impl config::Config for Config {
     type Raw = Raw;
 
@@ -100,7 +84,6 @@ impl config::Config for Config {
         let Raw { data, admin_socket, metrics_listen, subscribers, bindings, radius, https, callers } = raw;
         some(&subscribers.prefixes, "subscribers.prefixes", "the prefixes that subscribers' addresses are in")?;
         some(&https.listen, "https.listen", "an address such as \"198.51.100.2:8444\"")?;
-        some(&callers, "callers", "a [[callers]] table for who may ask")?;
         Ok(Self {
             data,
             admin_socket: admin_socket.unwrap_or_else(|| config::default_socket("toolbox")),
@@ -114,7 +97,7 @@ impl config::Config for Config {
             radius: radius.validate()?,
             https_listen: https.listen,
             identity: Identity { certificate: https.certificate, key: https.key },
-            callers: known_callers(callers)?,
+            callers: callers::validate(callers)?,
         })
     }
 }
@@ -140,24 +123,4 @@ pub(crate) fn name(field: &str, name: &str, taken: &mut BTreeSet<String>) -> Res
         return Err(Invalid::at(field, format!("{name:?} is there already: each needs a name of its own")));
     }
     Ok(())
-}
-
-fn known_callers(raw: Vec<RawCaller>) -> Result<Vec<Caller>, Invalid> {
-    let mut names = BTreeSet::new();
-    let mut callers: Vec<Caller> = Vec::new();
-    for (index, caller) in raw.into_iter().enumerate() {
-        let field = |key: &str| format!("callers[{index}].{key}");
-        name(&field("name"), &caller.name, &mut names)?;
-        let digest = unhex(&caller.key_sha256).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-        let Some(key_sha256) = digest else {
-            let right = "64 hexadecimal digits are expected: printf %s KEY | sha256sum";
-            return Err(Invalid::at(field("key-sha256"), right));
-        };
-        if let Some(other) = callers.iter().find(|other| other.key_sha256 == key_sha256) {
-            let reason = format!("caller {} has the same key: give each its own", other.name);
-            return Err(Invalid::at(field("key-sha256"), reason));
-        }
-        callers.push(Caller { name: caller.name, key_sha256 });
-    }
-    Ok(callers)
 }

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod audit;
 pub mod bindings;
+pub mod callers;
 pub mod config;
 pub mod radius;
 pub mod role;

@@ -1,17 +1,20 @@
 //! RADIUS: what NASes say becomes events, and is acknowledged once durable.
 //!
 //! Packets come by UDP ([`udp`]) or under TLS ([`radsec`]); [`service`] checks them, tells copies and has them
-//! learnt; [`home`] passes them on to the ISP's own server, where there is one. A packet from a stranger, or with a wrong
+//! learnt; [`home`] passes them on to the ISP's own server, where there is one; [`tap`] listens beside it, and [`probe`] asks NASes
+//! about sessions. A packet from a stranger, or with a wrong
 //! authenticator, gets no answer. It is counted, and the log has a line about it now and then, without what it said.
 
 pub mod annex;
 mod copies;
 pub mod home;
+pub mod probe;
 pub mod radsec;
 pub mod service;
 pub mod settings;
 pub mod socket;
 pub mod tally;
+pub mod tap;
 pub mod udp;
 
 use std::net::SocketAddr;
@@ -20,6 +23,7 @@ use std::time::Duration;
 
 use cloakway_runtime::{Stop, tls};
 use cloakway_store::StoreError;
+use cloakway_types::PrefixMap;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use toolbox_wire::http::Source;
@@ -27,6 +31,7 @@ use toolbox_wire::http::Source;
 use crate::bindings::Bindings;
 use annex::Annex;
 use home::Homes;
+use probe::Prober;
 use service::{Service, Takes};
 use settings::Settings;
 use tally::{Heard, Sources, Tally};
@@ -39,6 +44,14 @@ pub enum StartError {
     Listen {
         /// The address.
         listen: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Nothing can be heard at an interface.
+    #[error("{interface}: {source}")]
+    Tap {
+        /// The interface.
+        interface: String,
         /// Why.
         source: std::io::Error,
     },
@@ -87,7 +100,14 @@ impl Radius {
             };
             (client.prefix, Arc::new(known))
         });
-        let server = udp::Server::new(service.clone(), clients.collect());
+        let clients: Arc<PrefixMap<Arc<service::Client>>> = Arc::new(clients.collect());
+        for tap in &settings.taps {
+            let listener = tap::Tap::new(tap.clone(), clients.clone(), service.clone());
+            listener
+                .start(stop.clone())
+                .map_err(|source| StartError::Tap { interface: tap.interface.clone(), source })?;
+        }
+        let server = udp::Server::new(service.clone(), clients);
         let access = settings.proxy.iter().flat_map(|proxy| &proxy.listen_authentication);
         let ports = settings.listen.iter().map(|listen| (listen, Takes::Accounting));
         for (listen, takes) in ports.chain(access.map(|listen| (listen, Takes::Access))) {
@@ -113,6 +133,12 @@ impl Radius {
     #[must_use]
     pub fn sources(&self) -> Sources {
         self.tally.sources()
+    }
+
+    /// Asks NASes, as `settings` allow it.
+    #[must_use]
+    pub fn prober(settings: &Settings) -> Prober {
+        Prober::new(settings.clients.iter().filter_map(|client| client.coa.clone()).collect())
     }
 
     /// The servers that are passed on to.

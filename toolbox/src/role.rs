@@ -80,7 +80,8 @@ impl Role for Toolbox {
         if let Some(listen) = config.metrics_listen {
             metrics::serve(listen, context.stop.clone()).await.map_err(|error| format!("{listen}: {error}"))?;
         }
-        let api = Api::new(bindings.clone(), audit.clone(), config.callers.clone());
+        let prober = Radius::prober(&config.radius);
+        let api = Api::new(bindings.clone(), prober, audit.clone(), config.callers.clone());
         let identity = tls::server(&config.identity, None)?;
         let limits = Limits { body: api::BODY_LIMIT, ..Limits::default() };
         for listen in &config.https_listen {

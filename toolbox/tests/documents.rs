@@ -43,12 +43,17 @@ fn the_example_is_valid_and_its_commented_defaults_are_the_defaults() {
         "max-age-s = 1800",
         "max-delay-s = 20",
         "receive-buffer-kib = 8192",
+        "coa-wait-ms = 1500",
         "allow-tls12 = false",
         "connections = 256",
         "connections-per-client = 16",
         "idle-s = 300",
         "wait-ms = 2000",
         "tries = 3",
+        "may = [\"verify\"]",
+        "rate-per-s = 1000",
+        "accounting-ports = [1813]",
+        "authentication-ports = [1812]",
     ];
     let without = defaults.iter().fold(text.clone(), |text, line| {
         assert_eq!(text.matches(&format!("\n{line}\n")).count(), 1, "{line}");
@@ -72,6 +77,7 @@ fn a_stray_key_is_refused_in_every_table() {
         "[[radius.radsec.clients]]",
         "[radius.proxy]",
         "[[radius.proxy.homes]]",
+        "[[radius.taps]]",
         "[https]",
         "[[callers]]",
     ];
@@ -97,14 +103,20 @@ fn an_error_names_line_field_and_what_would_be_right() {
         ("prefix = \"198.51.100.1/32\"", "prefix = \"198.51.100.1/24\"", "radius.clients[0].prefix", "198.51.100.0/24"),
         ("name = \"edge\"", "name = \"the edge\"", "radius.clients[0].name", "letters, digits"),
         ("key-sha256", "key-sha256 = \"12\" #", "callers[0].key-sha256", "sha256sum"),
+        ("may = ", "may = [] #", "callers[0].may", "verify"),
+        ("rate-per-s = 1000", "rate-per-s = 0", "callers[0].rate-per-s", "1 to 1000000"),
+        ("burst = 2000", "burst = 0", "callers[0].burst", "1 to 1000000"),
         ("receive-buffer-kib = 8192", "receive-buffer-kib = 63", "radius.receive-buffer-kib", "64 to 1048576"),
         ("workers = 4", "workers = 0", "radius.workers", "1 to 64"),
+        ("coa-wait-ms = 1500", "coa-wait-ms = 99", "radius.clients[0].coa-wait-ms", "100 to 10000"),
         ("idle-s = 300", "idle-s = 9", "radius.radsec.idle-s", "10 to 86400"),
         ("connections = 256", "connections = 0", "radius.radsec.connections", "1 to 65536"),
         ("certificate-names", "certificate-names = [\"a b\"] #", "radius.radsec.clients[0].certificate-names", "could"),
         ("certificate-sha256", "certificate-sha256 = [\"12\"] #", "clients[0].certificate-sha256", "openssl x509"),
         ("name = \"edge-tls\"", "name = \"edge\"", "radius.radsec.clients[0].name", "there already"),
         ("wait-ms = 2000", "wait-ms = 99", "radius.proxy.wait-ms", "100 to 30000"),
+        ("interface = \"mirror0\"", "interface = \"mirror-is-too-long\"", "radius.taps[0].interface", "1 to 15"),
+        ("servers = ", "servers = [] #", "radius.taps[0].servers", "empty"),
         ("tries = 3", "tries = 11", "radius.proxy.tries", "1 to 10"),
         ("prefixes", "prefixes = [] #", "subscribers.prefixes", "empty"),
     ];
@@ -116,6 +128,9 @@ fn an_error_names_line_field_and_what_would_be_right() {
         let named: usize = place.rsplit(':').next().unwrap().parse().unwrap();
         assert!(named.abs_diff(found) <= 1, "line {found} expected: {message}");
     }
+    assert!(error(&text.replace("\"verify\"", "\"guess\"")).contains("guess"));
+    let unasked = error(&text.replace("\ncoa-port = ", "\n#"));
+    assert!(unasked.contains("radius.clients[0].coa-port: give the port"), "{unasked}");
     let nowhere = error(&text.replace("\nauthentication = ", "\n#"));
     assert!(nowhere.contains("radius.proxy.listen-authentication: no home server"), "{nowhere}");
     let missing = error(&text.replace("radius.secret", "none"));

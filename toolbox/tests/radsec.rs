@@ -1,4 +1,4 @@
-//! RADIUS under TLS (RFC 6614): against radsecproxy as a client, and against clients that mean no good.
+//! RADIUS under TLS (RFC 6614): against radsecproxy and FreeRADIUS as clients, and against clients that mean no good.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
@@ -15,7 +15,7 @@ use cloakway_crypto::hash::sha256;
 use cloakway_runtime::tls::{self, Identity};
 use cloakway_testing::have;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use running::radius::{Program, free_port, radclient};
+use running::radius::{FreeRadius, Program, answers, free_port, radclient};
 use running::{PATIENCE, START, Toolbox, eventually, now_s};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -308,4 +308,65 @@ fn radsecproxy_brings_what_a_nas_says_by_udp() {
     assert!(!lab.toolbox.live(ALICE, AT), "{}", log());
     // Its watchdog finds us in order.
     assert!(lab.count("edge-tls", "acknowledged") >= 2);
+}
+
+#[test]
+fn freeradius_passes_accounting_on_under_tls() {
+    if !have("freeradius", "freeradius") || !have("radclient", "freeradius-utils") {
+        return;
+    }
+    let lab = Lab::start("");
+    let dir = lab.toolbox.path("");
+    let path = dir.display();
+    let more = format!(
+        r#"
+home_server toolbox {{
+    type = acct
+    ipaddr = 127.0.0.1
+    port = {}
+    proto = tcp
+    secret = radsec
+    status_check = none
+    response_window = 10
+    tls {{
+        certificate_file = {path}/edge.pem
+        private_key_file = {path}/edge.key
+        ca_file = {path}/ca.pem
+        tls_min_version = "1.2"
+        tls_max_version = "1.3"
+        fragment_size = 8192
+        include_length = yes
+    }}
+}}
+home_server_pool toolbox {{
+    type = fail-over
+    home_server = toolbox
+}}
+realm isp.example {{
+    acct_pool = toolbox
+    nostrip
+}}
+"#,
+        lab.radsec.port()
+    );
+    let sections = r#"
+    preacct {
+        update control {
+            Proxy-To-Realm := "isp.example"
+        }
+    }
+    accounting {
+        ok
+    }
+"#;
+    let free = FreeRadius::start(&more, sections);
+    let record = format!(
+        "Acct-Status-Type = Start, Acct-Session-Id = \"1\", User-Name = \"{ALICE}\", NAS-Identifier = \"edge\", \
+         Framed-IP-Address = {AT}\n"
+    );
+    let secret = running::radius::HOME_SECRET;
+    let said = radclient(&dir, free.accounting, "acct", secret, &record, 6);
+    assert!(said.answered, "{}", free.log());
+    assert!(lab.toolbox.live(ALICE, AT), "{}", free.log());
+    answers(&dir, free.accounting, secret);
 }

@@ -197,8 +197,7 @@ impl Service {
                 }
             };
             let (durable, answer) = tokio::join!(learnt, answered);
-            if let Err(error) = durable {
-                let _ = service.0.failed.try_send(error);
+            if !service.durable(durable) {
                 return None;
             }
             match &answer {
@@ -241,6 +240,11 @@ impl Service {
             self.0.annex.granted(client, access::grant(request, answer)?);
         }
         Ok(())
+    }
+
+    /// What cannot be kept ends the role.
+    pub(super) fn durable(&self, outcome: Result<(), StoreError>) -> bool {
+        outcome.map_err(|error| self.0.failed.try_send(error)).is_ok()
     }
 
     /// Passes an Access-Request on.

@@ -13,7 +13,9 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::home::{self, Patience};
+use super::probe::Nases;
 use super::radsec::{Known, Limits};
+use super::tap;
 use crate::config::{name, seconds, some};
 
 /// What is heard by RADIUS.
@@ -31,6 +33,8 @@ pub struct Settings {
     pub radsec: Option<RadSec>,
     /// Passing on to other servers.
     pub proxy: Option<Proxy>,
+    /// Listening between others.
+    pub taps: Vec<tap::Settings>,
 }
 
 /// A RADIUS client: a NAS or a proxy before several.
@@ -44,6 +48,8 @@ pub struct Client {
     pub secret: Secret<String>,
     /// Whether a packet without Message-Authenticator is dropped.
     pub require_message_authenticator: bool,
+    /// Whether its NASes may be asked about sessions.
+    pub coa: Option<Nases>,
 }
 
 /// RADIUS under TLS.
@@ -87,6 +93,9 @@ impl Settings {
                 lines.push("warning: allow-tls12: RADIUS clients are let in with TLS 1.2".to_owned());
             }
         }
+        let asked = self.clients.iter().filter_map(|client| client.coa.as_ref());
+        lines.extend(asked.map(|nases| format!("NASes of {} are asked at port {}", nases.client, nases.port)));
+        lines.extend(self.taps.iter().map(|tap| format!("RADIUS overheard at {}", tap.interface)));
         if let Some(proxy) = &self.proxy {
             if !proxy.listen_authentication.is_empty() {
                 lines.push(format!("RADIUS authentication on {}", list(&proxy.listen_authentication)));
@@ -114,6 +123,8 @@ pub(crate) struct Raw {
     workers: Option<usize>,
     radsec: Option<RawRadSec>,
     proxy: Option<RawProxy>,
+    #[serde(default)]
+    taps: Vec<RawTap>,
 }
 
 const fn eight_mib() -> usize {
@@ -128,6 +139,9 @@ struct RawClient {
     secret_file: PathBuf,
     #[serde(default)]
     require_message_authenticator: bool,
+    coa_port: Option<u16>,
+    coa_secret_file: Option<PathBuf>,
+    coa_wait_ms: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -192,6 +206,26 @@ const fn thrice() -> u32 {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawTap {
+    name: String,
+    interface: String,
+    servers: Vec<IpNet>,
+    #[serde(default = "accounting")]
+    accounting_ports: Vec<u16>,
+    #[serde(default = "authentication")]
+    authentication_ports: Vec<u16>,
+}
+
+fn accounting() -> Vec<u16> {
+    vec![1813]
+}
+
+fn authentication() -> Vec<u16> {
+    vec![1812]
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawHome {
     name: String,
     accounting: Option<SocketAddr>,
@@ -202,9 +236,11 @@ struct RawHome {
 impl Raw {
     pub(crate) fn validate(self) -> Result<Settings, Invalid> {
         let mut names = BTreeSet::new();
+        let buffer = within("radius.receive-buffer-kib", self.receive_buffer_kib, 64, 1 << 20)? * 1024;
         let settings = Settings {
             clients: clients(self.clients, &mut names)?,
-            buffer: within("radius.receive-buffer-kib", self.receive_buffer_kib, 64, 1 << 20)? * 1024,
+            taps: taps(self.taps, buffer, &mut names)?,
+            buffer,
             workers: match self.workers {
                 Some(count) => within("radius.workers", count, 1, 64)?,
                 None => std::thread::available_parallelism().map_or(1, |count| count.get().min(8)),
@@ -215,10 +251,10 @@ impl Raw {
         };
         let by_udp =
             settings.listen.len() + settings.proxy.iter().map(|proxy| proxy.listen_authentication.len()).sum::<usize>();
-        if settings.radsec.is_none() || by_udp > 0 {
+        if settings.radsec.is_none() || by_udp > 0 || !settings.taps.is_empty() {
             some(&settings.clients, "radius.clients", "a [[radius.clients]] table for each NAS or proxy")?;
         }
-        if settings.radsec.is_none() {
+        if settings.radsec.is_none() && settings.taps.is_empty() {
             some(&settings.listen, "radius.listen", "an address such as \"198.51.100.2:1813\"")?;
         }
         Ok(settings)
@@ -251,14 +287,62 @@ fn clients(raw: Vec<RawClient>, names: &mut BTreeSet<String>) -> Result<Vec<Clie
             let reason = format!("{prefix} is that of client {}: each needs a prefix of its own", other.name);
             return Err(Invalid::at(field("prefix"), reason));
         }
+        let coa = match (client.coa_port, &client.coa_secret_file, client.coa_wait_ms) {
+            (None, None, None) => None,
+            (None, ..) => return Err(Invalid::at(field("coa-port"), "give the port that NASes are asked at: 3799")),
+            (Some(port), file, wait) => Some(Nases {
+                client: client.name.clone(),
+                prefix,
+                port,
+                secret: match file {
+                    Some(file) => self::secret(field("coa-secret-file"), file)?,
+                    None => secret.clone(),
+                },
+                patience: milliseconds(field("coa-wait-ms"), wait.unwrap_or(1500), 100, 10_000)?,
+            }),
+        };
         clients.push(Client {
             name: client.name,
             prefix,
             secret,
             require_message_authenticator: client.require_message_authenticator,
+            coa,
         });
     }
     Ok(clients)
+}
+
+fn milliseconds(field: String, value: u64, low: u64, high: u64) -> Result<Duration, Invalid> {
+    if (low..=high).contains(&value) {
+        return Ok(Duration::from_millis(value));
+    }
+    Err(Invalid::at(field, format!("{value} ms is not allowed: {low} to {high}")))
+}
+
+fn taps(raw: Vec<RawTap>, buffer: usize, names: &mut BTreeSet<String>) -> Result<Vec<tap::Settings>, Invalid> {
+    let mut taps = Vec::new();
+    for (index, raw) in raw.into_iter().enumerate() {
+        let field = |key: &str| format!("radius.taps[{index}].{key}");
+        name(&field("name"), &raw.name, names)?;
+        // IFNAMSIZ, less its end.
+        if !(1..=15).contains(&raw.interface.len()) {
+            let reason = format!("{:?} is not the name of an interface: 1 to 15 octets", raw.interface);
+            return Err(Invalid::at(field("interface"), reason));
+        }
+        some(&raw.servers, &field("servers"), "the addresses of the RADIUS servers whose answers count")?;
+        if raw.accounting_ports.is_empty() {
+            return Err(Invalid::at(field("accounting-ports"), "the list is empty: give a port such as 1813"));
+        }
+        taps.push(tap::Settings {
+            name: raw.name,
+            interface: raw.interface,
+            servers: raw.servers.into_iter().map(|server| (server, ())).collect(),
+            accounting_ports: raw.accounting_ports,
+            authentication_ports: raw.authentication_ports,
+            buffer,
+        });
+    }
+    Ok(taps)
 }
 
 impl RawRadSec {
@@ -343,17 +427,14 @@ impl RawProxy {
             let reason = "no home server has an address for authentication: give one, or leave this out";
             return Err(Invalid::at("radius.proxy.listen-authentication", reason));
         }
-        if !(100..=30_000).contains(&self.wait_ms) {
-            let reason = format!("{} ms is not allowed: 100 to 30000", self.wait_ms);
-            return Err(Invalid::at("radius.proxy.wait-ms", reason));
-        }
+        let wait = milliseconds("radius.proxy.wait-ms".to_owned(), self.wait_ms, 100, 30_000)?;
         if !(1..=10).contains(&self.tries) {
             return Err(Invalid::at("radius.proxy.tries", format!("{} is not allowed: 1 to 10", self.tries)));
         }
         Ok(Proxy {
             listen_authentication: self.listen_authentication,
             homes,
-            patience: Patience { wait: Duration::from_millis(self.wait_ms), tries: self.tries },
+            patience: Patience { wait, tries: self.tries },
         })
     }
 }

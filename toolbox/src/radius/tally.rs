@@ -1,12 +1,13 @@
 //! What was heard and what was dropped: for `show sources`, the metrics and the log.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cloakway_runtime::clock;
 use cloakway_types::Timestamp;
-use metrics::counter;
-use serde::Serialize;
+use metrics::{Counter, counter};
+use serde::{Serialize, Serializer};
 use toolbox_wire::accounting::RecordError;
 use toolbox_wire::http::Source;
 use toolbox_wire::radius::relay::RelayError;
@@ -34,7 +35,12 @@ pub struct Heard {
     /// Packets that got no answer.
     pub dropped: u64,
     /// Arrival of the last genuine packet, RFC 3339.
-    pub last: Option<String>,
+    #[serde(serialize_with = "as_text")]
+    pub last: Option<Timestamp>,
+}
+
+fn as_text<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.to_string()).serialize(to)
 }
 
 impl Heard {
@@ -55,6 +61,8 @@ pub struct Sources {
     pub dropped: BTreeMap<&'static str, u64>,
     /// Packets that the kernel dropped because we were too slow, by where they were to arrive.
     pub kernel_drops: BTreeMap<String, u64>,
+    /// What was heard between others, by listener.
+    pub taps: BTreeMap<String, BTreeMap<&'static str, u64>>,
 }
 
 /// Why a packet gets no answer.
@@ -114,19 +122,30 @@ struct Shared {
     say: Sparingly,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Counts {
     clients: BTreeMap<String, Heard>,
+    /// For each client: to name it anew for every packet costs more than to count it.
+    acknowledged: BTreeMap<String, Counter>,
     dropped: BTreeMap<&'static str, u64>,
     kernel_drops: BTreeMap<String, u64>,
+    taps: BTreeMap<String, BTreeMap<&'static str, u64>>,
+}
+
+impl fmt::Debug for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counts").field("clients", &self.clients).field("dropped", &self.dropped).finish_non_exhaustive()
+    }
 }
 
 impl Tally {
     /// Counts for these clients.
     #[must_use]
     pub fn new(clients: impl IntoIterator<Item = Heard>) -> Self {
-        let clients = clients.into_iter().map(|heard| (heard.client.clone(), heard)).collect();
-        let counts = Mutex::new(Counts { clients, ..Counts::default() });
+        let clients: BTreeMap<_, _> = clients.into_iter().map(|heard| (heard.client.clone(), heard)).collect();
+        let counter = |name: &String| counter!("toolbox_radius_acknowledged_total", "client" => name.clone());
+        let acknowledged = clients.keys().map(|name| (name.clone(), counter(name))).collect();
+        let counts = Mutex::new(Counts { clients, acknowledged, ..Counts::default() });
         Self(Arc::new(Shared { counts, say: Sparingly::default() }))
     }
 
@@ -141,12 +160,17 @@ impl Tally {
     }
 
     pub(super) fn heard(&self, client: &str, arrival: Timestamp) {
-        self.count(client, |heard| heard.last = Some(arrival.to_string()));
+        self.count(client, |heard| heard.last = Some(arrival));
     }
 
     pub(super) fn acknowledged(&self, client: &str) {
-        counter!("toolbox_radius_acknowledged_total", "client" => client.to_owned()).increment(1);
-        self.count(client, |heard| heard.acknowledged += 1);
+        let mut counts = self.counts();
+        if let Some(counter) = counts.acknowledged.get(client) {
+            counter.increment(1);
+        }
+        if let Some(heard) = counts.clients.get_mut(client) {
+            heard.acknowledged += 1;
+        }
     }
 
     pub(super) fn dropped(&self, client: Option<&str>, why: &Dropped) {
@@ -180,6 +204,12 @@ impl Tally {
         }
     }
 
+    /// A listener saw something `more` times.
+    pub(super) fn tapped(&self, tap: &str, what: &'static str, more: u64) {
+        counter!("toolbox_radius_tap_total", "tap" => tap.to_owned(), "what" => what).increment(more);
+        *self.counts().taps.entry(tap.to_owned()).or_default().entry(what).or_default() += more;
+    }
+
     /// What was heard so far.
     #[must_use]
     pub fn sources(&self) -> Sources {
@@ -188,6 +218,7 @@ impl Tally {
             clients: counts.clients.values().cloned().collect(),
             dropped: counts.dropped.clone(),
             kernel_drops: counts.kernel_drops.clone(),
+            taps: counts.taps.clone(),
         }
     }
 }

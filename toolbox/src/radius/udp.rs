@@ -32,8 +32,8 @@ type Waiting = Vec<(Later<Option<Vec<u8>>>, SocketAddr)>;
 impl Server {
     /// A server that knows `clients`.
     #[must_use]
-    pub fn new(service: Service, clients: PrefixMap<Arc<Client>>) -> Self {
-        Self { service, clients: Arc::new(clients), places: Arc::new(Semaphore::new(WAITING)) }
+    pub fn new(service: Service, clients: Arc<PrefixMap<Arc<Client>>>) -> Self {
+        Self { service, clients, places: Arc::new(Semaphore::new(WAITING)) }
     }
 
     /// Serves `socket` until the stop.

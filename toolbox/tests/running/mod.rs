@@ -38,6 +38,7 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
 }
 
 pub(crate) struct Toolbox {
+    namespace: Option<String>,
     folder: TempDir,
     child: Option<Child>,
     pub(crate) radius: SocketAddr,
@@ -58,6 +59,18 @@ impl Toolbox {
 
     /// With lines for the tables `bindings` and `radius`, and further tables.
     pub(crate) fn start_in(folder: TempDir, bindings: &str, of_radius: &str, tables: &str) -> Self {
+        Self::start_at(None, folder, bindings, of_radius, tables)
+    }
+
+    /// In a network namespace, where it can be asked by `show` alone.
+    pub(crate) fn start_at(
+        namespace: Option<&str>,
+        folder: TempDir,
+        bindings: &str,
+        of_radius: &str,
+        tables: &str,
+    ) -> Self {
+        let namespace = namespace.map(str::to_owned);
         let path = |name: &str| folder.path().join(name);
         let issued = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
         std::fs::write(path("cert.pem"), issued.cert.pem()).unwrap();
@@ -100,7 +113,7 @@ key-sha256 = "{key}"
         std::fs::write(path("toolbox.toml"), config).unwrap();
         let client = client(&path("cert.pem"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut toolbox = Self { folder, child: None, radius, https, client, runtime };
+        let mut toolbox = Self { namespace, folder, child: None, radius, https, client, runtime };
         toolbox.run();
         toolbox
     }
@@ -116,7 +129,7 @@ key-sha256 = "{key}"
     /// Starts the process and waits until it answers.
     pub(crate) fn run(&mut self) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_toolbox"));
+        let mut command = radius::program(self.namespace.as_deref(), env!("CARGO_BIN_EXE_toolbox"));
         command.args(["run", "--config"]).arg(self.path("toolbox.toml")).stderr(log).stdin(Stdio::null());
         self.child = Some(command.spawn().unwrap());
         eventually("the toolbox answers", || {
@@ -151,6 +164,18 @@ key-sha256 = "{key}"
     }
 
     pub(crate) fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (StatusCode, Value) {
+        let (status, answer, _) = self.ask_whole(method, path, headers, body);
+        (status, answer)
+    }
+
+    /// With the headers of the answer.
+    pub(crate) fn ask_whole(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> (StatusCode, Value, HeaderMap) {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(axum::http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
@@ -158,7 +183,8 @@ key-sha256 = "{key}"
         let url = format!("https://{}{path}", self.https);
         let answer = self.client.send(method, &url, map, body.to_vec(), PATIENCE);
         let answer = self.runtime.block_on(answer).unwrap();
-        (answer.status(), serde_json::from_slice(answer.body()).unwrap_or(Value::Null))
+        let json = serde_json::from_slice(answer.body()).unwrap_or(Value::Null);
+        (answer.status(), json, answer.headers().clone())
     }
 
     pub(crate) fn verify(&self, subscriber: &str, address: &str) -> Value {

@@ -46,9 +46,30 @@ pub(crate) fn radclient(
     attributes: &str,
     tries: u32,
 ) -> Said {
+    radclient_in(None, folder, server, command, secret, attributes, tries)
+}
+
+/// A command, in a network namespace where one is named.
+pub(crate) fn program(namespace: Option<&str>, name: &str) -> Command {
+    let Some(namespace) = namespace else { return Command::new(name) };
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace, name]);
+    command
+}
+
+/// As [`radclient`], in a network namespace.
+pub(crate) fn radclient_in(
+    namespace: Option<&str>,
+    folder: &Path,
+    server: SocketAddr,
+    command: &str,
+    secret: &str,
+    attributes: &str,
+    tries: u32,
+) -> Said {
     let file = folder.join(format!("radclient-{}.secret", secret.len()));
     std::fs::write(&file, secret).unwrap();
-    let mut child = Command::new("radclient")
+    let mut child = program(namespace, "radclient")
         .args(["-x", "-r", &tries.to_string(), "-t", "5", "-S"])
         .arg(file)
         .args([&server.to_string(), command])
@@ -76,6 +97,11 @@ pub(crate) const HOME_SECRET: &str = "secret of the home server";
 impl FreeRadius {
     /// `more` are further sections of the configuration, and `sections` those of the server.
     pub(crate) fn start(more: &str, sections: &str) -> Self {
+        Self::start_in(None, [127, 0, 0, 1].into(), more, sections)
+    }
+
+    /// In a network namespace, at an address there.
+    pub(crate) fn start_in(namespace: Option<&str>, at: std::net::IpAddr, more: &str, sections: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (auth, acct) = (free_port(), free_port());
         let dir = folder.path().display();
@@ -109,13 +135,16 @@ modules {{
     always ok {{
         rcode = ok
     }}
+    always reject {{
+        rcode = reject
+    }}
     pap {{
     }}
     chap {{
     }}
     linelog heard {{
         filename = {dir}/heard
-        format = "%{{User-Name}} %{{Acct-Status-Type}} %{{Acct-Session-Id}} %{{Packet-Src-Port}}"
+        format = "%{{User-Name}} %{{Acct-Status-Type}} %{{Acct-Session-Id}} %{{Packet-Src-Port}} %{{Framed-IP-Address}}"
     }}
 }}
 client toolbox {{
@@ -126,12 +155,12 @@ client toolbox {{
 server default {{
     listen {{
         type = auth
-        ipaddr = 127.0.0.1
+        ipaddr = {at}
         port = {auth}
     }}
     listen {{
         type = acct
-        ipaddr = 127.0.0.1
+        ipaddr = {at}
         port = {acct}
     }}
     {sections}
@@ -140,13 +169,13 @@ server default {{
         );
         std::fs::write(folder.path().join("radiusd.conf"), config).unwrap();
         let out = std::fs::File::create(folder.path().join("out")).unwrap();
-        let mut command = Command::new("freeradius");
+        let mut command = program(namespace, "freeradius");
         command.args(["-f", "-l", "stdout", "-d"]).arg(folder.path());
         command.stdout(out.try_clone().unwrap()).stderr(out);
         let mut server = Self {
             program: Program::start(&mut command),
-            authentication: ([127, 0, 0, 1], auth).into(),
-            accounting: ([127, 0, 0, 1], acct).into(),
+            authentication: (at, auth).into(),
+            accounting: (at, acct).into(),
             folder,
         };
         eventually("FreeRADIUS is there", || {
@@ -160,7 +189,7 @@ server default {{
         std::fs::read_to_string(self.folder.path().join("out")).unwrap_or_default()
     }
 
-    /// Who it heard of by accounting: lines of name, status, session and the port that it came from.
+    /// Who it heard of by accounting: lines of name, status, session, the port that it came from, and the address.
     pub(crate) fn heard(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.folder.path().join("heard")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()

@@ -5,13 +5,17 @@
 //! - [`accounting`]: what an Accounting-Request states about a session, with the IPv6 attributes of
 //!   RFC 3162, 4818 and 6911.
 //! - [`access`]: what an Access-Accept grants, and to which session.
+//! - [`frame`]: UDP datagrams in Ethernet frames, for listeners on the wire.
 //! - [`record`]: what any source says about sessions, addresses and ports; what the binding table is told.
+//! - [`probe`]: what equipment says when it is asked.
 //! - [`http`]: `POST /v1/verify` and the error body (F2, F9).
 //!
 //! Pure: no socket, no clock.
 
 pub mod access;
 pub mod accounting;
+pub mod frame;
 pub mod http;
+pub mod probe;
 pub mod radius;
 pub mod record;

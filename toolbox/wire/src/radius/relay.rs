@@ -17,6 +17,9 @@ const MS_MPPE_RECV_KEY: u8 = 17;
 /// Why a packet cannot be passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RelayError {
+    /// It is no request that a proxy passes on.
+    #[error("packet code {0} is not passed on: 1 and 4 are")]
+    Code(u8),
     /// A hidden value is not whole blocks of 16 octets, or a Message-Authenticator is not 16.
     #[error("attribute {kind} at byte {at} has {length} bytes, which cannot be hidden anew or signed")]
     Length {
@@ -44,9 +47,13 @@ pub struct Side<'a> {
 /// Message-Authenticator where it has none and there is room. That of an Accounting-Request follows from the packet.
 ///
 /// # Errors
-/// [`RelayError`] for a packet with hidden values that do not fit.
+/// [`RelayError`] for a packet that is no request, or with hidden values that do not fit.
 pub fn request(packet: Packet<'_>, identifier: u8, from: &[u8], to: &[u8]) -> Result<Vec<u8>, RelayError> {
-    let access = packet.code() == code::ACCESS_REQUEST;
+    let access = match packet.code() {
+        code::ACCESS_REQUEST => true,
+        code::ACCOUNTING_REQUEST => false,
+        other => return Err(RelayError::Code(other)),
+    };
     let authenticator = packet.authenticator();
     let sides = [Side { secret: from, authenticator }, Side { secret: to, authenticator }];
     let mut out = copy(packet, identifier, sides, access)?;
