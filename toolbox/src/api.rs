@@ -186,9 +186,23 @@ async fn verify(
     }
     let now = clock::wall();
     let question = Question::new(request.address, request.port);
-    let answer = api.0.bindings.verify(&request.subscriber, question);
+    let answer = match request.at {
+        None => api.0.bindings.verify(&request.subscriber, question),
+        Some(at) if at > now => {
+            api.count(&caller, |asked| asked.refused += 1);
+            let why = ErrorBody::new("invalid", format!("{at} is in the future"), Some("at"));
+            return (StatusCode::BAD_REQUEST, axum::Json(why)).into_response();
+        }
+        Some(at) => match api.0.bindings.verify_at(&request.subscriber, question, at) {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::error!(%error, "the history cannot be read");
+                return refusal(StatusCode::SERVICE_UNAVAILABLE, "no_history", "the history cannot be read now");
+            }
+        },
+    };
     // Only about what is believed anyway is anybody asked: a probe can take a yes back, and never make one.
-    let session = answer.ok().filter(|_| probe);
+    let session = answer.ok().filter(|_| probe && request.at.is_none());
     let session = session.and_then(|_| api.0.bindings.session(&request.subscriber, question));
     let probed = match session {
         Some(session) => Some(api.0.prober.ask(&session, &request.subscriber, request.address).await),

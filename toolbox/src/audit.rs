@@ -15,9 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cloakway_crypto::encode::{hex, unhex};
 use cloakway_crypto::{Randomness, Secret, System, hash};
-use cloakway_types::Timestamp;
+use cloakway_types::{SubscriberId, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
+use toolbox_core::Question;
 use toolbox_wire::http::VerifyRequest;
 
 /// Look-ups that may wait for the disk; over it callers are told to come again.
@@ -71,7 +72,7 @@ pub struct Entry {
     pub time: String,
     /// Who asked.
     pub caller: String,
-    /// HMAC-SHA-256 of address, port where one was asked about, and subscriber, hexadecimal.
+    /// HMAC-SHA-256 of address, port and time where they were asked about, and subscriber, hexadecimal.
     pub question: String,
     /// `live`, or the reason for a no.
     pub answer: String,
@@ -229,9 +230,32 @@ impl Audit {
         answer: &'static str,
         time: Timestamp,
     ) -> Result<(), NotAudited> {
-        let address = request.address.to_canonical();
-        let address = request.port.map_or_else(|| address.to_string(), |port| format!("{address} port {port}"));
-        let question = hash::keyed(self.key.expose(), &[address.as_bytes(), request.subscriber.as_str().as_bytes()]);
+        let question = Question::new(request.address, request.port);
+        self.record_question(caller, question, request.at, Some(&request.subscriber), answer, time).await
+    }
+
+    /// Writes down that `caller` asked who is, or was at `at`, at an address; or whether it was `subscriber`.
+    ///
+    /// # Errors
+    /// As [`Audit::record`].
+    pub async fn record_question(
+        &self,
+        caller: &str,
+        question: Question,
+        at: Option<Timestamp>,
+        subscriber: Option<&SubscriberId>,
+        answer: &'static str,
+        time: Timestamp,
+    ) -> Result<(), NotAudited> {
+        let mut text = question.address.to_string();
+        if let Some(port) = question.port {
+            text.push_str(&format!(" port {port}"));
+        }
+        if let Some(at) = at {
+            text.push_str(&format!(" at {at}"));
+        }
+        let subscriber = subscriber.map_or("", SubscriberId::as_str);
+        let question = hash::keyed(self.key.expose(), &[text.as_bytes(), subscriber.as_bytes()]);
         let (done, written) = oneshot::channel();
         let job = Job { caller: caller.to_owned(), question: hex(&question), answer, time, done };
         self.jobs.try_send(job).map_err(|_| NotAudited)?;
@@ -307,7 +331,12 @@ mod tests {
     use super::*;
 
     fn request(subscriber: &str) -> VerifyRequest {
-        VerifyRequest { address: [198, 51, 100, 70].into(), subscriber: subscriber.parse().unwrap(), port: None }
+        VerifyRequest {
+            address: [198, 51, 100, 70].into(),
+            subscriber: subscriber.parse().unwrap(),
+            port: None,
+            at: None,
+        }
     }
 
     async fn three(data: &Path) {

@@ -1,22 +1,35 @@
-//! The binding table with its disk: an event is acknowledged once its rows are durable.
+//! The binding table with its disk: an event is acknowledged once its rows are in the journal.
+//!
+//! What came to an end goes into the history a moment later, in large batches; until it is there it is kept in memory, and
+//! the log that has it is not given up.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cloakway_runtime::{Stop, clock};
-use cloakway_store::{Batch, Store, StoreError};
-use cloakway_types::SubscriberId;
+use cloakway_store::{Batch, Journal, Store, StoreError};
+use cloakway_types::{SubscriberId, Timestamp};
 use metrics::{counter, gauge};
 use toolbox_core::{
-    Answer, Applied, Binding, Effect, Event, Ignored, Live, Question, RestoreError, Row, Rows, SessionKey, Settings,
-    Table,
+    Answer, Applied, Binding, Cursor, DecodeError, Effect, Event, Ignored, Interval, Live, Moment, Past, Question,
+    RestoreError, Row, Rows, SessionKey, Settings, Table,
 };
 use toolbox_wire::http::Reason;
 
-const SESSIONS: &str = "sessions";
-const RESETS: &str = "resets";
+use crate::history::{History, HistoryError};
+
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+/// Intervals that go into the history at once.
+const FLUSH: usize = 4096;
+/// Rows that are written to a snapshot while the table waits.
+const SNAPSHOT_ROWS: usize = 1024;
+/// Octets of log below which no snapshot pays.
+const SMALL_LOG: u64 = 64 << 20;
 
 /// Why the bindings cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -27,27 +40,100 @@ pub enum BindingsError {
     /// What is in it cannot be read.
     #[error(transparent)]
     Rows(#[from] RestoreError),
+    /// So with the history.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// The store of an earlier version cannot be put aside.
+    #[error("{path}: {source}")]
+    Old {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
-/// The table and its store. Clones share them.
+/// The table and its disk. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Bindings {
     table: Arc<Mutex<Table>>,
+    settings: Settings,
+    journal: Journal,
     store: Store,
+    history: History,
+    ended: Ended,
+    /// Octets of the last snapshot.
+    snapshot: Arc<AtomicU64>,
 }
 
+/// Intervals that are not in the history yet.
+#[derive(Debug, Clone, Default)]
+struct Ended(Arc<Mutex<BTreeMap<u64, Interval>>>);
+
+impl Ended {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Interval>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, row: &Row) -> Result<(), DecodeError> {
+        if let (Rows::History, Some(value)) = (row.table, &row.value) {
+            let interval = Interval::decode(value)?;
+            let mut all = self.all();
+            let number = all.last_key_value().map_or(0, |(last, _)| last + 1);
+            all.insert(number, interval);
+        }
+        Ok(())
+    }
+}
+
+/// All that is known of the past.
+struct Whole<'b> {
+    bindings: &'b Bindings,
+    now: Timestamp,
+}
+
+impl Past for Whole<'_> {
+    type Error = HistoryError;
+
+    fn intervals(&self, address: IpAddr, at: Timestamp) -> Result<Vec<Interval>, HistoryError> {
+        // In the order in which an interval goes on: what moves meanwhile is seen twice, and never not at all.
+        let mut intervals = self.bindings.table().intervals(address, self.now);
+        let here = |interval: &&Interval| interval.net.contains(&address) && interval.may_hold(at);
+        intervals.extend(self.bindings.ended.all().values().filter(here).cloned());
+        intervals.extend(self.bindings.history.at(self.now).intervals(address, at)?);
+        Ok(intervals)
+    }
+
+    fn horizon(&self) -> Timestamp {
+        self.bindings.history.at(self.now).horizon()
+    }
+}
+
+/// Where the store of an earlier version was, with rows of JSON.
+const OLD: &str = "bindings.redb";
+
 impl Bindings {
-    /// Rebuilds the table from the store at `path`.
+    /// Rebuilds the table from what is kept in the folder `data`; of history `retention` is kept.
     ///
     /// # Errors
     /// [`BindingsError`].
-    pub fn open(path: &Path, settings: Settings) -> Result<Self, BindingsError> {
-        let store = Store::open(path)?;
-        let (sessions, resets) = (store.scan(SESSIONS)?, store.scan(RESETS)?);
-        let sessions = sessions.iter().map(|(key, value)| (Rows::Sessions, key.as_slice(), value.as_slice()));
-        let resets = resets.iter().map(|(key, value)| (Rows::Resets, key.as_slice(), value.as_slice()));
-        let table = Table::restore(settings, sessions.chain(resets))?;
-        Ok(Self { table: Arc::new(Mutex::new(table)), store })
+    pub fn open(data: &Path, settings: Settings, retention: Duration) -> Result<Self, BindingsError> {
+        let store = Store::open(&data.join("history.redb"))?;
+        let history = History::open(store.clone(), retention)?;
+        let mut table = Table::new(settings.clone());
+        let ended = Ended::default();
+        let journal = Journal::open(&data.join("bindings"), |record| {
+            let row = Row::decode(record).map_err(|error| error.to_string())?;
+            table.replay(row.table, &row.key, row.value.as_deref()).map_err(|error| error.to_string())?;
+            ended.add(&row).map_err(|error| error.to_string())
+        })?;
+        let old = data.join(OLD);
+        if old.exists() {
+            import(&old, &mut table, &journal)?;
+        }
+        let table = Arc::new(Mutex::new(table));
+        let snapshot = Arc::new(AtomicU64::new(0));
+        Ok(Self { table, settings, journal, store, history, ended, snapshot })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -58,14 +144,27 @@ impl Bindings {
     ///
     /// An event that changes nothing waits too: what made it superfluous has to survive first.
     pub fn apply(&self, event: &Event) -> impl Future<Output = Result<Effect, StoreError>> + Send + use<> {
-        // The commit is queued under the lock, so that the store sees the order of the table.
-        let (effect, durable) = {
+        // The rows are queued under the lock, so that the journal has the order of the table.
+        let (applied, durable) = {
             let mut table = self.table();
             let applied = table.apply(event);
-            count(&applied, event);
-            (applied.effect, self.store.commit(batch(applied.rows)))
+            let durable = self.keep(&applied.rows);
+            (applied, durable)
         };
+        count(&applied, event);
+        let effect = applied.effect;
         async move { durable.await.map(|()| effect) }
+    }
+
+    /// Called with the table locked.
+    fn keep(&self, rows: &[Row]) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        for row in rows {
+            // What the table has written reads back.
+            if let Err(error) = self.ended.add(row) {
+                tracing::error!(%error, "an interval of the history is lost");
+            }
+        }
+        self.journal.append(rows.iter().map(Row::encode).collect())
     }
 
     /// Is `subscriber` live there now?
@@ -85,6 +184,40 @@ impl Bindings {
         }
     }
 
+    /// Was `subscriber` there at `at`?
+    ///
+    /// # Errors
+    /// The history cannot be read; within it, the [`Reason`] for a no.
+    pub fn verify_at(
+        &self,
+        subscriber: &SubscriberId,
+        question: impl Into<Question>,
+        at: Timestamp,
+    ) -> Result<Result<Live, Reason>, HistoryError> {
+        let now = clock::wall();
+        let past = &Whole { bindings: self, now };
+        Moment { settings: &self.settings, at, now, past }.verify(subscriber, question)
+    }
+
+    /// Who is there, or was at `at`?
+    ///
+    /// # Errors
+    /// The history cannot be read.
+    pub fn lookup(&self, question: Question, at: Option<Timestamp>) -> Result<Answer, HistoryError> {
+        let now = clock::wall();
+        let past = &Whole { bindings: self, now };
+        match at {
+            None => Ok(self.table().lookup(question, now)),
+            Some(at) => Moment { settings: &self.settings, at, now, past }.lookup(question),
+        }
+    }
+
+    /// Who claims an address, for the operator.
+    #[must_use]
+    pub fn claims(&self, question: Question) -> Vec<Binding> {
+        self.table().claims(question, clock::wall())
+    }
+
     /// All bindings, for the operator.
     #[must_use]
     pub fn list(&self) -> Vec<Binding> {
@@ -97,40 +230,115 @@ impl Bindings {
         self.table().open_sessions()
     }
 
-    /// Forgets what is long over, until the stop.
+    /// Keeps house until the stop: intervals go into the history, what is long over is forgotten, logs become snapshots.
     ///
     /// # Errors
     /// [`StoreError`]: nothing more can be made durable.
-    pub async fn purge(&self, stop: &Stop) -> Result<(), StoreError> {
+    pub async fn keep_house(&self, stop: &Stop) -> Result<(), StoreError> {
+        let mut purged = clock::now();
         loop {
             tokio::select! {
-                () = stop.told() => return Ok(()),
-                () = tokio::time::sleep(PURGE_INTERVAL) => {}
+                () = stop.told() => return self.flush().await,
+                () = tokio::time::sleep(FLUSH_INTERVAL) => {}
             }
-            let (durable, open) = {
-                let mut table = self.table();
-                let rows = table.forget(clock::wall());
-                (self.store.commit(batch(rows)), table.open_sessions())
-            };
-            gauge!("toolbox_open_sessions").set(open as f64);
-            durable.await?;
+            self.flush().await?;
+            if clock::now().since(purged) >= PURGE_INTERVAL {
+                purged = clock::now();
+                self.purge().await?;
+            }
+            if self.journal.logged() > SMALL_LOG.max(self.snapshot.load(Ordering::Relaxed)) {
+                self.write_snapshot().await?;
+            }
         }
+    }
+
+    async fn purge(&self) -> Result<(), StoreError> {
+        let (durable, open) = {
+            let mut table = self.table();
+            let rows = table.forget(clock::wall());
+            (self.keep(&rows), table.open_sessions())
+        };
+        gauge!("toolbox_open_sessions").set(open as f64);
+        durable.await?;
+        let deleted = self.history.purge(clock::wall()).await?;
+        counter!("toolbox_history_purged_total").increment(deleted as u64);
+        Ok(())
+    }
+
+    /// Puts what came to an end so far into the history.
+    async fn flush(&self) -> Result<(), StoreError> {
+        loop {
+            let some: Vec<(u64, Vec<u8>, Vec<u8>)> = {
+                let all = self.ended.all();
+                all.iter().take(FLUSH).map(|(number, of)| (*number, of.key(), of.encode())).collect()
+            };
+            if some.is_empty() {
+                return Ok(());
+            }
+            // Not before the event is durable that ended it.
+            self.journal.append(Vec::new()).await?;
+            let mut batch = Batch::new();
+            let mut numbers = Vec::with_capacity(some.len());
+            for (number, key, value) in some {
+                self.history.put(&mut batch, key, value);
+                numbers.push(number);
+            }
+            counter!("toolbox_history_intervals_total").increment(numbers.len() as u64);
+            self.store.commit(batch).await?;
+            let mut all = self.ended.all();
+            numbers.iter().for_each(|number| drop(all.remove(number)));
+        }
+    }
+
+    /// Puts a snapshot of the table in the place of the log, while changes go on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn write_snapshot(&self) -> Result<(), StoreError> {
+        let mut snapshot = self.journal.rotate().await?;
+        let (mut cursor, mut octets) = (Cursor::default(), 0);
+        loop {
+            let rows = self.table().list(&mut cursor, SNAPSHOT_ROWS);
+            if rows.is_empty() {
+                break;
+            }
+            for row in rows {
+                let row = row.encode();
+                octets += row.len() as u64;
+                snapshot.push(&row)?;
+            }
+            tokio::task::yield_now().await;
+        }
+        // The log that is given up has intervals which may be nowhere else.
+        self.flush().await?;
+        snapshot.finish().await?;
+        self.snapshot.store(octets, Ordering::Relaxed);
+        tracing::info!(octets, "a snapshot of the bindings took the place of the log");
+        Ok(())
     }
 }
 
-fn batch(rows: Vec<Row>) -> Batch {
-    let mut batch = Batch::new();
-    for Row { table, key, value } in rows {
-        let table = match table {
-            Rows::Sessions => SESSIONS,
-            Rows::Resets => RESETS,
-        };
-        match value {
-            Some(value) => batch.put(table, key, value),
-            None => batch.delete(table, key),
-        };
+/// Takes the rows of a store of an earlier version over, and puts it aside. Nothing else happens before: after a crash
+/// in the midst of it all of them are taken over again.
+fn import(old: &Path, table: &mut Table, journal: &Journal) -> Result<(), BindingsError> {
+    let store = Store::open(old)?;
+    for (name, which) in [("sessions", Rows::Sessions), ("resets", Rows::Resets)] {
+        for (key, value) in store.scan(name)? {
+            table.replay(which, &key, Some(&value))?;
+        }
     }
-    batch
+    let (mut cursor, mut taken) = (Cursor::default(), 0);
+    loop {
+        let rows = table.list(&mut cursor, SNAPSHOT_ROWS);
+        if rows.is_empty() {
+            break;
+        }
+        taken += rows.len();
+        journal.append_blocking(rows.iter().map(Row::encode).collect())?;
+    }
+    tracing::info!(rows = taken, from = %old.display(), "bindings of an earlier version are taken over");
+    let aside = old.with_extension("redb.old");
+    std::fs::rename(old, &aside).map_err(|source| BindingsError::Old { path: old.display().to_string(), source })
 }
 
 fn count(applied: &Applied, event: &Event) {

@@ -27,6 +27,8 @@ pub struct Config {
     pub settings: Settings,
     /// What is heard by RADIUS.
     pub radius: settings::Settings,
+    /// How long it is kept who was where.
+    pub history: Duration,
     /// Where callers ask.
     pub https_listen: Vec<SocketAddr>,
     /// The certificate that callers see.
@@ -45,6 +47,8 @@ pub struct Raw {
     subscribers: RawSubscribers,
     #[serde(default)]
     bindings: RawBindings,
+    #[serde(default)]
+    history: RawHistory,
     radius: settings::Raw,
     https: RawHttps,
     callers: Vec<callers::Raw>,
@@ -70,6 +74,18 @@ impl Default for RawBindings {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct RawHistory {
+    retention_days: u64,
+}
+
+impl Default for RawHistory {
+    fn default() -> Self {
+        Self { retention_days: 90 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawHttps {
     listen: Vec<SocketAddr>,
@@ -81,9 +97,13 @@ impl config::Config for Config {
     type Raw = Raw;
 
     fn validate(raw: Raw) -> Result<Self, Invalid> {
-        let Raw { data, admin_socket, metrics_listen, subscribers, bindings, radius, https, callers } = raw;
+        let Raw { data, admin_socket, metrics_listen, subscribers, bindings, history, radius, https, callers } = raw;
         some(&subscribers.prefixes, "subscribers.prefixes", "the prefixes that subscribers' addresses are in")?;
         some(&https.listen, "https.listen", "an address such as \"198.51.100.2:8444\"")?;
+        if history.retention_days > 3650 {
+            let days = history.retention_days;
+            return Err(Invalid::at("history.retention-days", format!("{days} days are not allowed: 0 to 3650")));
+        }
         Ok(Self {
             data,
             admin_socket: admin_socket.unwrap_or_else(|| config::default_socket("toolbox")),
@@ -94,6 +114,7 @@ impl config::Config for Config {
                 max_delay: seconds("bindings.max-delay-s", bindings.max_delay_s, 1, 300)?,
                 translators: Vec::new(),
             },
+            history: Duration::from_secs(history.retention_days * 86_400),
             radius: radius.validate()?,
             https_listen: https.listen,
             identity: Identity { certificate: https.certificate, key: https.key },

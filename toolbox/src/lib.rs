@@ -9,6 +9,8 @@ pub mod audit;
 pub mod bindings;
 pub mod callers;
 pub mod config;
+pub mod history;
 pub mod radius;
 pub mod role;
 mod say;
+pub mod whois;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use cloakway_runtime::http::Limits;
-use cloakway_runtime::{Context, Outcome, Role, Topic, admin, config, http, metrics, role, tls};
+use cloakway_runtime::{Context, Outcome, Role, Topic, admin, clock, config, http, metrics, role, tls};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use crate::bindings::Bindings;
 use crate::config::Config;
 use crate::radius::Radius;
 use crate::radius::annex::Annex;
+use crate::whois::{self, Said};
 
 /// The toolbox as a server binary.
 #[derive(Debug)]
@@ -30,8 +31,9 @@ impl Role for Toolbox {
                                     toolbox run --config /etc/cloakway/toolbox.toml\n  \
                                     toolbox show bindings --json\n  \
                                     toolbox show sources\n  \
+                                    toolbox whois 198.51.100.70:40000 --at 2026-11-22T08:00:00Z\n  \
                                     toolbox audit verify --config /etc/cloakway/toolbox.toml\n";
-    const EXIT_3: Option<&'static str> = Some("there is no audit log yet");
+    const EXIT_3: Option<&'static str> = Some("there is no audit log yet, or whois knows of nobody");
     const TOPICS: &'static [Topic] = &[
         Topic { name: "bindings", about: "Addresses with their subscribers, and why some are unknown" },
         Topic { name: "sources", about: "RADIUS clients, what they sent, what was dropped" },
@@ -74,7 +76,9 @@ impl Role for Toolbox {
 
     async fn run(config: Config, context: Context) -> Outcome {
         std::fs::create_dir_all(&config.data).map_err(|error| format!("{}: {error}", config.data.display()))?;
-        let bindings = Bindings::open(&config.data.join("bindings.redb"), config.settings.clone())?;
+        let (data, settings, retention) = (config.data.clone(), config.settings.clone(), config.history);
+        let open = tokio::task::spawn_blocking(move || Bindings::open(&data, settings, retention));
+        let bindings = open.await??;
         let audit = Audit::open(&config.data)?;
         tracing::info!(open_sessions = bindings.open_sessions(), audit_entries = audit.head().entries, "state is back");
         if let Some(listen) = config.metrics_listen {
@@ -96,14 +100,18 @@ impl Role for Toolbox {
         let shown = Shown { bindings: bindings.clone(), radius, api, audit };
         admin::serve(&config.admin_socket, context.stop.clone(), move |request| {
             let shown = shown.clone();
-            async move { shown.topic(&request.topic) }
+            async move {
+                match request.topic.as_str() {
+                    whois::TOPIC => shown.whois(whois::Asked::of(&request)?).await,
+                    topic => shown.topic(topic),
+                }
+            }
         })?;
         tracing::info!("ready");
         tokio::select! {
-            () = context.stop.told() => Ok(()),
             // What cannot be kept may not be acknowledged: better no toolbox than a forgetful one.
             Some(error) = failure.recv() => Err(error.into()),
-            ended = bindings.purge(&context.stop) => Ok(ended?),
+            ended = bindings.keep_house(&context.stop) => Ok(ended?),
         }
     }
 
@@ -122,10 +130,14 @@ impl Role for Toolbox {
                 .about("The log of every look-up")
                 .subcommand_required(true)
                 .subcommand(verify.arg(config).arg(json)),
+            whois::command(),
         ]
     }
 
-    fn command(_: &str, matches: &ArgMatches) -> ExitCode {
+    fn command(name: &str, matches: &ArgMatches) -> ExitCode {
+        if name == "whois" {
+            return whois::run(matches);
+        }
         match matches.subcommand() {
             Some(("verify", matches)) => verify_audit(&role::path(matches, "config"), matches.get_flag("json")),
             _ => ExitCode::from(2),
@@ -142,6 +154,17 @@ struct Shown {
 }
 
 impl Shown {
+    /// Answered once it is in the audit log.
+    async fn whois(&self, asked: whois::Asked) -> Result<Value, String> {
+        let whois::Asked { question, at } = asked;
+        let now = clock::wall();
+        let answer = self.bindings.lookup(question, at).map_err(|error| error.to_string())?;
+        let said = Said::new(question, at.unwrap_or(now), answer, self.bindings.claims(question));
+        let audited = self.audit.record_question("operator", question, at, None, said.word(), now).await;
+        audited.map_err(|error| error.to_string())?;
+        serde_json::to_value(said).map_err(|error| error.to_string())
+    }
+
     fn topic(&self, topic: &str) -> Result<Value, String> {
         let value = match topic {
             "bindings" => serde_json::to_value(self.bindings.list()),

@@ -42,6 +42,8 @@ fn the_example_is_valid_and_its_commented_defaults_are_the_defaults() {
         "[bindings]",
         "max-age-s = 1800",
         "max-delay-s = 20",
+        "[history]",
+        "retention-days = 90",
         "receive-buffer-kib = 8192",
         "coa-wait-ms = 1500",
         "allow-tls12 = false",
@@ -71,6 +73,7 @@ fn a_stray_key_is_refused_in_every_table() {
     let tables = [
         "[subscribers]",
         "[bindings]",
+        "[history]",
         "[radius]",
         "[[radius.clients]]",
         "[radius.radsec]",
@@ -100,6 +103,7 @@ fn an_error_names_line_field_and_what_would_be_right() {
     let cases = [
         ("max-age-s = 1800", "max-age-s = 59", "bindings.max-age-s", "60 to 86400"),
         ("max-delay-s = 20", "max-delay-s = 301", "bindings.max-delay-s", "1 to 300"),
+        ("retention-days = 90", "retention-days = 3651", "history.retention-days", "0 to 3650"),
         ("prefix = \"198.51.100.1/32\"", "prefix = \"198.51.100.1/24\"", "radius.clients[0].prefix", "198.51.100.0/24"),
         ("name = \"edge\"", "name = \"the edge\"", "radius.clients[0].name", "letters, digits"),
         ("key-sha256", "key-sha256 = \"12\" #", "callers[0].key-sha256", "sha256sum"),

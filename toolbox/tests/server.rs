@@ -154,6 +154,50 @@ fn every_look_up_is_in_the_audit_log_and_a_change_of_it_is_found() {
 }
 
 #[test]
+fn whois_says_who_is_and_who_was_there_and_is_in_the_audit_log() {
+    let mut toolbox = Toolbox::start();
+    let mut nas = Nas::new("127.0.0.1:0", toolbox.radius);
+    let now = now_s();
+    let when = |ago: u32| cloakway_types::Timestamp::from_secs(u64::from(now - ago)).to_string();
+    // Their packets come late, as the delay that they state says: what they tell of is minutes ago.
+    for (status, user, ago) in [(START, "alice", 900), (STOP, "alice", 600), (START, "bob", 300)] {
+        let packet = nas.accounting_of(status, &format!("of-{user}"), user, A, now - ago, ago);
+        nas.tell(&packet);
+    }
+    let whois = |toolbox: &Toolbox, arguments: &[&str]| {
+        let output = toolbox.command(&[&["whois"], arguments, &["--json"]].concat());
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code().unwrap(), said)
+    };
+    for _ in 0..2 {
+        let (code, said) = whois(&toolbox, &["198.51.100.70"]);
+        assert_eq!((code, &said["answer"], &said["subscriber"]), (0, &json!("bound"), &json!("bob")));
+        assert_eq!((&said["session"], &said["source"]), (&json!("of-bob"), &json!("radius")));
+        assert_eq!(said["claims"].as_array().unwrap().len(), 1);
+        let (code, said) = whois(&toolbox, &["198.51.100.70:40000", "--at", &when(750)]);
+        assert_eq!((code, &said["subscriber"], &said["port"]), (0, &json!("alice"), &json!(40_000)));
+        let (code, said) = whois(&toolbox, &["198.51.100.70", "--at", &when(450)]);
+        assert_eq!((code, &said["answer"], &said["reason"]), (3, &json!("unknown"), &json!("no-session")));
+        let (code, said) = whois(&toolbox, &["198.51.100.70", "--at", "2020-01-01T00:00:00Z"]);
+        assert_eq!((code, &said["reason"]), (3, &json!("forgotten")));
+        let (code, said) = whois(&toolbox, &["203.0.113.1"]);
+        assert_eq!((code, &said["answer"]), (3, &json!("not-ours")));
+        assert_eq!(toolbox.verify_at("alice", "198.51.100.70", &when(750))["live"], json!(true));
+        assert_eq!(toolbox.verify_at("bob", "198.51.100.70", &when(750))["reason"], json!("no-session"));
+        assert_eq!(toolbox.verify_at("bob", "198.51.100.70", &when(100))["live"], json!(true));
+        // And again from the disk.
+        toolbox.kill();
+        toolbox.run();
+    }
+    let output = toolbox.command(&["whois", "198.51.100"]);
+    assert_eq!(output.status.code(), Some(2));
+    let log = std::fs::read_to_string(toolbox.data().join("audit.jsonl")).unwrap();
+    assert_eq!(log.matches("\"caller\":\"operator\"").count(), 10);
+    assert!(!log.contains("alice"));
+    assert_eq!(toolbox.command(&["audit", "verify"]).status.code(), Some(0));
+}
+
+#[test]
 fn what_was_acknowledged_survives_kill_9() {
     let mut toolbox = Toolbox::start();
     let mut first = None;
@@ -195,4 +239,47 @@ fn what_was_acknowledged_survives_kill_9() {
     let bindings = toolbox.show("bindings").unwrap();
     assert_eq!(bindings.as_array().unwrap().len(), 48);
     assert!(bindings.as_array().unwrap().iter().all(|binding| binding["state"] == json!("bound")));
+}
+
+#[test]
+fn bindings_of_an_earlier_version_are_taken_over() {
+    let mut toolbox = Toolbox::start();
+    toolbox.kill();
+    // As it wrote them: a session of alice, and the restart of another NAS.
+    let at = u64::from(now_s()) * 1000;
+    let mark = json!({"at": at, "basis": "stated"});
+    let nas = json!({"identifier": "edge", "v4": null, "v6": null});
+    let key = json!({"source": "radius", "client": "edge", "session": "s1", "nas": nas});
+    let claim = json!({"net": "198.51.100.70/32", "span": {"since": at, "proof": at}, "named": mark});
+    let record = json!({
+        "change": "start", "session": "s1", "user": {"named": "alice"}, "nas": nas,
+        "addresses": [["framed-v4", "198.51.100.70/32"]], "time": {"at": at, "basis": "stated", "proof": at},
+    });
+    let session = json!({
+        "user": {"named": "alice"}, "opened": mark, "last": mark, "heard": at, "ended": null, "doubt": null, "whole": true,
+        "said": {"framed-v4": {"last": mark, "claims": [claim]}}, "moment": [record],
+    });
+    let other = json!({"identifier": "other", "v4": null, "v6": null});
+    let reset_key = json!({"source": "radius", "client": "edge", "nas": other, "basis": "stated"});
+    let reset = json!({"time": {"at": at, "basis": "stated", "proof": at}, "heard": at});
+    {
+        let store = cloakway_store::Store::open(&toolbox.data().join("bindings.redb")).unwrap();
+        let mut batch = cloakway_store::Batch::new();
+        batch.put("sessions", key.to_string(), session.to_string());
+        batch.put("resets", reset_key.to_string(), reset.to_string());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(store.commit(batch)).unwrap();
+    }
+    for _ in 0..2 {
+        toolbox.run();
+        let verdict = toolbox.verify("alice", "198.51.100.70");
+        assert_eq!(verdict["since"], json!(cloakway_types::Timestamp::from_millis(at).to_string()), "{verdict}");
+        assert!(!toolbox.data().join("bindings.redb").exists());
+        toolbox.kill();
+    }
+    toolbox.run();
+    let mut nas = Nas::new("127.0.0.1:0", toolbox.radius);
+    let stop = nas.accounting(STOP, "s1", "alice", A, now_s() + 1);
+    nas.tell(&stop);
+    assert_eq!(toolbox.reason("alice", "198.51.100.70"), "ended");
 }

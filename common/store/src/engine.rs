@@ -59,15 +59,24 @@ impl Engine {
         }
     }
 
-    pub(crate) fn scan(&self, name: &str) -> Result<Vec<Row>, StoreError> {
+    /// At most `limit` rows, all of them or those from one key to before another.
+    pub(crate) fn range(
+        &self,
+        name: &str,
+        between: Option<(&[u8], &[u8])>,
+        limit: usize,
+    ) -> Result<Vec<Row>, StoreError> {
         let failed = |e: redb::StorageError| StoreError::Read(e.to_string());
         let read = self.database.begin_read().map_err(|e| StoreError::Read(e.to_string()))?;
         match read.open_table(table(name)) {
-            Ok(table) => table
-                .iter()
-                .map_err(failed)?
-                .map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())).map_err(failed))
-                .collect(),
+            Ok(table) => match between {
+                Some((from, to)) => table.range(from..to),
+                None => table.iter(),
+            }
+            .map_err(failed)?
+            .take(limit)
+            .map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())).map_err(failed))
+            .collect(),
             Err(TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
             Err(error) => Err(StoreError::Read(error.to_string())),
         }

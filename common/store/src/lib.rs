@@ -5,14 +5,19 @@
 //! commit). The engine is redb: a single file, copy-on-write B-trees, checksummed. The interface
 //! names no engine, so that another can stand behind it under the same tests.
 //!
+//! What is changed too often for a tree of pages lives in memory, and in a [`Journal`]: an append-only log with the same
+//! promise, and a snapshot now and then.
+//!
 //! An error of the disk is final: every later commit fails too, and the role stops rather than
 //! acknowledge what may not be stored.
 
 mod engine;
+mod journal;
 
 use std::path::Path;
 use std::sync::Arc;
 
+pub use journal::{Journal, Snapshot};
 use tokio::sync::oneshot;
 
 /// A change to one key.
@@ -108,11 +113,19 @@ impl Store {
         self.0.get(table, key)
     }
 
+    /// The first `limit` keys of `table` from `from` on and before `to`, with their values, by key, as of the last commit.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn range(&self, table: &str, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
+        if from >= to { Ok(Vec::new()) } else { self.0.range(table, Some((from, to)), limit) }
+    }
+
     /// All keys and values of `table`, by key, as of the last commit.
     ///
     /// # Errors
     /// [`StoreError::Read`].
     pub fn scan(&self, table: &str) -> Result<Vec<Row>, StoreError> {
-        self.0.scan(table)
+        self.0.range(table, None, usize::MAX)
     }
 }

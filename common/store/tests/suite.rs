@@ -1,6 +1,6 @@
 //! What every engine behind the store must do.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -28,6 +28,26 @@ fn a_batch_is_there_whole_after_reopening() {
     assert_eq!(store.get("orders", b"2").unwrap(), None);
     assert_eq!(store.scan("outbox").unwrap(), [(b"1".to_vec(), b"b".to_vec())]);
     assert_eq!(store.scan("never written").unwrap(), []);
+}
+
+#[test]
+fn a_range_has_its_first_key_and_not_its_last_and_no_more_than_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("state")).unwrap();
+    let mut batch = Batch::new();
+    for n in 0..10_u8 {
+        batch.put("t", [n], [n]);
+    }
+    runtime().block_on(store.commit(batch)).unwrap();
+    let keys = |from: &[u8], to: &[u8], limit| -> Vec<u8> {
+        store.range("t", from, to, limit).unwrap().into_iter().map(|(key, _)| key[0]).collect()
+    };
+    assert_eq!(keys(&[3], &[6], 9), [3, 4, 5]);
+    assert_eq!(keys(&[3], &[6], 2), [3, 4]);
+    assert_eq!(keys(&[3, 0], &[6], 9), [4, 5]);
+    assert_eq!(keys(&[], &[2], 9), [0, 1]);
+    assert_eq!(keys(&[6], &[3], 9), [0; 0]);
+    assert_eq!(store.range("never written", &[], &[9], 9).unwrap(), []);
 }
 
 #[test]

@@ -15,4 +15,4 @@ pub use id::{IdError, IspId, SubscriberId, TransactionId, VendorId};
 pub use lookup::{AddressMap, AddressMapBuilder};
 pub use money::{Currency, Money, MoneyError};
 pub use prefix::{PrefixMap, PrefixSet};
-pub use time::{Instant, Timestamp};
+pub use time::{Instant, TimeError, Timestamp};

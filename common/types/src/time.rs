@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{Add, Sub};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,27 @@ impl Add<Duration> for Timestamp {
     }
 }
 
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// A text that is no time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a time of RFC 3339 from 1970 on: 2026-11-22T08:00:00Z would be one")]
+pub struct TimeError;
+
+/// RFC 3339 with any offset; what is finer than a millisecond is cut off.
+impl FromStr for Timestamp {
+    type Err = TimeError;
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        let at: jiff::Timestamp = text.parse().map_err(|_| TimeError)?;
+        u64::try_from(at.as_millisecond()).map(Self).map_err(|_| TimeError)
+    }
+}
+
 /// RFC 3339 in UTC with milliseconds.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -129,6 +151,17 @@ mod tests {
     fn a_timestamp_prints_as_rfc_3339() {
         assert_eq!(Timestamp::from_millis(1_700_000_000_123).to_string(), "2023-11-14T22:13:20.123Z");
         assert_eq!(Timestamp::from_secs(951_782_400).civil(), (2000, 2, 29, 0, 0, 0));
+    }
+
+    #[test]
+    fn a_timestamp_is_read_as_it_prints_and_with_any_offset() {
+        let at = Timestamp::from_millis(1_700_000_000_123);
+        assert_eq!(at.to_string().parse(), Ok(at));
+        assert_eq!("2023-11-15T00:13:20.1239+02:00".parse(), Ok(at));
+        for wrong in ["", "now", "2023-11-14", "2023-11-14T22:13:20", "1700000000", "1969-12-31T23:59:59Z"] {
+            assert_eq!(wrong.parse::<Timestamp>(), Err(TimeError), "{wrong}");
+        }
+        assert_eq!(at - Duration::from_millis(123), Timestamp::from_secs(1_700_000_000));
     }
 
     #[test]

@@ -66,6 +66,12 @@ pub enum Unknown {
     PortsNeeded,
     /// A translation leads to what is no subscriber's address.
     Astray,
+    /// At that moment somebody may have had it, which no record proves.
+    Unproved,
+    /// That moment is longer ago than history is kept.
+    Forgotten,
+    /// That moment is not yet.
+    Future,
 }
 
 impl Unknown {
@@ -80,6 +86,9 @@ impl Unknown {
             Self::Unnamed => "unnamed",
             Self::PortsNeeded => "ports-needed",
             Self::Astray => "astray",
+            Self::Unproved => "unproved",
+            Self::Forgotten => "forgotten",
+            Self::Future => "future",
         }
     }
 }
@@ -181,7 +190,7 @@ impl Table {
 
     fn find(&self, question: Question, now: Timestamp) -> Result<Found<'_>, Unknown> {
         let learnt = self.judge(&self.holders(question), question, now, true);
-        let computed = self.computed(question, now);
+        let computed = self.settings.computed(question, now);
         match (computed, learnt) {
             (Computed::Elsewhere, learnt) => learnt,
             (Computed::PortNeeded, _) => Err(Unknown::PortsNeeded),
@@ -196,14 +205,6 @@ impl Table {
             },
             (Computed::Nobody | Computed::Behind(_), Err(why)) => Err(why),
         }
-    }
-
-    /// What arithmetic says; rules that contradict each other give a port to nobody.
-    fn computed(&self, question: Question, at: Timestamp) -> Computed {
-        let rules = self.settings.translators.iter();
-        let mut said = rules.map(|rule| rule.translate(question, at)).filter(|said| *said != Computed::Elsewhere);
-        let first = said.next().unwrap_or(Computed::Elsewhere);
-        if said.all(|other| other == first) { first } else { Computed::Nobody }
     }
 
     /// Who is at an internal address, whole.
@@ -318,7 +319,7 @@ impl Table {
                 standings.extend(inside(address, holder.holding.standing));
             }
         }
-        if let Computed::Behind(address) = self.computed(question, now) {
+        if let Computed::Behind(address) = self.settings.computed(question, now) {
             standings.extend(inside(address, Standing::Answers));
         }
         standings
@@ -334,6 +335,14 @@ impl Table {
             holdings.dedup_by_key(|holding| holding.ports);
             holdings.into_iter().map(move |holding| self.binding(key, session, holding, now))
         })
+    }
+
+    /// Those of them that claim what is asked about.
+    #[must_use]
+    pub fn claims(&self, question: Question, now: Timestamp) -> Vec<Binding> {
+        let holders = self.holders(Question { address: question.address.to_canonical(), ..question });
+        let live = holders.into_iter().filter(|holder| holder.holding.standing != Standing::Over);
+        live.map(|Holder { key, session, holding }| self.binding(key, session, holding, now)).collect()
     }
 
     fn binding(&self, key: &SessionKey, session: &Session, holding: Holding, now: Timestamp) -> Binding {

@@ -16,6 +16,7 @@
 //! - Order is the source's own: Event-Timestamps differ by a second or more, or arrivals (less
 //!   Acct-Delay-Time) by more than the network's longest delay. Otherwise the order is unclear, and it is
 //!   never guessed. An older record changes nothing that a later one has said.
+//! - What comes to an end is told as [`Interval`]s, and a question may be about a moment: [`Moment`].
 //! - After a Stop, no Interim-Update opens the session again; a Start that is certainly later does.
 //!   Accounting-On and Off end what the NAS said before.
 //! - A record that cannot be put in order makes its session doubtful up to then: what no certainly later
@@ -26,10 +27,14 @@
 //!   when one of the two falls silent. Two sessions of one subscriber do not contradict each other.
 //!
 //! Pure: time is an argument. Durability is the shell's: each change comes out as [`Row`]s to keep, and
-//! [`Table::restore`] takes them back.
+//! [`Table::replay`] takes them back.
 
 mod answer;
 mod carried;
+mod closing;
+mod codec;
+mod history;
+mod pack;
 mod rows;
 mod session;
 mod sessions;
@@ -38,7 +43,9 @@ mod translate;
 
 pub use answer::{Answer, Binding, Live, Question, Unknown};
 pub use carried::{Carried, Completed};
-pub use rows::{ResetKey, RestoreError, Row, Rows};
+pub use codec::DecodeError;
+pub use history::{Interval, Moment, Past, place};
+pub use rows::{Cursor, ResetKey, RestoreError, Row, Rows};
 pub use session::{SessionKey, Span};
 pub use table::{Applied, Effect, Event, Ignored, Settings, Table};
 pub use translate::{Computed, Translator};

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use toolbox_wire::http::Source;
 use toolbox_wire::record::{Basis, EventTime, Nas};
 
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::history::Interval;
 use crate::session::{Session, SessionKey};
 use crate::table::{Settings, Table};
 
@@ -15,6 +17,12 @@ pub enum Rows {
     Sessions,
     /// Restarts of NASes.
     Resets,
+    /// What came to an end: [`Interval`]s, which the table asks for by [`crate::Past`] and does not keep.
+    History,
+}
+
+impl Rows {
+    const ALL: [Self; 3] = [Self::Sessions, Self::Resets, Self::History];
 }
 
 /// One durable row: set, or removed.
@@ -22,16 +30,22 @@ pub enum Rows {
 pub struct Row {
     /// Where.
     pub table: Rows,
-    /// The key, JSON.
+    /// The key; of history [`Interval::key`].
     pub key: Vec<u8>,
-    /// The value, JSON; `None` removes the row.
+    /// The value; of history [`Interval::encode`]. `None` removes the row.
     pub value: Option<Vec<u8>>,
 }
 
 /// A row that does not read back: the store was written by something else.
 #[derive(Debug, thiserror::Error)]
-#[error("a stored row does not read back: {0}")]
-pub struct RestoreError(#[from] serde_json::Error);
+pub enum RestoreError {
+    /// A row as it was written before rows were octets.
+    #[error("a stored row does not read back: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A row of octets.
+    #[error("a stored row does not read back: {0}")]
+    Octets(#[from] DecodeError),
+}
 
 /// Which NAS restarted, as which client reported it, by which clock.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -54,6 +68,13 @@ impl ResetKey {
     }
 }
 
+/// How far a listing of all rows has come.
+#[derive(Debug, Clone, Default)]
+pub struct Cursor {
+    after: Option<SessionKey>,
+    resets: bool,
+}
+
 impl Table {
     /// The table that these rows describe.
     ///
@@ -67,32 +88,112 @@ impl Table {
     ) -> Result<Self, RestoreError> {
         let mut table = Self::new(settings);
         for (which, key, value) in rows {
-            match which {
-                Rows::Sessions => {
-                    let key: SessionKey = serde_json::from_slice(key)?;
-                    let session: Session = serde_json::from_slice(value)?;
-                    table.put(key, session);
-                }
-                Rows::Resets => {
-                    table.resets.insert(serde_json::from_slice(key)?, serde_json::from_slice(value)?);
-                }
-            }
+            table.replay(which, key, Some(value))?;
         }
         Ok(table)
+    }
+
+    /// Sets or removes one row, in the order in which they were kept. Rows of JSON, as they once were, are read too.
+    ///
+    /// # Errors
+    /// [`RestoreError`].
+    pub fn replay(&mut self, which: Rows, key: &[u8], value: Option<&[u8]>) -> Result<(), RestoreError> {
+        match (which, value) {
+            (Rows::History, _) => {}
+            (Rows::Sessions, None) => self.sessions.remove(&SessionKey::decode(key)?),
+            (Rows::Sessions, Some(value)) => {
+                let (key, session) = if key.starts_with(b"{") {
+                    let mut session: Session = serde_json::from_slice(value)?;
+                    session.complete();
+                    (serde_json::from_slice(key)?, session)
+                } else {
+                    let key = SessionKey::decode(key)?;
+                    let session = Session::decode(&key, value)?;
+                    (key, session)
+                };
+                self.put(key, session);
+            }
+            (Rows::Resets, None) => drop(self.resets.remove(&ResetKey::decode(key)?)),
+            (Rows::Resets, Some(value)) if key.starts_with(b"{") => {
+                self.resets.insert(serde_json::from_slice(key)?, serde_json::from_slice(value)?);
+            }
+            (Rows::Resets, Some(value)) => {
+                self.resets.insert(ResetKey::decode(key)?, Reset::decode(value)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Some of all rows, about `limit`, from `cursor` on; the listing goes on until it is empty. Changes may go on
+    /// meanwhile: a row that is there all the while is listed, as it is when its turn comes.
+    pub fn list(&self, cursor: &mut Cursor, limit: usize) -> Vec<Row> {
+        let mut rows = Vec::new();
+        if !cursor.resets {
+            cursor.resets = true;
+            rows.extend(self.resets.iter().map(|(key, reset)| Row::reset(key, Some(reset))));
+        }
+        let after = cursor.after.clone();
+        for (key, session) in self.sessions.after(after.as_ref()).take(limit) {
+            rows.push(Row::session(key, Some(session)));
+            cursor.after = Some(key.clone());
+        }
+        rows
     }
 }
 
 impl Row {
     pub(crate) fn session(key: &SessionKey, value: Option<&Session>) -> Self {
-        Self { table: Rows::Sessions, key: json(key), value: value.map(json) }
+        Self { table: Rows::Sessions, key: key.encode(), value: value.map(|session| session.encode(key)) }
+    }
+
+    pub(crate) fn history(interval: &Interval) -> Self {
+        Self { table: Rows::History, key: interval.key(), value: Some(interval.encode()) }
     }
 
     pub(crate) fn reset(key: &ResetKey, value: Option<&Reset>) -> Self {
-        Self { table: Rows::Resets, key: json(key), value: value.map(json) }
+        Self { table: Rows::Resets, key: key.encode(), value: value.map(Reset::encode) }
+    }
+
+    /// The row as octets, for a journal.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        let table = Rows::ALL.iter().position(|table| *table == self.table).unwrap_or(0);
+        writer.octet(table as u8 | if self.value.is_some() { 0x80 } else { 0 });
+        writer.number(self.key.len() as u64);
+        writer.0.extend_from_slice(&self.key);
+        self.value.iter().for_each(|value| writer.0.extend_from_slice(value));
+        writer.0
+    }
+
+    /// What [`Row::encode`] made.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: something else made it.
+    pub fn decode(octets: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(octets);
+        let tag = reader.octet()?;
+        let Some(table) = Rows::ALL.get(usize::from(tag & 0x7f)).copied() else { return reader.wrong("a row") };
+        let length = reader.count()?;
+        let key = reader.octets(length)?.to_vec();
+        let value = (tag & 0x80 != 0).then(|| reader.rest().to_vec());
+        Ok(Self { table, key, value })
     }
 }
 
-#[expect(clippy::expect_used, reason = "these types have no maps with other keys than words and no failing Serialize")]
-fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("the row types serialise")
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_row_reads_back(key: Vec<u8>, value: Option<Vec<u8>>, octets: Vec<u8>) {
+            for table in Rows::ALL {
+                let row = Row { table, key: key.clone(), value: value.clone() };
+                prop_assert_eq!(Row::decode(&row.encode()).unwrap(), row);
+            }
+            let _ = Row::decode(&octets);
+        }
+    }
 }

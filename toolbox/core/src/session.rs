@@ -34,8 +34,8 @@ pub struct Span {
 /// A point on the clock of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
-    at: Timestamp,
-    basis: Basis,
+    pub(crate) at: Timestamp,
+    pub(crate) basis: Basis,
 }
 
 /// How two marks lie to each other in truth.
@@ -75,47 +75,61 @@ impl Mark {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum EndedBy {
+pub(crate) enum EndedBy {
     Stop,
     Reset,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct End {
-    mark: Mark,
-    by: EndedBy,
+pub(crate) struct End {
+    pub(crate) mark: Mark,
+    pub(crate) by: EndedBy,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Claim {
-    net: IpNet,
+pub(crate) struct Claim {
+    pub(crate) net: IpNet,
     #[serde(default)]
-    ports: Ports,
-    span: Span,
+    pub(crate) ports: Ports,
+    pub(crate) span: Span,
     /// The last record that named it.
-    named: Mark,
+    pub(crate) named: Mark,
+    /// The first one was sent by then: the session had it from here on.
+    #[serde(default = "never")]
+    pub(crate) from: Timestamp,
+    /// No record that named it is from before that: the session had it up to here.
+    #[serde(default = "ever")]
+    pub(crate) sure: Timestamp,
+}
+
+fn never() -> Timestamp {
+    Timestamp::from_millis(u64::MAX)
+}
+
+fn ever() -> Timestamp {
+    Timestamp::from_millis(0)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Session {
     pub(crate) user: User,
-    opened: Mark,
-    last: Mark,
+    pub(crate) opened: Mark,
+    pub(crate) last: Mark,
     /// Arrival of the last record that counted.
     pub(crate) heard: Timestamp,
     /// Until when that holds by its own words.
     #[serde(default)]
     pub(crate) until: Option<Timestamp>,
-    ended: Option<End>,
+    pub(crate) ended: Option<End>,
     /// Something was said up to here that cannot be put in order: what no later record repeats answers for
     /// nobody, and stands in everybody's way.
-    doubt: Option<Mark>,
+    pub(crate) doubt: Option<Mark>,
     /// No record from before `opened` belongs to it.
-    whole: bool,
-    said: BTreeMap<AddressKind, Said>,
+    pub(crate) whole: bool,
+    pub(crate) said: BTreeMap<AddressKind, Said>,
     /// The records of the last moment: a copy of one of them is no second word.
     #[serde(default)]
-    moment: Vec<SessionRecord>,
+    pub(crate) moment: Vec<SessionRecord>,
 }
 
 /// Records of one moment that are told from their copies; one is the usual number, and more than this are not believed.
@@ -123,10 +137,10 @@ const MOMENT: usize = 16;
 
 /// What records said with one attribute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Said {
+pub(crate) struct Said {
     /// The last record that had the attribute.
-    last: Mark,
-    claims: Vec<Claim>,
+    pub(crate) last: Mark,
+    pub(crate) claims: Vec<Claim>,
 }
 
 /// What a claim of a session is worth.
@@ -186,20 +200,20 @@ fn longer(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp>
 
 impl Session {
     /// The session that its first record opens.
-    pub(crate) fn open(record: &SessionRecord, addresses: &[Address], heard: Timestamp) -> Self {
-        let mut session = Self::unknown(Mark::of(record.time), heard);
+    pub(crate) fn open(record: &SessionRecord, addresses: &[Address], heard: Timestamp, max_delay: Duration) -> Self {
+        let mut session = Self::empty(Mark::of(record.time), heard);
         session.whole = record.change == Change::Start;
-        session.take(record, addresses, heard, Duration::ZERO);
+        session.take(record, addresses, heard, max_delay);
         session
     }
 
     /// A session that was over before anything was heard of it.
     pub(crate) fn stopped(record: &SessionRecord, heard: Timestamp) -> Self {
         let mark = Mark::of(record.time);
-        Self { user: record.user.clone(), ended: Some(End { mark, by: EndedBy::Stop }), ..Self::unknown(mark, heard) }
+        Self { user: record.user.clone(), ended: Some(End { mark, by: EndedBy::Stop }), ..Self::empty(mark, heard) }
     }
 
-    fn unknown(mark: Mark, heard: Timestamp) -> Self {
+    pub(crate) fn empty(mark: Mark, heard: Timestamp) -> Self {
         Self {
             user: User::Unstated,
             opened: mark,
@@ -260,13 +274,24 @@ impl Session {
         matches!(&self.user, User::Named(name) if name == subscriber)
     }
 
+    /// What was kept before there was a history is certain from when it was last heard of.
+    pub(crate) fn complete(&mut self) {
+        let heard = self.heard;
+        let claims = self.said.values_mut().flat_map(|said| &mut said.claims);
+        claims.filter(|claim| claim.from == never()).for_each(|claim| claim.from = heard);
+    }
+
+    pub(crate) fn claims(&self) -> impl Iterator<Item = &Claim> {
+        self.said.values().flat_map(|said| &said.claims)
+    }
+
     pub(crate) fn nets(&self) -> impl Iterator<Item = IpNet> + '_ {
-        self.said.values().flat_map(|said| &said.claims).map(|claim| claim.net)
+        self.claims().map(|claim| claim.net)
     }
 
     /// Its addresses, and what each is worth as an answer.
     pub(crate) fn holdings(&self, max_delay: Duration) -> impl Iterator<Item = Holding> + '_ {
-        self.said.values().flat_map(|said| &said.claims).map(move |claim| Holding {
+        self.claims().map(move |claim| Holding {
             net: claim.net,
             ports: claim.ports,
             span: claim.span,
@@ -274,7 +299,7 @@ impl Session {
         })
     }
 
-    fn standing(&self, claim: &Claim, max_delay: Duration) -> Standing {
+    pub(crate) fn standing(&self, claim: &Claim, max_delay: Duration) -> Standing {
         match (self.ended, self.doubt) {
             (None, None) => Standing::Answers,
             (None, Some(doubt)) if claim.named.order(doubt, max_delay) == Order::After => Standing::Answers,
@@ -308,15 +333,21 @@ impl Session {
             }
             Weight::Anew => self.begin(record, addresses, heard, max_delay),
             Weight::Doubtful => {
-                self.object(record, addresses, heard);
+                self.object(record, addresses, heard, max_delay);
                 Told::Doubted
             }
         }
     }
 
     /// Takes a record that cannot be put in order: its addresses are claimed, and nobody is believed.
-    pub(crate) fn object(&mut self, record: &SessionRecord, addresses: &[Address], heard: Timestamp) {
-        addresses.iter().for_each(|address| self.claim(*address, record.time));
+    pub(crate) fn object(
+        &mut self,
+        record: &SessionRecord,
+        addresses: &[Address],
+        heard: Timestamp,
+        max_delay: Duration,
+    ) {
+        addresses.iter().for_each(|address| self.claim(*address, record.time, max_delay));
         self.until = longer(self.until, record.until);
         self.doubt(Mark::of(record.time), heard);
     }
@@ -327,7 +358,7 @@ impl Session {
         let mark = Mark::of(record.time);
         let overtaken = self.doubt.filter(|doubt| mark.order(*doubt, max_delay) != Order::After);
         let (before, moment) = (std::mem::take(&mut self.said), std::mem::take(&mut self.moment));
-        *self = Self { moment, ..Self::open(record, addresses, heard.max(self.heard)) };
+        *self = Self { moment, ..Self::open(record, addresses, heard.max(self.heard), max_delay) };
         if let Some(doubt) = overtaken {
             for (kind, said) in before {
                 let known = self.said.entry(kind).or_insert(Said { last: mark, claims: Vec::new() });
@@ -404,23 +435,27 @@ impl Session {
             // What was doubtful is proved from here on only.
             if let Some(doubt) = self.doubt.filter(|doubt| mark.order(*doubt, max_delay) == Order::After) {
                 let doubtful = said.claims.iter_mut().filter(|c| c.named.order(doubt, max_delay) != Order::After);
-                doubtful.for_each(|claim| claim.span.since = record.time.proof);
+                doubtful.for_each(|claim| (claim.span.since, claim.from) = (record.time.proof, record.time.sent));
             }
             let named = addresses.iter().filter(|address| address.kind == kind);
-            named.for_each(|address| self.claim(*address, record.time));
+            named.for_each(|address| self.claim(*address, record.time, max_delay));
         }
         news
     }
 
-    fn claim(&mut self, Address { kind, net, ports }: Address, time: EventTime) {
-        let (mark, proof) = (Mark::of(time), time.proof);
+    fn claim(&mut self, Address { kind, net, ports }: Address, time: EventTime, max_delay: Duration) {
+        let (mark, proof, sure) = (Mark::of(time), time.proof, time.earliest(max_delay));
         let said = self.said.entry(kind).or_insert(Said { last: mark, claims: Vec::new() });
         match said.claims.iter_mut().find(|claim| (claim.net, claim.ports) == (net, ports)) {
             Some(claim) => {
                 claim.span.proof = claim.span.proof.max(proof);
                 claim.named = claim.named.later(mark);
+                claim.sure = claim.sure.max(sure);
             }
-            None => said.claims.push(Claim { net, ports, span: Span { since: proof, proof }, named: mark }),
+            None => {
+                let span = Span { since: proof, proof };
+                said.claims.push(Claim { net, ports, span, named: mark, from: time.sent, sure });
+            }
         }
     }
 
@@ -483,9 +518,10 @@ impl Session {
             }
             // The id was used again, and the restart was overtaken by what the new session said.
             Order::After => {
+                let heard = self.heard;
                 for said in self.said.values_mut() {
                     said.claims.retain(|claim| claim.named.order(mark, max_delay) == Order::After);
-                    said.claims.iter_mut().for_each(|claim| claim.span.since = claim.span.proof);
+                    said.claims.iter_mut().for_each(|claim| (claim.span.since, claim.from) = (claim.span.proof, heard));
                 }
                 self.opened = self.last;
                 self.whole = true;

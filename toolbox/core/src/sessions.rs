@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toolbox_wire::record::Nas;
@@ -23,6 +24,12 @@ impl Sessions {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&SessionKey, &Session)> {
         self.by_key.iter()
+    }
+
+    /// Those behind a key, in the order of keys; none: all.
+    pub(crate) fn after(&self, key: Option<&SessionKey>) -> impl Iterator<Item = (&SessionKey, &Session)> {
+        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_key.range::<SessionKey, _>((from, Bound::Unbounded))
     }
 
     /// Sessions of the same name at what may be the same device.

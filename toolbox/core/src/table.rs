@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use toolbox_wire::http::Source;
 use toolbox_wire::record::{Address, Change, Nas, Record, SessionRecord, User};
 
+use crate::closing::Ending;
 use crate::rows::{Reset, ResetKey, Row};
 use crate::session::{Holding, Mark, Order, Session, SessionKey, Standing, Told, Weight};
 use crate::sessions::Sessions;
@@ -140,7 +141,7 @@ impl Table {
                 before.extend(holdings.map(|holding| (holding.net, holding.ports)));
                 let mut session = known.clone();
                 let told = if doubt.is_some() && known.weigh(record, max_delay) == Weight::Earlier {
-                    session.object(record, &ours, arrival);
+                    session.object(record, &ours, arrival, max_delay);
                     Told::Doubted
                 } else {
                     session.alive(record, &ours, arrival, max_delay)
@@ -154,9 +155,9 @@ impl Table {
                 };
                 (session, effect)
             }
-            (None, None) => (Session::open(record, &ours, arrival), Effect::Opened),
+            (None, None) => (Session::open(record, &ours, arrival, max_delay), Effect::Opened),
             (None, Some(doubt)) => {
-                let mut session = Session::open(record, &ours, arrival);
+                let mut session = Session::open(record, &ours, arrival, max_delay);
                 session.doubt(doubt, arrival);
                 (session, Effect::Doubted)
             }
@@ -165,9 +166,13 @@ impl Table {
         session.remember(record, arrival, max_delay);
         let fresh = session.holdings(max_delay).filter(|of| !before.contains(&(of.net, of.ports)));
         let overlaps = fresh.filter(|of| self.contested(&key, &session.user, of, arrival)).count();
-        let row = Row::session(&key, Some(&session));
+        let mut rows = vec![Row::session(&key, Some(&session))];
+        if let Some(before) = self.sessions.get(&key) {
+            let ending = Ending::Moved(record.time);
+            rows.extend(before.closed(&key, Some(&session), ending, self.settled()).iter().map(Row::history));
+        }
         self.put(key, session);
-        Applied { effect, overlaps, foreign: record.addresses.len() - ours.len(), rows: vec![row] }
+        Applied { effect, overlaps, foreign: record.addresses.len() - ours.len(), rows }
     }
 
     /// Refuses what is from before a restart of its NAS, or about a session that the NAS ended under another
@@ -209,8 +214,13 @@ impl Table {
             let Some(mut session) = self.sessions.get(&key).cloned() else { continue };
             let was_open = session.is_open();
             let told = session.stop(record, arrival, self.settings.max_delay);
-            if key.nas == record.nas {
+            // What changes nothing is not kept either: a copy of it will change nothing again.
+            if key.nas == record.nas && !matches!(told, Told::Older | Told::Ended) {
                 session.remember(record, arrival, self.settings.max_delay);
+            }
+            if let Some(before) = self.sessions.get(&key) {
+                let closed = before.closed(&key, Some(&session), Ending::Stop(record), self.settled());
+                tally.rows.extend(closed.iter().map(Row::history));
             }
             tally.count(told, was_open && !session.is_open(), || Row::session(&key, Some(&session)));
             self.put(key, session);
@@ -225,6 +235,10 @@ impl Table {
         for of in concerned {
             let Some(mut session) = self.sessions.get(&of).cloned() else { continue };
             if let Some(told) = session.reset(reset.time, reset.heard, self.settings.max_delay) {
+                if let Some(before) = self.sessions.get(&of) {
+                    let closed = before.closed(&of, Some(&session), Ending::Reset(reset.time), self.settled());
+                    tally.rows.extend(closed.iter().map(Row::history));
+                }
                 tally.count(told, !session.is_open(), || Row::session(&of, Some(&session)));
                 self.put(of, session);
             }
@@ -248,6 +262,10 @@ impl Table {
         let resets: Vec<ResetKey> = self.resets.iter().filter(|(_, r)| gone(r.heard)).map(|(k, _)| k.clone()).collect();
         let mut rows = Vec::with_capacity(keys.len() + resets.len());
         for key in keys {
+            if let Some(session) = self.sessions.get(&key) {
+                let closed = session.closed(&key, None, Ending::Silence, self.settled());
+                rows.extend(closed.iter().map(Row::history));
+            }
             self.sessions.remove(&key);
             rows.push(Row::session(&key, None));
         }

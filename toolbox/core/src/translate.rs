@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use cloakway_types::Timestamp;
 
 use crate::answer::Question;
+use crate::table::Settings;
 
 /// What arithmetic says about an external address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,4 +28,14 @@ pub enum Computed {
 pub trait Translator: Debug + Send + Sync {
     /// Who has the port of `question` at `at`.
     fn translate(&self, question: Question, at: Timestamp) -> Computed;
+}
+
+impl Settings {
+    /// What arithmetic says; rules that contradict each other give a port to nobody.
+    pub(crate) fn computed(&self, question: Question, at: Timestamp) -> Computed {
+        let rules = self.translators.iter();
+        let mut said = rules.map(|rule| rule.translate(question, at)).filter(|said| *said != Computed::Elsewhere);
+        let first = said.next().unwrap_or(Computed::Elsewhere);
+        if said.all(|other| other == first) { first } else { Computed::Nobody }
+    }
 }

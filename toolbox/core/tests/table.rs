@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloakway_types::{PrefixMap, SubscriberId, Timestamp};
 use ipnet::IpNet;
 use proptest::prelude::*;
-use toolbox_core::{Answer, Applied, Effect, Event, Ignored, Row, Rows, Settings, Table, Unknown};
+use toolbox_core::{Answer, Applied, Cursor, Effect, Event, Ignored, Row, Rows, Settings, Table, Unknown};
 use toolbox_wire::http::{Reason, Source};
 use toolbox_wire::record::{Address, AddressKind, Basis, Change, EventTime, Nas, Record, SessionRecord, User};
 
@@ -455,6 +455,18 @@ fn picture(table: &Table) -> Vec<String> {
     bindings.chain(answers(table)).collect()
 }
 
+/// All rows, `limit` at a time.
+fn listed(table: &Table, limit: usize) -> Vec<Row> {
+    let (mut cursor, mut all) = (Cursor::default(), Vec::new());
+    loop {
+        let rows = table.list(&mut cursor, limit);
+        if rows.is_empty() {
+            return all;
+        }
+        all.extend(rows);
+    }
+}
+
 fn answers(table: &Table) -> Vec<String> {
     let mut lines = Vec::new();
     for address in ["198.51.100.70", "198.51.100.71", "2001:db8:5100:64::70", "2001:db8:5100:6401::1"] {
@@ -478,7 +490,10 @@ proptest! {
             }
         }
         let rows = disk.iter().map(|((which, key), value)| (*which, key.as_slice(), value.as_slice()));
-        prop_assert_eq!(picture(&Table::restore(settings(), rows).unwrap()), picture(&table));
+        let restored = Table::restore(settings(), rows).unwrap();
+        prop_assert_eq!(picture(&restored), picture(&table));
+        // Not only the answers: what is said next does the same to both.
+        prop_assert_eq!(listed(&restored, 3), listed(&table, 1000));
     }
 
     #[test]

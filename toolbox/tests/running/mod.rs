@@ -149,6 +149,14 @@ key-sha256 = "{key}"
         self.client = client(&self.path("cert.pem"));
     }
 
+    /// `kill -TERM`, and waits for the end.
+    pub(crate) fn terminate(&mut self) {
+        let mut child = self.child.take().unwrap();
+        let killed = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap();
+        assert!(killed.success());
+        assert!(child.wait().unwrap().success());
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
@@ -189,6 +197,14 @@ key-sha256 = "{key}"
 
     pub(crate) fn verify(&self, subscriber: &str, address: &str) -> Value {
         let body = json!({"address": address, "subscriber": subscriber}).to_string();
+        let headers = [("authorization", &*format!("Bearer {KEY}")), ("content-type", "application/json")];
+        let (status, answer) = self.ask(Method::POST, "/v1/verify", &headers, body.as_bytes());
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer
+    }
+
+    pub(crate) fn verify_at(&self, subscriber: &str, address: &str, at: &str) -> Value {
+        let body = json!({"address": address, "subscriber": subscriber, "at": at}).to_string();
         let headers = [("authorization", &*format!("Bearer {KEY}")), ("content-type", "application/json")];
         let (status, answer) = self.ask(Method::POST, "/v1/verify", &headers, body.as_bytes());
         assert_eq!(status, StatusCode::OK, "{answer}");
@@ -249,8 +265,42 @@ impl Nas {
         build_request(Request::Accounting, self.identifier, attributes, SECRET.as_bytes(), [0; 16], false).unwrap()
     }
 
+    /// The same, with the delay that the NAS states.
+    pub(crate) fn accounting_of(
+        &mut self,
+        status: u8,
+        session: &str,
+        user: &str,
+        address: [u8; 4],
+        at_s: u32,
+        delay_s: u32,
+    ) -> Vec<u8> {
+        let (status, at, delay) = ([0, 0, 0, status], at_s.to_be_bytes(), delay_s.to_be_bytes());
+        let attributes: [(u8, &[u8]); 7] = [
+            (40, &status),
+            (44, session.as_bytes()),
+            (1, user.as_bytes()),
+            (32, b"edge"),
+            (8, &address),
+            (55, &at),
+            (41, &delay),
+        ];
+        self.identifier = self.identifier.wrapping_add(1);
+        build_request(Request::Accounting, self.identifier, &attributes, SECRET.as_bytes(), [0; 16], false).unwrap()
+    }
+
     pub(crate) fn send(&self, packet: &[u8]) {
-        self.socket.send_to(packet, self.server).unwrap();
+        // So it is told of a port that nobody listens on while the process is down.
+        let _ = self.socket.send_to(packet, self.server);
+    }
+
+    /// An answer that is there already.
+    pub(crate) fn poll(&self) -> Option<Vec<u8>> {
+        let mut buffer = [0; 4096];
+        self.socket.set_nonblocking(true).unwrap();
+        // A port that nobody listens on while the process is down is an error of the socket, and passes.
+        let length = self.socket.recv(&mut buffer).ok()?;
+        Some(buffer[..length].to_vec())
     }
 
     /// The next answer, if one comes within `patience`.

@@ -18,6 +18,27 @@ pub struct VerifyRequest {
     /// The port that the caller sees; an address that is shared by ports has no answer without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// When, RFC 3339; now if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "moment")]
+    pub at: Option<Timestamp>,
+}
+
+/// A time as text.
+mod moment {
+    use super::{Deserialize, Timestamp};
+    use serde::{Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+        match at {
+            Some(at) => serializer.collect_str(at),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
 }
 
 impl VerifyRequest {
@@ -41,8 +62,9 @@ impl VerifyRequest {
                 None,
             );
         };
-        if let Some(stray) = object.keys().find(|key| !matches!(key.as_str(), "address" | "subscriber" | "port")) {
-            let message = "the field is not known: address, subscriber and port are".into();
+        if let Some(stray) = object.keys().find(|key| !matches!(key.as_str(), "address" | "subscriber" | "port" | "at"))
+        {
+            let message = "the field is not known: address, subscriber, port and at are".into();
             return ErrorBody::new("invalid", message, Some(stray));
         }
         let bad_text = |field: &str| match object.get(field) {
@@ -65,6 +87,12 @@ impl VerifyRequest {
             .is_none_or(|port| port.is_null() || port.as_u64().is_some_and(|port| u16::try_from(port).is_ok()));
         if !port {
             return ErrorBody::new("invalid", "the field is not a port, 0 to 65535".into(), Some("port"));
+        }
+        let at = object
+            .get("at")
+            .is_none_or(|at| at.is_null() || at.as_str().is_some_and(|at| at.parse::<Timestamp>().is_ok()));
+        if !at {
+            return ErrorBody::new("invalid", "the field is not a time of RFC 3339".into(), Some("at"));
         }
         match text("subscriber").parse::<SubscriberId>() {
             Err(wrong) => ErrorBody::new("invalid", wrong.to_string(), Some("subscriber")),
@@ -109,6 +137,8 @@ pub enum Reason {
     Ambiguous,
     /// Subscribers share the address, each with ports of its own, and no port was asked about.
     PortNeeded,
+    /// The moment that was asked about is longer ago than history is kept.
+    Forgotten,
 }
 
 impl Reason {
@@ -122,6 +152,7 @@ impl Reason {
             Self::Stale => "stale",
             Self::Ambiguous => "ambiguous",
             Self::PortNeeded => "port-needed",
+            Self::Forgotten => "forgotten",
         }
     }
 }
@@ -248,6 +279,11 @@ mod tests {
         assert_eq!((request.subscriber.as_str(), request.port), ("alice@isp.example", None));
         let body = br#"{"address":"198.51.100.70","subscriber":"alice@isp.example","port":40000}"#;
         assert_eq!(VerifyRequest::from_json(body).unwrap().port, Some(40_000));
+        let body = br#"{"address":"198.51.100.70","subscriber":"alice","at":"2023-11-14T23:13:20+01:00"}"#;
+        let request = VerifyRequest::from_json(body).unwrap();
+        assert_eq!(request.at, Some(Timestamp::from_secs(1_700_000_000)));
+        let text = serde_json::to_vec(&request).unwrap();
+        assert_eq!(VerifyRequest::from_json(&text), Ok(request));
     }
 
     #[test]
@@ -262,6 +298,8 @@ mod tests {
             let body = format!(r#"{{"address":"192.0.2.1","subscriber":"a","port":{port}}}"#);
             assert_eq!(refused(&body).1.unwrap(), "port", "{port}");
         }
+        assert_eq!(field(r#"{"address":"192.0.2.1","subscriber":"a","at":1700000000}"#), "at");
+        assert_eq!(field(r#"{"address":"192.0.2.1","subscriber":"a","at":"yesterday"}"#), "at");
         assert_eq!(field(r#"{"address":"192.0.2.1","subscriber":"a","proof":1}"#), "proof");
         for body in ["", "[]", "{", r#"{"address":"192.0.2.1","address":"192.0.2.2","subscriber":"a"}"#] {
             assert_eq!(refused(body), ("malformed".into(), None), "{body}");

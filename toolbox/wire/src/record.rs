@@ -22,11 +22,12 @@
 //!   itself: [`SessionRecord::until`], the end of a lease. What is in force until somebody changes it says
 //!   [`FOREVER`].
 //! - *A reset* ([`Record::NasReset`]) ends every session of a device, or, with a nameless [`Nas`], of the whole
-//!   client. What it says afterwards has to be later in the order of its clock.
+//!   client. When each of them ended stays open: a source that knows says Stop. What it says afterwards has to be later in the order of its clock.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::time::Duration;
 
 use cloakway_types::{SubscriberId, Timestamp};
 use ipnet::IpNet;
@@ -76,6 +77,16 @@ impl EventTime {
     #[must_use]
     pub const fn derived(sent: Timestamp) -> Self {
         Self { at: sent, basis: Basis::Derived, proof: sent, sent }
+    }
+
+    /// When it can have happened at the earliest, if the network holds no record longer than `max_delay` and the
+    /// source's clock is not ahead of ours; at the latest it was when the record was sent.
+    #[must_use]
+    pub fn earliest(&self, max_delay: Duration) -> Timestamp {
+        match self.basis {
+            Basis::Stated | Basis::Derived => self.at.min(self.sent - max_delay),
+            Basis::Ordered => self.at,
+        }
     }
 
     /// Seen here at `at`, in order.

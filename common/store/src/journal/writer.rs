@@ -1,0 +1,120 @@
+//! The thread that writes: what waits together shares one sync.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+
+use tokio::sync::oneshot;
+
+use super::frame::{self, MAGIC};
+use super::sync_folder;
+use crate::StoreError;
+
+/// Octets in one sync, about: bounds how long the first of a group waits.
+const GROUP: usize = 4 << 20;
+
+pub(super) enum Job {
+    Append(Vec<Vec<u8>>, oneshot::Sender<Result<(), StoreError>>),
+    Rotate(oneshot::Sender<Result<u64, StoreError>>),
+}
+
+pub(super) struct Writer {
+    folder: PathBuf,
+    number: u64,
+    file: File,
+    next: u64,
+    length: Arc<AtomicU64>,
+    broken: Option<StoreError>,
+}
+
+impl Writer {
+    /// Goes on with the log `number`, whose next frame is `next`.
+    pub(super) fn open(folder: &Path, number: u64, next: u64, length: Arc<AtomicU64>) -> std::io::Result<Self> {
+        let mut file = File::options().append(true).create(true).open(folder.join(format!("log-{number}")))?;
+        // A crash may have left a part of its first line.
+        if file.metadata()?.len() < MAGIC.len() as u64 {
+            file.set_len(0)?;
+            file.write_all(MAGIC)?;
+        }
+        file.sync_all()?;
+        sync_folder(folder)?;
+        Ok(Self { folder: folder.to_owned(), number, file, next, length, broken: None })
+    }
+
+    pub(super) fn run(mut self, queue: &Receiver<Job>) {
+        let (mut group, mut waiting) = (Vec::new(), Vec::new());
+        let mut kept = None;
+        while let Some(job) = kept.take().or_else(|| queue.recv().ok()) {
+            match job {
+                Job::Append(records, done) => {
+                    let mut add = |records: Vec<Vec<u8>>, done| {
+                        records.iter().for_each(|record| frame::put_record(&mut group, record));
+                        waiting.push(done);
+                        group.len() < GROUP
+                    };
+                    let mut room = add(records, done);
+                    while room && let Ok(job) = queue.try_recv() {
+                        match job {
+                            Job::Append(records, done) => room = add(records, done),
+                            rotate @ Job::Rotate(_) => {
+                                kept = Some(rotate);
+                                break;
+                            }
+                        }
+                    }
+                    let result = self.attempt(|writer| writer.write(&group));
+                    waiting.drain(..).for_each(|done| drop(done.send(result.clone())));
+                    group.clear();
+                }
+                Job::Rotate(done) => {
+                    let result = self.attempt(Self::rotate);
+                    let _ = done.send(result.map(|()| self.number));
+                }
+            }
+        }
+    }
+
+    /// An error of the disk is final.
+    fn attempt(&mut self, work: impl FnOnce(&mut Self) -> std::io::Result<()>) -> Result<(), StoreError> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        work(self).map_err(|error| {
+            tracing::error!(%error, "journal failed");
+            let error = StoreError::Write(error.to_string());
+            self.broken = Some(error.clone());
+            error
+        })
+    }
+
+    fn write(&mut self, group: &[u8]) -> std::io::Result<()> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        if group.len() > frame::LONGEST {
+            return Err(std::io::Error::other("more records at once than can be read back"));
+        }
+        let mut framed = Vec::with_capacity(frame::HEAD + group.len());
+        framed.extend_from_slice(&frame::head(self.next, group));
+        framed.extend_from_slice(group);
+        self.file.write_all(&framed)?;
+        self.file.sync_data()?;
+        self.next += 1;
+        self.length.fetch_add(framed.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> std::io::Result<()> {
+        let number = self.number + 1;
+        let mut file = File::options().append(true).create_new(true).open(self.folder.join(format!("log-{number}")))?;
+        file.write_all(MAGIC)?;
+        file.sync_all()?;
+        sync_folder(&self.folder)?;
+        self.length.fetch_add(MAGIC.len() as u64, Ordering::Relaxed);
+        (self.number, self.file, self.next) = (number, file, 1);
+        Ok(())
+    }
+}

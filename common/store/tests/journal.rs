@@ -1,0 +1,243 @@
+//! What a journal promises.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use cloakway_store::Journal;
+use proptest::prelude::*;
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
+}
+
+fn open(folder: &Path) -> (Journal, Vec<Vec<u8>>) {
+    let mut records = Vec::new();
+    let journal = Journal::open(folder, |record| {
+        records.push(record.to_vec());
+        Ok(())
+    });
+    (journal.unwrap(), records)
+}
+
+fn number(n: u32) -> Vec<u8> {
+    n.to_be_bytes().to_vec()
+}
+
+#[test]
+fn records_come_back_in_order_after_reopening_also_behind_a_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    runtime().block_on(async {
+        let (journal, records) = open(&path);
+        assert!(records.is_empty());
+        assert!(Journal::open(&path, |_| Ok(())).unwrap_err().to_string().contains("another process"));
+        let appended: Vec<_> = (0..100).map(|n| journal.append(vec![number(n), number(n + 1000)])).collect();
+        for done in appended {
+            done.await.unwrap();
+        }
+        let before = journal.logged();
+        let mut snapshot = journal.rotate().await.unwrap();
+        journal.append(vec![b"behind".to_vec()]).await.unwrap();
+        snapshot.push(b"all of it").unwrap();
+        snapshot.finish().await.unwrap();
+        assert!(journal.logged() < before);
+        journal.append(vec![b"last".to_vec()]).await.unwrap();
+    });
+    let (_, records) = open(&path);
+    assert_eq!(records, [b"all of it".to_vec(), b"behind".to_vec(), b"last".to_vec()]);
+    let names = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    assert_eq!(names, ["lock", "log-1", "snapshot-1"]);
+}
+
+#[test]
+fn a_snapshot_that_was_not_finished_counts_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (journal, _) = open(folder.path());
+        journal.append(vec![b"one".to_vec()]).await.unwrap();
+        let mut snapshot = journal.rotate().await.unwrap();
+        snapshot.push(b"half").unwrap();
+        journal.append(vec![b"two".to_vec()]).await.unwrap();
+    });
+    let (_, records) = open(folder.path());
+    assert_eq!(records, [b"one".to_vec(), b"two".to_vec()]);
+}
+
+#[test]
+fn a_torn_end_is_cut_off_and_damage_before_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log-0");
+    let mut ends = Vec::new();
+    runtime().block_on(async {
+        let (journal, _) = open(folder.path());
+        for n in 0..5 {
+            ends.push(journal.logged() as usize);
+            journal.append(vec![number(n)]).await.unwrap();
+        }
+    });
+    let whole = std::fs::read(&log).unwrap();
+    assert_eq!(ends[1] - ends[0], 4 + 8 + 4 + 4 + 4);
+    // A new log begins with its line, which the count leaves out: ends are taken from the end.
+    let frame = ends[1] - ends[0];
+    let start = |n: usize| whole.len() - (5 - n) * frame;
+    for cut in 0..whole.len() {
+        std::fs::write(&log, &whole[..cut]).unwrap();
+        let (journal, records) = open(folder.path());
+        let expected = (0..5).take_while(|n| start(*n) + frame <= cut).count();
+        assert_eq!(records.len(), expected, "cut at {cut}");
+        runtime().block_on(journal.append(vec![b"more".to_vec()])).unwrap();
+        drop(journal);
+        assert_eq!(open(folder.path()).1.len(), expected + 1, "and it goes on");
+    }
+    for at in start(0)..start(5) {
+        let mut changed = whole.clone();
+        changed[at] ^= 0x20;
+        std::fs::write(&log, &changed).unwrap();
+        if at < start(4) {
+            let error = Journal::open(folder.path(), |_| Ok(())).unwrap_err().to_string();
+            assert!(error.contains("log-0") && error.contains("damaged at octet"), "{at}: {error}");
+        } else {
+            // The last group may not have been whole when the power went: nobody was told that it was.
+            assert_eq!(open(folder.path()).1.len(), 4, "{at}");
+        }
+    }
+    std::fs::write(&log, b"something else altogether").unwrap();
+    assert!(Journal::open(folder.path(), |_| Ok(())).unwrap_err().to_string().contains("not a journal"));
+}
+
+#[test]
+fn a_damaged_snapshot_and_a_missing_log_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (journal, _) = open(folder.path());
+        let mut snapshot = journal.rotate().await.unwrap();
+        snapshot.push(b"row").unwrap();
+        snapshot.finish().await.unwrap();
+        drop(journal.rotate().await.unwrap());
+    });
+    let snapshot = folder.path().join("snapshot-1");
+    let whole = std::fs::read(&snapshot).unwrap();
+    for (index, wrong) in [&whole[..whole.len() - 1], &whole[..whole.len() - 16], &whole[..19]].into_iter().enumerate()
+    {
+        std::fs::write(&snapshot, wrong).unwrap();
+        let error = Journal::open(folder.path(), |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("snapshot is damaged"), "{index}: {error}");
+    }
+    std::fs::write(&snapshot, &whole).unwrap();
+    assert_eq!(open(folder.path()).1, [b"row".to_vec()]);
+    std::fs::remove_file(folder.path().join("log-1")).unwrap();
+    let error = Journal::open(folder.path(), |_| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("a log is missing"), "{error}");
+}
+
+#[test]
+fn a_record_that_is_refused_keeps_the_journal_shut() {
+    let folder = tempfile::tempdir().unwrap();
+    runtime().block_on(open(folder.path()).0.append(vec![b"odd".to_vec()])).unwrap();
+    let refused = Journal::open(folder.path(), |_| Err("not of this version".to_owned()));
+    assert!(refused.unwrap_err().to_string().contains("not of this version"));
+}
+
+/// The child appends numbers and prints each after it is durable, and writes snapshots all the while; the parent kills it.
+#[test]
+fn what_was_acknowledged_survives_kill_9_whatever_the_snapshot_was_doing() {
+    if let Ok(path) = std::env::var("JOURNAL_CHILD") {
+        let (journal, records) = open(path.as_ref());
+        let mut state: BTreeMap<Vec<u8>, ()> = records.into_iter().map(|record| (record, ())).collect();
+        let mut out = std::io::stdout();
+        runtime().block_on(async {
+            let first = state.len() as u32;
+            let mut snapshot = None;
+            for n in first..u32::MAX {
+                state.insert(number(n), ());
+                journal.append(vec![number(n)]).await.unwrap();
+                writeln!(out, "durable {n}").unwrap();
+                out.flush().unwrap();
+                match snapshot.take() {
+                    None => snapshot = Some((journal.rotate().await.unwrap(), 0)),
+                    Some((mut writing, at)) if at < state.len() => {
+                        let some = state.keys().skip(at).take(40);
+                        some.for_each(|record| writing.push(record).unwrap());
+                        snapshot = Some((writing, at + 40));
+                    }
+                    Some((whole, _)) => whole.finish().await.unwrap(),
+                }
+            }
+        });
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut last = 0;
+    for round in 1..=6_u32 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "what_was_acknowledged_survives_kill_9_whatever_the_snapshot_was_doing", "--nocapture"])
+            .env("JOURNAL_CHILD", folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let goal = last + 10 + 7 * round;
+        let told = |line: &str| line.split("durable ").nth(1).and_then(|n| n.trim().parse::<u32>().ok());
+        while last < goal {
+            last = told(&lines.next().unwrap().unwrap()).unwrap_or(last);
+        }
+        child.kill().unwrap();
+        lines.map_while(Result::ok).for_each(|line| last = told(&line).unwrap_or(last));
+        child.wait().unwrap();
+        let (_, records) = open(folder.path());
+        let known: BTreeMap<Vec<u8>, ()> = records.into_iter().map(|record| (record, ())).collect();
+        for n in 0..=last {
+            assert!(known.contains_key(&number(n)), "{n} of {last} was acknowledged");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_journal_of_settings_agrees_with_a_map(
+        steps in proptest::collection::vec((0_u8..8, any::<u8>(), 0_u8..6), 0..60)
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut model: BTreeMap<u8, u8> = BTreeMap::new();
+        let replayed = |folder: &Path| {
+            let (journal, records) = open(folder);
+            let map: BTreeMap<u8, u8> = records.into_iter().map(|record| (record[0], record[1])).collect();
+            (journal, map)
+        };
+        runtime().block_on(async {
+            let mut journal = open(folder.path()).0;
+            let mut snapshot: Option<(cloakway_store::Snapshot, u8)> = None;
+            for (key, value, step) in steps {
+                journal.append(vec![vec![key, value]]).await.unwrap();
+                model.insert(key, value);
+                match (step, snapshot.take()) {
+                    (0, None) => snapshot = Some((journal.rotate().await.unwrap(), 0)),
+                    // A key at a time, while others change.
+                    (1.., Some((mut writing, at))) if at < 8 => {
+                        if let Some(value) = model.get(&at) {
+                            writing.push(&[at, *value]).unwrap();
+                        }
+                        snapshot = Some((writing, at + 1));
+                    }
+                    (1.., Some((whole, _))) => whole.finish().await.unwrap(),
+                    (0, Some(given_up)) => {
+                        drop((given_up, journal));
+                        let (again, map) = replayed(folder.path());
+                        prop_assert_eq!(&map, &model);
+                        journal = again;
+                    }
+                    (1.., None) => {}
+                }
+            }
+            drop((snapshot, journal));
+            prop_assert_eq!(replayed(folder.path()).1, model);
+            Ok(())
+        })?;
+    }
+}

@@ -1,0 +1,213 @@
+//! Who was where: closed intervals on disk, found by address and time, forgotten after a while.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use cloakway_store::{Batch, Store, StoreError};
+use cloakway_types::Timestamp;
+use ipnet::IpNet;
+use toolbox_core::{DecodeError, Interval, Past, place};
+
+const INTERVALS: &str = "history";
+/// The keys of intervals by their end, for the purge.
+const ENDS: &str = "history-ends";
+/// Which lengths of prefixes there are: only these are looked for.
+const LENGTHS: &str = "history-lengths";
+/// What is deleted or read at once.
+const CHUNK: usize = 4096;
+
+/// Why the past cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What is in it cannot be read.
+    #[error("the history does not read back: {0}")]
+    Decode(#[from] DecodeError),
+}
+
+/// The history in its store. Clones share it.
+#[derive(Debug, Clone)]
+pub struct History {
+    store: Store,
+    retention: Duration,
+    lengths: Arc<RwLock<BTreeSet<(u8, u8)>>>,
+}
+
+impl History {
+    /// The history that `store` holds, of which `retention` is kept.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub fn open(store: Store, retention: Duration) -> Result<Self, HistoryError> {
+        let lengths = store.scan(LENGTHS)?.into_iter().filter_map(|(key, _)| match *key {
+            [family, length] => Some((family, length)),
+            _ => None,
+        });
+        let lengths = Arc::new(RwLock::new(lengths.collect()));
+        Ok(Self { store, retention, lengths })
+    }
+
+    /// Adds an interval, as [`Interval::key`] and [`Interval::encode`] give it, to what is to be committed.
+    pub fn put(&self, batch: &mut Batch, key: Vec<u8>, value: Vec<u8>) {
+        let (Some([family, length]), Some(end)) = (key.first_chunk(), end_of(&key)) else { return };
+        let length = (*family, *length);
+        if !self.lengths.read().unwrap_or_else(PoisonError::into_inner).contains(&length) {
+            self.lengths.write().unwrap_or_else(PoisonError::into_inner).insert(length);
+            batch.put(LENGTHS, [length.0, length.1], []);
+        }
+        batch.put(ENDS, [&end, key.as_slice()].concat(), []);
+        batch.put(INTERVALS, key, value);
+    }
+
+    /// Deletes what ended before the retention.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
+        let horizon = (now - self.retention).as_millis().to_be_bytes();
+        let mut deleted = 0;
+        loop {
+            let old = self.store.range(ENDS, &[], &horizon, CHUNK)?;
+            let mut batch = Batch::new();
+            for (end, _) in &old {
+                batch.delete(INTERVALS, end.get(8..).unwrap_or_default()).delete(ENDS, end.as_slice());
+            }
+            if old.is_empty() {
+                return Ok(deleted);
+            }
+            deleted += old.len();
+            self.store.commit(batch).await?;
+        }
+    }
+
+    /// As of now.
+    #[must_use]
+    pub fn at(&self, now: Timestamp) -> AsOf<'_> {
+        AsOf { history: self, horizon: now - self.retention }
+    }
+
+    fn places(&self, address: IpAddr) -> Vec<Vec<u8>> {
+        let family = if address.is_ipv4() { 4 } else { 6 };
+        let lengths = self.lengths.read().unwrap_or_else(PoisonError::into_inner);
+        let nets = lengths
+            .iter()
+            .filter(|(of, _)| *of == family)
+            .filter_map(|(_, length)| IpNet::new(address, *length).ok().map(|net| place(net.trunc())));
+        nets.collect()
+    }
+}
+
+/// Behind the place stands the end.
+fn end_of(key: &[u8]) -> Option<[u8; 8]> {
+    let at = match key.first()? {
+        4 => 2 + 4,
+        _ => 2 + 16,
+    };
+    key.get(at..at + 8)?.try_into().ok()
+}
+
+/// The history as a certain moment sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct AsOf<'h> {
+    history: &'h History,
+    horizon: Timestamp,
+}
+
+impl Past for AsOf<'_> {
+    type Error = HistoryError;
+
+    fn intervals(&self, address: IpAddr, at: Timestamp) -> Result<Vec<Interval>, HistoryError> {
+        let mut found = Vec::new();
+        for place in self.history.places(address) {
+            let mut from = [place.as_slice(), &at.as_millis().to_be_bytes()].concat();
+            let to = [place.as_slice(), &[u8::MAX; 17]].concat();
+            loop {
+                let rows = self.history.store.range(INTERVALS, &from, &to, CHUNK)?;
+                for (_, value) in &rows {
+                    let interval = Interval::decode(value)?;
+                    if interval.may_hold(at) {
+                        found.push(interval);
+                    }
+                }
+                match rows.last() {
+                    Some((last, _)) if rows.len() == CHUNK => from = [last.as_slice(), &[0]].concat(),
+                    _ => break,
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn horizon(&self) -> Timestamp {
+        self.horizon
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use toolbox_core::SessionKey;
+    use toolbox_wire::http::Source;
+    use toolbox_wire::record::{Nas, Ports, User};
+
+    fn interval(net: &str, from_s: u64, to_s: u64) -> Interval {
+        let at = Timestamp::from_secs;
+        Interval {
+            net: net.parse().unwrap(),
+            ports: Ports::ALL,
+            user: User::Named(format!("user{from_s}").parse().unwrap()),
+            session: SessionKey {
+                source: Source::Radius,
+                client: "edge".into(),
+                session: "s".into(),
+                nas: Nas::default(),
+            },
+            begun: at(from_s),
+            from: at(from_s),
+            to: at(to_s),
+            gone: at(to_s),
+            doubtful: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn intervals_are_found_by_address_and_time_and_purged_after_the_retention() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let history = History::open(store.clone(), Duration::from_secs(1000)).unwrap();
+        let mut batch = Batch::new();
+        let nets = ["198.51.100.70/32", "198.51.100.64/28", "198.51.100.71/32", "2001:db8::/56"];
+        for net in nets {
+            for from in [100, 200, 300] {
+                let interval = interval(net, from, from + 100);
+                // Told twice, kept once.
+                history.put(&mut batch, interval.key(), interval.encode());
+                history.put(&mut batch, interval.key(), interval.encode());
+            }
+        }
+        store.commit(batch).await.unwrap();
+        let history = History::open(store, Duration::from_secs(1000)).unwrap();
+        let found = |address: &str, s: u64, now: u64| {
+            let past = history.at(Timestamp::from_secs(now));
+            let found = past.intervals(address.parse().unwrap(), Timestamp::from_secs(s)).unwrap();
+            found.iter().map(|of| (of.net.to_string(), of.from.as_secs())).collect::<Vec<_>>()
+        };
+        let both = |from| vec![("198.51.100.64/28".to_owned(), from), ("198.51.100.70/32".to_owned(), from)];
+        assert_eq!(found("198.51.100.70", 150, 500), both(100));
+        assert_eq!(found("198.51.100.70", 399, 500), both(300));
+        assert_eq!(found("198.51.100.70", 300, 500).len(), 4, "one ends where the next begins");
+        assert_eq!(found("198.51.100.70", 99, 500), []);
+        assert_eq!(found("198.51.100.70", 401, 500), []);
+        assert_eq!(found("2001:db8:0:ff::1", 250, 500).len(), 1);
+        assert_eq!(found("2001:db8:0:100::1", 250, 500), []);
+        assert_eq!(history.purge(Timestamp::from_secs(1200)).await.unwrap(), 0);
+        assert_eq!(history.purge(Timestamp::from_secs(1201)).await.unwrap(), 4, "what ended at 200");
+        assert_eq!(found("198.51.100.70", 150, 500), []);
+        assert_eq!(found("198.51.100.70", 250, 500), both(200));
+        assert_eq!(history.at(Timestamp::from_secs(1201)).horizon(), Timestamp::from_secs(201));
+    }
+}
