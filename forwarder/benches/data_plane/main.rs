@@ -217,7 +217,7 @@ fn cores(object: &[u8]) {
 fn vxlan(object: &[u8]) {
     println!("\na VXLAN private link, 4096 sources: M/s, beside bare forwarding into it\n");
     let mut bare = 0.0;
-    for row in metered(&[Plane::Kernel, Plane::Tcx]) {
+    for row in metered(&[Plane::Kernel, Plane::Tcx, Plane::Xdp]) {
         let (name, plane, _) = row;
         let lab = wired(plane);
         for (short, own, other) in [("isp", "192.0.2.249", "192.0.2.250"), ("far", "192.0.2.250", "192.0.2.249")] {

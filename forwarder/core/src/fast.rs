@@ -4,6 +4,8 @@
 //! which drops and counts what is wrong. [`Table`] is what the program gets; [`Table::outcome`] is the model of
 //! the program, which a test holds against it packet by packet.
 
+mod tunnel;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -14,6 +16,8 @@ use crate::decide::Kind;
 use crate::meter::{Limit, Metering, Over};
 use crate::parse::{Parsed, parse};
 use crate::policy::{LinkId, Policy, Service};
+
+pub use tunnel::{Tunnel, Underlay, Whole};
 
 /// Services of one prefix that the program can hold; a prefix with more takes the slow path.
 pub const MAX_SERVICES: usize = 32;
@@ -173,6 +177,8 @@ pub struct HostInterface {
     pub mac: Option<[u8; 6]>,
     /// The kernel's word for a virtual interface, such as `veth` or `vxlan`; `None` for a device.
     pub kind: Option<String>,
+    /// What it is, where it is a tunnel that the program can make in its place.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// Where the program meets packets.
@@ -215,6 +221,8 @@ pub struct Port {
     pub mac: [u8; 6],
     /// Of a private link: its bit in [`Private::links`].
     pub bit: u64,
+    /// Of a private link that is a tunnel, and made by the program where that meets the frames of its underlay.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// A private prefix as the program knows it.
@@ -269,10 +277,12 @@ impl Policy {
         let links = self.links().iter().enumerate().map(|(at, link)| (&link.interface, Role::Link, bit(at)));
         let all = self.subscriber_interfaces().iter().map(|name| (name, Role::Subscribers, 0)).chain(links);
         for (name, role, bit) in all {
-            if let Some(HostInterface { index, mac: Some(mac), .. }) = host.interfaces.get(name) {
-                table.ports.insert(*index, Port { name: name.clone(), role, mac: *mac, bit });
+            let Some(found) = host.interfaces.get(name) else { continue };
+            if let Some(port) = Port::new(name, role, bit, found) {
+                table.ports.insert(found.index, port);
             }
         }
+        table.settle_tunnels();
         let limits = self.limits();
         let mut metered = (self.metering() == Metering::Mark).then(|| Metered {
             source: limits.per_source,
@@ -319,10 +329,9 @@ impl Policy {
     /// interface may hand over super-packets and checksums that nobody has computed yet.
     #[must_use]
     pub fn hook(&self, host: &Host) -> (Hook, String) {
-        let links = self.links().iter().map(|link| &link.interface);
-        let mut all = self.subscriber_interfaces().iter().chain(links);
-        let virtual_one = all.find_map(|name| host.interfaces.get(name)?.kind.as_ref().map(|kind| (name, kind)));
-        match virtual_one {
+        let links = self.links().iter().map(|link| (&link.interface, Role::Link));
+        let mut all = self.subscriber_interfaces().iter().map(|name| (name, Role::Subscribers)).chain(links);
+        match all.find_map(|(name, role)| tunnel::virtual_one(host, name, role)) {
             Some((name, kind)) => (Hook::Tcx, format!("{name} is a {kind}, where packets may come with offloads")),
             None => (Hook::Xdp, "every interface is a device".to_owned()),
         }
@@ -524,7 +533,7 @@ mod tests {
     use crate::policy::tests::example;
 
     fn host() -> Host {
-        let interface = |index, mac| HostInterface { index, mac, kind: Some("veth".into()) };
+        let interface = |index, mac| HostInterface { index, mac, kind: Some("veth".into()), tunnel: None };
         Host {
             interfaces: [
                 ("edge0", interface(3, Some([2, 0, 0, 0, 0, 3]))),

@@ -16,6 +16,7 @@
 #include "meter.h"
 #include "packet.h"
 #include "policy.h"
+#include "tunnel.h"
 #include "way.h"
 
 // tcx and tc: the next program, or the kernel. (TCX_NEXT of newer headers, TC_ACT_UNSPEC of older ones.)
@@ -50,42 +51,55 @@ static __always_inline int may_send(const struct packet *packet, struct way *way
     return 1;
 }
 
-// The policy: TO_PRIVATE or FROM_PRIVATE with the way, or why not.
-static __always_inline enum outcome decide(const struct packet *packet, const struct port *port, struct way *way)
+// The policy of the subscribers' side: TO_PRIVATE with the way, or why not.
+static __always_inline enum outcome decide_there(const struct packet *packet, struct way *way)
 {
     struct hop *hop = place_of(packet);
     if (!hop)
         return NO_HOP;
     way->hop = hop;
+    const struct private_prefix *destination = NULL;
     int kept = is_kept(hop, packet);
-    if (port->role == ROLE_SUBSCRIBERS) {
-        const struct private_prefix *destination = NULL;
-        if (!kept) {
-            destination = private_of(packet, packet->destination);
-            if (!destination)
-                return BYSTANDER;
-        }
-        if (!may_send(packet, way))
-            return SOURCE;
-        if (!serves(kept ? hop->services : destination->services, packet, packet->destination_port))
-            return SERVICE;
-        if (!kept && !find_hop(packet, hop, destination))
-            return NO_HOP;
-        way->bill.limit = hop->limit;
-        return TO_PRIVATE;
+    if (!kept) {
+        destination = private_of(packet, packet->destination);
+        if (!destination)
+            return BYSTANDER;
     }
+    if (!may_send(packet, way))
+        return SOURCE;
+    if (!serves(kept ? hop->services : destination->services, packet, packet->destination_port))
+        return SERVICE;
+    if (!kept && !find_hop(packet, hop, destination))
+        return NO_HOP;
+    way->bill.limit = hop->limit;
+    return TO_PRIVATE;
+}
+
+// And of the private links: FROM_PRIVATE with the way, or why not.
+static __always_inline enum outcome decide_back(const struct packet *packet, const struct port *port, struct way *way)
+{
+    struct hop *hop = place_of(packet);
+    if (!hop)
+        return NO_HOP;
+    way->hop = hop;
+    way->account = NULL;
     const struct private_prefix *source = private_of(packet, packet->source);
     if (!source || !(source->links & port->bit))
         return SOURCE;
+    int kept = is_kept(hop, packet);
     if (!kept && (private_of(packet, packet->destination) || !is_subscriber(packet, packet->destination)))
         return DESTINATION;
     if (!serves(source->services, packet, packet->source_port))
         return SERVICE;
     if (!kept && !find_hop(packet, hop, NULL))
         return NO_HOP;
-    way->account = NULL;
     way->bill.limit = source->limit;
     return FROM_PRIVATE;
+}
+
+static __always_inline enum outcome decide(const struct packet *packet, const struct port *port, struct way *way)
+{
+    return port->role == ROLE_SUBSCRIBERS ? decide_there(packet, way) : decide_back(packet, port, way);
 }
 
 // Charges what is about to be forwarded. OUTCOMES: it is paid for.
@@ -104,6 +118,39 @@ static __always_inline int stands_aside(void)
     return !wanted || wanted->generation != generation;
 }
 
+// Sends a packet by a tunnel. What it hands to the kernel is as it was. A tunnel of either family has headers of its own length.
+static __always_inline int send_by_tunnel(struct xdp_md *context, const struct packet *packet, struct way *way, __u64 frame)
+{
+    __u32 number = way->hop->tunnel;
+    const struct outer *outer = bpf_map_lookup_elem(&outers, &number);
+    const struct tunnel *tunnel = bpf_map_lookup_elem(&tunnels, &number);
+    if (!outer || !tunnel || (outer->until <= bpf_jiffies64() && !find_outer(context, number))) {
+        count(NO_HOP, 1, frame);
+        return XDP_PASS;
+    }
+    int size = outer_size(tunnel);
+    int padding = frame - sizeof(struct ethhdr) - packet->length;
+    if (packet->length + size > outer->mtu || packet->length + size > SUMMED_MOST || bpf_xdp_adjust_head(context, -size)) {
+        count(TOO_BIG, 1, frame);
+        return XDP_PASS;
+    }
+    if (padding > 0)
+        bpf_xdp_adjust_tail(context, -padding);
+    if (meters(ROLE_SUBSCRIBERS)) {
+        enum outcome over = charge(packet, ROLE_SUBSCRIBERS, way, 1, packet->length);
+        if (over != OUTCOMES) {
+            count(over, 1, packet->length);
+            return XDP_DROP;
+        }
+    }
+    void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
+    if (!rewrite(packet, way->hop, data + (tunnel->family == AF_INET ? OUTER4 : OUTER6), end) ||
+        !encapsulate(context, number, source_port(packet, tunnel)))
+        return XDP_DROP;
+    count(TO_PRIVATE, 1, packet->length);
+    return bpf_redirect_map(&devices, tunnel->underlay, XDP_DROP);
+}
+
 SEC("xdp")
 int fast_path_xdp(struct xdp_md *context)
 {
@@ -111,7 +158,7 @@ int fast_path_xdp(struct xdp_md *context)
     struct packet packet = { .context = context, .in = context->ingress_ifindex };
     struct way way;
     enum outcome outcome;
-    __u64 frame = end - data;
+    __u64 frame = size_of(data, end);
     const struct port *port = port_of(packet.in);
     if (!port)
         return XDP_PASS;
@@ -129,6 +176,8 @@ int fast_path_xdp(struct xdp_md *context)
         outcome = TOO_BIG;
         goto pass;
     }
+    if (way.hop->tunnel)
+        return send_by_tunnel(context, &packet, &way, frame);
     if (meters(port->role)) {
         enum outcome over = charge(&packet, port->role, &way, 1, packet.length);
         if (over != OUTCOMES) {
@@ -140,6 +189,49 @@ int fast_path_xdp(struct xdp_md *context)
         return XDP_PASS;
     count(outcome, 1, packet.length);
     // A device that is not in the map any more drops.
+    return bpf_redirect_map(&devices, way.hop->out, XDP_DROP);
+pass:
+    count(outcome, 1, frame);
+    return XDP_PASS;
+}
+
+// At the interface that carries tunnels: takes the packets out of them that the policy lets back.
+SEC("xdp")
+int carrier_xdp(struct xdp_md *context)
+{
+    const struct tunnel *tunnel = tunnel_of(context);
+    const struct port *port = tunnel ? port_of(tunnel->device) : NULL;
+    if (!tunnel || !port)
+        return XDP_PASS;
+    void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
+    struct packet packet = { .context = context, .in = tunnel->device };
+    struct way way;
+    int size = tunnel->family == AF_INET ? OUTER4 : OUTER6;
+    __u64 frame = size_of(data, end) - size;
+    enum outcome outcome = STANDS_ASIDE;
+    if (stands_aside())
+        goto pass;
+    outcome = read_packet(&packet, port, data + size, end, frame, 1);
+    if (outcome != OUTCOMES)
+        goto pass;
+    outcome = decide_back(&packet, port, &way);
+    if (outcome > FROM_PRIVATE)
+        goto pass;
+    outcome = TOO_BIG;
+    if (packet.length > way.hop->mtu || way.hop->tunnel || bpf_xdp_adjust_head(context, size))
+        goto pass;
+    if (meters(ROLE_LINK)) {
+        enum outcome over = charge(&packet, ROLE_LINK, &way, 1, packet.length);
+        if (over != OUTCOMES) {
+            count(over, 1, packet.length);
+            return XDP_DROP;
+        }
+    }
+    data = (void *)(long)context->data;
+    end = (void *)(long)context->data_end;
+    if (!rewrite(&packet, way.hop, data, end))
+        return XDP_DROP;
+    count(FROM_PRIVATE, 1, packet.length);
     return bpf_redirect_map(&devices, way.hop->out, XDP_DROP);
 pass:
     count(outcome, 1, frame);

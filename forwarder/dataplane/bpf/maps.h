@@ -50,7 +50,41 @@ struct port {
     __u32 role;
     __u32 index;
     __u8 mac[ETH_ALEN];
-    __u8 unused[2];
+    // Which tunnel it is; 0: none that is made here.
+    __u16 tunnel;
+};
+
+// A VXLAN device of the kernel, as far as it is made here.
+struct tunnel {
+    // Of IPv4 in the first four octets, and zeros.
+    __u8 local[16];
+    __u8 remote[16];
+    __u32 device;
+    __u32 underlay;
+    // As they stand in the headers.
+    __u32 vni;
+    __u16 port;
+    // Of the source ports, the last one not among them.
+    __u16 low;
+    __u16 high;
+    __u16 family;
+    __u8 ttl;
+    __u8 tos;
+    __u8 df;
+    __u8 checksum;
+    __u8 takes_unsummed;
+    __u8 unused;
+    // Of the underlay.
+    __u8 mac[ETH_ALEN];
+};
+
+struct end_of_tunnel {
+    __u8 local[16];
+    __u8 remote[16];
+    __u32 underlay;
+    __u32 vni;
+    __u32 port;
+    __u32 unused;
 };
 
 // A private prefix: the bits of its links, where its services are (0: everything is allowed), whether the kernel's hash
@@ -97,7 +131,9 @@ struct hop {
     __u32 out;
     __u32 mtu;
     __u8 macs[2 * ETH_ALEN];
-    __u64 unused;
+    // That it leaves by.
+    __u32 tunnel;
+    __u32 unused;
 };
 
 struct count {
@@ -201,6 +237,21 @@ struct {
     __type(key, __u32);
     __type(value, __u32);
 } devices SEC(".maps");
+
+// Entry 0 is none.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct tunnel);
+} tunnels SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 64);
+    __type(key, struct end_of_tunnel);
+    __type(value, __u32);
+} ends SEC(".maps");
 
 static __always_inline const struct port *port_of(__u32 index)
 {

@@ -58,6 +58,7 @@ static __always_inline int find_hop(const struct packet *packet, struct hop *hop
     __builtin_memcpy(hop->address, packet->destination, 16);
     hop->in = packet->in;
     hop->out = out;
+    hop->tunnel = leaves->tunnel;
     hop->mtu = fib.mtu_result;
     __builtin_memcpy(hop->macs, fib.dmac, ETH_ALEN);
     __builtin_memcpy(hop->macs + ETH_ALEN, fib.smac, ETH_ALEN);

@@ -17,6 +17,7 @@ mod nftables;
 mod rules;
 mod sysctl;
 mod trace;
+mod tunnel;
 mod user;
 
 pub use events::{Event, Events};

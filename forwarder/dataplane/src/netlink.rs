@@ -23,8 +23,8 @@ use rtnetlink::packet_core::{ErrorMessage, NLM_F_ACK, NLM_F_REPLACE, NLM_F_REQUE
 use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{Handle, RouteMessageBuilder, RouteNextHopBuilder};
 
-use crate::DataplaneError;
 use crate::user::Neighbour;
+use crate::{DataplaneError, tunnel};
 
 /// What a look-up in the kernel's table gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,6 +306,13 @@ pub(crate) async fn interface(handle: &Handle, name: &str) -> Result<Option<(u32
 /// The interface called `name` as the fast path needs it, or `None` when there is none.
 pub(crate) async fn host_interface(handle: &Handle, name: &str) -> Result<Option<HostInterface>, DataplaneError> {
     let Some(message) = link(handle, name).await? else { return Ok(None) };
+    let (mac, kind) = mac_and_kind(&message);
+    let tunnel = tunnel::of(handle, &message).await?;
+    Ok(Some(HostInterface { index: message.header.index, mac, kind, tunnel }))
+}
+
+/// The link-layer address of an interface with an Ethernet header, and the kernel's word for a virtual one.
+pub(crate) fn mac_and_kind(message: &LinkMessage) -> (Option<[u8; 6]>, Option<String>) {
     let (mut mac, mut kind) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -321,22 +328,27 @@ pub(crate) async fn host_interface(handle: &Handle, name: &str) -> Result<Option
             _ => {}
         }
     }
-    Ok(Some(HostInterface { index: message.header.index, mac, kind }))
+    (mac, kind)
+}
+
+/// The interface with this index and all that the kernel says of it, when there is one.
+pub(crate) async fn link_at(handle: &Handle, index: u32) -> Result<Option<LinkMessage>, DataplaneError> {
+    let what = format!("find interface {index}");
+    match answered(&what, handle.link().get().match_index(index).execute().try_next()).await? {
+        Ok(found) => Ok(found),
+        Err(error) if is_errno(&error, &[ENODEV]) => Ok(None),
+        Err(error) => Err(failed(&what, &error)),
+    }
 }
 
 /// The MTU of the interface with this index, when there is one.
 pub(crate) async fn mtu(handle: &Handle, index: u32) -> Result<Option<usize>, DataplaneError> {
-    let what = format!("find interface {index}");
-    match answered(&what, handle.link().get().match_index(index).execute().try_next()).await? {
-        Ok(found) => Ok(found.and_then(|message| {
-            message.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::Mtu(mtu) => usize::try_from(*mtu).ok(),
-                _ => None,
-            })
-        })),
-        Err(error) if is_errno(&error, &[ENODEV]) => Ok(None),
-        Err(error) => Err(failed(&what, &error)),
-    }
+    Ok(link_at(handle, index).await?.and_then(|message| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => usize::try_from(*mtu).ok(),
+            _ => None,
+        })
+    }))
 }
 
 /// The interface called `name` with all that the kernel says of it, or `None` when there is none.

@@ -294,6 +294,7 @@ impl Lab {
             ("isp", "und0", &["10.77.0.1/30", "2001:db8:0:fd::1/64"]),
             ("far", "und0", &["10.77.0.2/30", "2001:db8:0:fd::2/64"]),
         );
+        self.as_from_a_wire("far", "und0");
     }
 
     /// A second link to the far end, which has the private network addresses there too.

@@ -12,7 +12,7 @@ mod features;
 mod object;
 mod pins;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use forwarder_core::fast::{Hook, Outcome, Table};
@@ -108,9 +108,9 @@ impl FastPath {
         forward: impl FnOnce(&Self, u64) -> Result<(), FastPathError>,
     ) -> Result<bool, FastPathError> {
         let same = |now: &&Now| now.hook == hook && now.table == *table;
-        let hooks = hooks(table, hook);
+        let places = places(table, hook);
         if let Some(now) = self.now.as_ref().filter(same)
-            && self.pins.has(hooks, table.ports.keys())
+            && self.pins.has(&places)
         {
             if let Err(error) = redirects(table, hook, trusting) {
                 self.pins.set(0, self.pins.newest()?)?;
@@ -126,14 +126,12 @@ impl FastPath {
         let mut object = Object::load(table, hook, generation, self.pins.directory())?;
         // From here to the end everything takes the slow path.
         self.pins.set(0, generation)?;
-        for index in table.ports.keys() {
-            for hook in hooks {
-                object.attach(*hook, *index, &self.pins.link(*hook, *index))?;
-            }
+        for place in &places {
+            object.attach(*place, &self.pins.link(place.hook, place.index))?;
         }
         // Some drivers say it only now that a program is there.
         redirects(table, hook, trusting)?;
-        self.pins.keep_only(hooks, table.ports.keys())?;
+        self.pins.keep_only(&places)?;
         self.pins.keep_accounts(&accounts::pins(table))?;
         self.now = Some(Now { hook, table: table.clone(), generation, object });
         forward(self, generation)?;
@@ -186,12 +184,25 @@ impl FastPath {
     }
 }
 
-/// Where there are programs: what XDP hands to the kernel is charged behind it.
-const fn hooks(table: &Table, hook: Hook) -> &'static [Hook] {
+/// Where a program is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) hook: Hook,
+    pub(crate) index: u32,
+    /// Whether it is an interface that carries tunnels, and none of the policy's.
+    pub(crate) carries: bool,
+}
+
+/// Where there are programs: what XDP hands to the kernel is charged behind it, and of a tunnel at its own device.
+fn places(table: &Table, hook: Hook) -> BTreeSet<Place> {
+    let at = |hook| table.ports.keys().map(move |index| Place { hook, index: *index, carries: false });
+    let devices = table.devices();
     match hook {
-        Hook::Xdp if table.metered.is_some() => &[Hook::Tcx, Hook::Xdp],
-        Hook::Xdp => &[Hook::Xdp],
-        Hook::Tcx => &[Hook::Tcx],
+        Hook::Tcx => at(Hook::Tcx).collect(),
+        Hook::Xdp => {
+            let place = |(index, _)| Place { hook, index, carries: !table.ports.contains_key(&index) };
+            devices.map(place).chain(at(Hook::Tcx).filter(|_| table.metered.is_some())).collect()
+        }
     }
 }
 
@@ -200,9 +211,9 @@ fn redirects(table: &Table, hook: Hook, trusting: bool) -> Result<(), FastPathEr
     if hook != Hook::Xdp {
         return Ok(());
     }
-    for (index, port) in &table.ports {
-        let what = || format!("XDP at {}", port.name);
-        let why = match features::takes_redirects(*index).map_err(refused(what()))? {
+    for (index, name) in table.devices() {
+        let what = || format!("XDP at {name}");
+        let why = match features::takes_redirects(index).map_err(refused(what()))? {
             Some(true) => continue,
             None if trusting => continue,
             Some(false) => "it takes no redirected frames (a veth does when its other end has GRO on)",

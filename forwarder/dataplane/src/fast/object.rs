@@ -11,12 +11,12 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use forwarder_core::Service;
-use forwarder_core::fast::{Hook, MAX_SERVICES, Port, Private, Role, Table};
+use forwarder_core::fast::{Hook, MAX_SERVICES, Port, Private, Role, Table, Tunnel, Whole};
 use forwarder_core::meter::Limit;
 use ipnet::IpNet;
 
 use super::accounts::{ACCOUNTS, LIMIT, Sizes, encoded_limit, slots, v6_bits};
-use super::{FastPathError, refused};
+use super::{FastPathError, Place, refused};
 
 /// What clang made of `bpf/fast_path.c`; nothing when there was none.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fast_path.o"));
@@ -27,6 +27,14 @@ pub(super) fn is_built_in() -> bool {
 
 /// `NEAR_PORTS` in `maps.h`.
 const NEAR_PORTS: u32 = 256;
+
+/// `struct port`, `struct tunnel`, `struct end_of_tunnel`.
+const PORT: usize = 24;
+const TUNNEL: usize = 64;
+const END: usize = 48;
+/// As the program has them.
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
 
 /// How often more it is tried to load a program.
 const LOADS: u32 = 10;
@@ -61,6 +69,7 @@ impl Object {
         let sizes = table.metered.as_ref().map(Sizes::of).unwrap_or_default();
         let ways = table.metered.as_ref().map_or(0_u32, |metered| if metered.answers { 3 } else { 1 });
         let [v6_high, v6_low] = v6_bits(table.metered.as_ref().map_or(64, |metered| metered.v6_source));
+        let tunnels: Vec<_> = table.tunnels().filter(|_| hook == Hook::Xdp).collect();
         let of_source = encoded_limit(&table.metered.as_ref().map_or_else(Limit::default, |metered| metered.source), 0);
         let limits_prefixes = u32::from(table.metered.as_ref().is_some_and(|metered| !metered.prefixes.is_empty()));
         let mut loader = EbpfLoader::new();
@@ -81,6 +90,8 @@ impl Object {
             .map_max_entries("services", size(table.services.len() + 1))
             .map_max_entries("limits", sizes.limits)
             .map_max_entries("sources", sizes.sources)
+            .map_max_entries("tunnels", size(tunnels.len() + 1))
+            .map_max_entries("outers", size(tunnels.len() + 1))
             .map_max_entries("prefixes", sizes.prefixes)
             .map_max_entries("slots", sizes.prefixes);
         if table.metered.is_some() {
@@ -97,21 +108,23 @@ impl Object {
             }
         }
         {
-            let mut ports: HashMap<_, u32, [u8; 24]> = map(&mut ebpf, "ports")?;
+            let mut ports: HashMap<_, u32, [u8; PORT]> = map(&mut ebpf, "ports")?;
             for (index, port) in &table.ports {
-                ports.insert(index, encoded_port(*index, port), 0).map_err(refused("fill ports"))?;
+                ports.insert(index, encoded_port(*index, port, &tunnels), 0).map_err(refused("fill ports"))?;
             }
         }
         {
-            let mut near: Array<_, [u8; 24]> = map(&mut ebpf, "near_ports")?;
+            let mut near: Array<_, [u8; PORT]> = map(&mut ebpf, "near_ports")?;
             for (index, port) in table.ports.iter().rev() {
-                near.set(index % NEAR_PORTS, encoded_port(*index, port), 0).map_err(refused("fill near_ports"))?;
+                let value = encoded_port(*index, port, &tunnels);
+                near.set(index % NEAR_PORTS, value, 0).map_err(refused("fill near_ports"))?;
             }
         }
+        fill_tunnels(&mut ebpf, &tunnels)?;
         {
             let mut devices: DevMapHash<_> = map(&mut ebpf, "devices")?;
-            for index in table.ports.keys() {
-                devices.insert(*index, *index, None, 0).map_err(refused("fill devices"))?;
+            for (index, _) in table.devices() {
+                devices.insert(index, index, None, 0).map_err(refused("fill devices"))?;
             }
         }
         {
@@ -129,6 +142,10 @@ impl Object {
             let program = object.xdp()?;
             patiently(|| program.load()).map_err(refused("load the program for xdp"))?;
         }
+        if !tunnels.is_empty() {
+            let program = object.carrier()?;
+            patiently(|| program.load()).map_err(refused("load the program for what carries tunnels"))?;
+        }
         if hook == Hook::Tcx || table.metered.is_some() {
             let program = object.tcx()?;
             patiently(|| program.load()).map_err(refused("load the program for tcx"))?;
@@ -140,14 +157,14 @@ impl Object {
         Ok(object)
     }
 
-    /// Puts the program of `hook` at the interface `index`: in the place of the one whose link is pinned at `pin`, or
-    /// anew.
-    pub(super) fn attach(&mut self, hook: Hook, index: u32, pin: &Path) -> Result<(), FastPathError> {
+    /// Puts the program for a place there: instead of the one whose link is pinned at `pin`, or anew.
+    pub(super) fn attach(&mut self, place: Place, pin: &Path) -> Result<(), FastPathError> {
+        let Place { hook, index, carries } = place;
         let what = || format!("attach to interface {index}");
         let found = pin.exists().then(|| PinnedLink::from_pin(pin)).transpose().map_err(refused(what()))?;
         let link: FdLink = match hook {
             Hook::Xdp => {
-                let program = self.xdp()?;
+                let program = if carries { self.carrier()? } else { self.xdp()? };
                 if let Some(found) = found {
                     let link = FdLink::from(found).try_into().map_err(refused(what()))?;
                     program.attach_to_link(link).map_err(refused(what()))?;
@@ -176,6 +193,10 @@ impl Object {
 
     pub(super) fn xdp(&mut self) -> Result<&mut Xdp, FastPathError> {
         self.program("fast_path_xdp")?.try_into().map_err(refused("fast_path_xdp"))
+    }
+
+    pub(super) fn carrier(&mut self) -> Result<&mut Xdp, FastPathError> {
+        self.program("carrier_xdp")?.try_into().map_err(refused("carrier_xdp"))
     }
 
     pub(super) fn tcx(&mut self) -> Result<&mut SchedClassifier, FastPathError> {
@@ -242,17 +263,67 @@ fn fill6<V: Pod>(ebpf: &mut Ebpf, name: &str, entries: impl Iterator<Item = (IpN
     Ok(())
 }
 
-/// `struct port`.
-fn encoded_port(index: u32, port: &Port) -> [u8; 24] {
+/// `struct port`, with the number of its tunnel.
+fn encoded_port(index: u32, port: &Port, tunnels: &[(u32, &Tunnel)]) -> [u8; PORT] {
     let role: u32 = match port.role {
         Role::Subscribers => 1,
         Role::Link => 2,
     };
-    let mut value = [0; 24];
+    let tunnel = (1_u16..).zip(tunnels).find(|(_, (device, _))| *device == index).map_or(0, |(number, _)| number);
     let parts = port.bit.to_ne_bytes().into_iter().chain(role.to_ne_bytes());
-    let parts = parts.chain(index.to_ne_bytes()).chain(port.mac);
+    encoded(parts.chain(index.to_ne_bytes()).chain(port.mac).chain(tunnel.to_ne_bytes()))
+}
+
+fn encoded<const LENGTH: usize>(parts: impl Iterator<Item = u8>) -> [u8; LENGTH] {
+    let mut value = [0; LENGTH];
     value.iter_mut().zip(parts).for_each(|(octet, part)| *octet = part);
     value
+}
+
+/// Both ends of each tunnel, by which what comes in is told, and how frames leave by it.
+fn fill_tunnels(ebpf: &mut Ebpf, tunnels: &[(u32, &Tunnel)]) -> Result<(), FastPathError> {
+    for (number, (device, tunnel)) in (1_u32..).zip(tunnels) {
+        let mut map_of: Array<_, [u8; TUNNEL]> = map(ebpf, "tunnels")?;
+        map_of.set(number, encoded_tunnel(*device, tunnel), 0).map_err(refused("fill tunnels"))?;
+        if tunnel.is_up {
+            let mut ends: HashMap<_, [u8; END], u32> = map(ebpf, "ends")?;
+            ends.insert(encoded_end(tunnel), number, 0).map_err(refused("fill ends"))?;
+        }
+    }
+    Ok(())
+}
+
+/// An address as it stands in its header, and zeros.
+fn sixteen(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => encoded(v4.octets().into_iter()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// `struct tunnel`.
+fn encoded_tunnel(device: u32, tunnel: &Tunnel) -> [u8; TUNNEL] {
+    let family: u16 = if tunnel.remote.is_ipv4() { AF_INET } else { AF_INET6 };
+    let whole = match tunnel.whole {
+        Whole::No => 0,
+        Whole::Yes => 1,
+        Whole::Inherited => 2,
+    };
+    let [checksum, takes_unsummed] = [tunnel.checksum, tunnel.takes_unsummed].map(u8::from);
+    let parts = sixteen(tunnel.local).into_iter().chain(sixteen(tunnel.remote));
+    let parts = parts.chain(device.to_ne_bytes()).chain(tunnel.underlay.index.to_ne_bytes());
+    let parts = parts.chain((tunnel.vni << 8).to_be_bytes()).chain(tunnel.port.to_be_bytes());
+    let parts = parts.chain([tunnel.sources.start, tunnel.sources.end, family].into_iter().flat_map(u16::to_ne_bytes));
+    let parts = parts.chain([tunnel.hops, tunnel.tos, whole, checksum, takes_unsummed, 0]);
+    encoded(parts.chain(tunnel.underlay.mac))
+}
+
+/// `struct end_of_tunnel`.
+fn encoded_end(tunnel: &Tunnel) -> [u8; END] {
+    let parts = sixteen(tunnel.local).into_iter().chain(sixteen(tunnel.remote));
+    let parts = parts.chain(tunnel.underlay.index.to_ne_bytes()).chain((tunnel.vni << 8).to_be_bytes());
+    // The port is a number there, of which it has the first octets in either order.
+    encoded(parts.chain(u32::from(tunnel.port.to_be()).to_ne_bytes()))
 }
 
 /// `struct private_prefix`.

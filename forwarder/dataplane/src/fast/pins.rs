@@ -1,11 +1,12 @@
 //! What is pinned: the state, the counts and the links.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use forwarder_core::fast::{Hook, Outcome};
 
-use super::{Counts, FastPathError, refused};
+use super::{Counts, FastPathError, Place, refused};
 use crate::Counter;
 
 /// The magic number of the BPF file system (`linux/magic.h`).
@@ -36,9 +37,9 @@ impl Pins {
         self.directory.join(format!("{}-{index}", hook.name()))
     }
 
-    /// Whether every interface has its links.
-    pub(crate) fn has<'a>(&self, hooks: &[Hook], mut indexes: impl Iterator<Item = &'a u32>) -> bool {
-        indexes.all(|index| hooks.iter().all(|hook| self.link(*hook, *index).exists()))
+    /// Whether every place has its link.
+    pub(crate) fn has(&self, places: &BTreeSet<Place>) -> bool {
+        places.iter().all(|place| self.link(place.hook, place.index).exists())
     }
 
     /// The newest generation that was ever loaded.
@@ -99,13 +100,9 @@ impl Pins {
         Ok(all)
     }
 
-    /// Removes the links of other interfaces and hooks.
-    pub(crate) fn keep_only<'a>(
-        &self,
-        hooks: &[Hook],
-        indexes: impl Iterator<Item = &'a u32>,
-    ) -> Result<(), FastPathError> {
-        let kept: Vec<PathBuf> = indexes.flat_map(|index| hooks.iter().map(|hook| self.link(*hook, *index))).collect();
+    /// Removes the links of other places.
+    pub(crate) fn keep_only(&self, places: &BTreeSet<Place>) -> Result<(), FastPathError> {
+        let kept: Vec<PathBuf> = places.iter().map(|place| self.link(place.hook, place.index)).collect();
         for path in self.files()?.into_iter().filter(|path| is_link(path) && !kept.contains(path)) {
             // A link without a pin, and without a process that has it open, is detached.
             std::fs::remove_file(&path).map_err(failed(&path))?;

@@ -18,6 +18,7 @@ use proptest::test_runner::TestRunner;
 use super::*;
 
 mod metered;
+mod tunnelled;
 
 const EDGE: [u8; 6] = [2, 0, 0, 0, 0, 3];
 const LINK: [u8; 6] = [2, 0, 0, 0, 0, 5];
@@ -120,7 +121,7 @@ fn policy() -> Policy {
 }
 
 fn host() -> Host {
-    let interface = |index, mac| HostInterface { index, mac: Some(mac), kind: Some("veth".into()) };
+    let interface = |index, mac| HostInterface { index, mac: Some(mac), kind: Some("veth".into()), tunnel: None };
     Host {
         interfaces: [("edge0".to_owned(), interface(3, EDGE)), ("priv0".to_owned(), interface(5, LINK))].into(),
         addresses: ["198.51.100.65/26", "192.0.2.249/30", "2001:db8:5100:64::1/64"]
@@ -311,7 +312,7 @@ fn checksum(header: &[u8]) -> u16 {
 
 /// What the program in the kernel makes of a frame: its word, and the frame; `None` when it cannot be asked.
 fn run(object: &mut Object, hook: Hook, port: u32, frame: &[u8]) -> Option<(u32, Vec<u8>)> {
-    let mut out = vec![0; frame.len() + 64];
+    let mut out = vec![0; frame.len() + 128];
     let length = u32::try_from(frame.len()).unwrap();
     let context = match hook {
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex.

@@ -290,3 +290,28 @@ fn a_restart_and_other_limits_keep_what_was_used() {
         assert!(!directory.join("sources-1-100").exists());
     });
 }
+
+#[test]
+fn a_rate_lets_no_more_through_than_its_burst_the_time_and_a_tick() {
+    const RATE: u64 = 2000;
+    const BURST: u64 = 10;
+    within(|directory| {
+        let table = limited(only_source(Limit { packets: rate(RATE, BURST), ..Limit::default() }));
+        for hook in [Hook::Xdp, Hook::Tcx] {
+            let mut path = FastPath::open(directory).unwrap();
+            path.apply(&table, hook, false, FastPath::forwards).unwrap();
+            let mut object = Object::load(&table, hook, path.pins.forwarding().unwrap(), directory).unwrap();
+            let before = path.counts().unwrap()[&Outcome::ToPrivate].packets;
+            let start = std::time::Instant::now();
+            while start.elapsed() < Duration::from_millis(300) {
+                run(&mut object, hook, 3, &good(64, 60, 17)).unwrap();
+            }
+            let passed = path.counts().unwrap()[&Outcome::ToPrivate].packets - before;
+            // The slowest clock of a kernel ticks in 10 ms.
+            let span = start.elapsed() + Duration::from_millis(10);
+            let most = BURST + RATE * u64::try_from(span.as_millis() + 1).unwrap() / 1000;
+            assert!(passed <= most, "{passed} of {most} in {span:?} by {hook:?}");
+            assert!(passed > BURST, "{passed}: nothing came in");
+        }
+    });
+}
