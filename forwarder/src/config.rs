@@ -132,11 +132,6 @@ impl config::Config for Config {
         };
         let policy = Policy::new(spec).map_err(|error| Invalid::at(error.place.to_string(), &error))?;
         let policy = policy.by_tunnels(made.iter().filter_map(MadeLink::tunnel).collect());
-        let marked = policy.prefixes().iter().position(|entry| entry.dscp.is_some());
-        if let Some(index) = marked.filter(|_| data_plane.mode != data_plane::Mode::Kernel) {
-            let why = "only the guarded kernel sets it: give data-plane.mode = \"kernel\", or leave it out";
-            return Err(Invalid::at(format!("private-prefixes[{index}].dscp"), why));
-        }
         let policy = if data_plane.clamp_mss { policy.clamping_mss() } else { policy };
         let in_user_space = data_plane.mode == data_plane::Mode::User;
         let policy = if in_user_space { policy.in_user_space() } else { policy };
@@ -290,12 +285,9 @@ mod tests {
         let hook = plane("hook = \"auto\"", "hook = \"tc\"");
         assert!(hook.contains("data-plane.hook: \"tc\" is no hook: give \"xdp\", \"tcx\" or \"auto\""), "{hook}");
         assert!(with("link = \"main\"\ndscp = 64\n").contains("private-prefixes[0].dscp: 64 is no DSCP: 0 to 63"));
-        let marked = EXAMPLE.replacen("mode = \"kernel\"", "mode = \"bpf\"", 1);
-        let marked = error(&marked.replacen("link = \"main\"\n", "link = \"main\"\ndscp = 46\n", 1));
-        assert!(marked.contains("private-prefixes[0].dscp: only the guarded kernel sets it"), "{marked}");
-        let clamp = EXAMPLE.replacen("mode = \"kernel\"", "mode = \"bpf\"", 1);
+        let clamp = EXAMPLE.replacen("mode = \"kernel\"", "mode = \"user\"", 1);
         let clamp = error(&clamp.replacen("clamp-mss = false", "clamp-mss = true", 1));
-        assert!(clamp.contains("data-plane.clamp-mss: only the guarded kernel does it"), "{clamp}");
+        assert!(clamp.contains("data-plane.clamp-mss: the user data plane does not"), "{clamp}");
         let pins = plane("pin-directory = \"/sys", "pin-directory = \"sys");
         assert!(pins.contains("data-plane.pin-directory: an absolute path is needed"), "{pins}");
         let same = EXAMPLE.replace("forwarder-health.sock", "forwarder.sock");

@@ -4,6 +4,8 @@
 
 #[allow(dead_code, reason = "other tests need more of it")]
 mod lab;
+#[macro_use]
+mod planes;
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 
@@ -36,12 +38,21 @@ fn healthy(lab: &Lab) -> Forwarder {
     forwarder
 }
 
-#[test]
-fn it_is_what_fits_both_ways_when_it_is_asked_for() {
+on_data_planes! {
+    [on_the_kernel Kernel, on_tcx Tcx, on_xdp Xdp]
+    the_mss_is_what_fits_both_ways_when_it_is_asked_for,
+}
+
+on_data_planes! {
+    [kernel Kernel, tcx Tcx, xdp Xdp, user User]
+    a_dscp_is_set_where_it_is_asked_for_and_ecn_and_other_packets_are_kept,
+}
+
+fn the_mss_is_what_fits_both_ways_when_it_is_asked_for(plane: Plane) {
     if !possible() {
         return;
     }
-    let lab = Lab::new(Plane::Kernel);
+    let lab = Lab::new(plane);
     lab.ip("isp", "link set priv0 mtu 1400");
     count(&lab, "far");
     count(&lab, "sub");
@@ -61,12 +72,11 @@ fn it_is_what_fits_both_ways_when_it_is_asked_for() {
     assert_eq!((both("full"), both("clamped")), ((2, 2), (2, 2)));
 }
 
-#[test]
-fn a_dscp_is_set_where_it_is_asked_for_and_ecn_and_other_packets_are_kept() {
+fn a_dscp_is_set_where_it_is_asked_for_and_ecn_and_other_packets_are_kept(plane: Plane) {
     if !possible() {
         return;
     }
-    let lab = Lab::new(Plane::Kernel);
+    let lab = Lab::new(plane);
     let text = "table inet marks {\ncounter marked { }\ncounter kept { }\n\
                 chain door { type filter hook prerouting priority raw; policy accept;\n\
                 udp dport 7001 ip dscp 46 ip ecn 1 counter name marked\n\

@@ -4,6 +4,7 @@
 //! which drops and counts what is wrong. [`Table`] is what the program gets; [`Table::outcome`] is the model of
 //! the program, which a test holds against it packet by packet.
 
+mod outcome;
 mod tunnel;
 
 use std::collections::BTreeMap;
@@ -13,151 +14,15 @@ use cloakway_types::PrefixMap;
 use ipnet::IpNet;
 
 use crate::decide::Kind;
-use crate::meter::{Limit, Metering, Over};
+use crate::meter::{Limit, Metering};
 use crate::parse::{Parsed, parse};
 use crate::policy::{LinkId, Policy, Service};
 
+pub use outcome::Outcome;
 pub use tunnel::{Tunnel, Underlay, Whole};
 
 /// Services of one prefix that the program can hold; a prefix with more takes the slow path.
 pub const MAX_SERVICES: usize = 32;
-
-/// What came of a packet at the fast path. The order is that of the program's counters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
-    /// Forwarded out by a private link.
-    ToPrivate,
-    /// Forwarded from a private link to a subscriber.
-    FromPrivate,
-    /// From a subscriber's side to no private prefix.
-    Bystander,
-    /// The program is not the one of the present policy.
-    StandsAside,
-    /// Neither IPv4 nor IPv6.
-    NotIp,
-    /// Tagged, or not to this host's link-layer address.
-    LinkLayer,
-    /// With options or extension headers, cut off, or with a wrong length or checksum.
-    IpHeader,
-    /// A fragment.
-    Fragment,
-    /// With a TTL or hop limit that ends here.
-    HopsLeft,
-    /// From a source that the policy does not allow there.
-    Source,
-    /// From a private link to no subscriber.
-    Destination,
-    /// To or from none of the services of its prefix, or an ICMP error of a prefix that has services.
-    Service,
-    /// With a transport checksum that a device was to complete.
-    PartialChecksum,
-    /// Without a known next hop by the right interface.
-    NoHop,
-    /// Larger than the MTU of the way.
-    TooBig,
-    /// Dropped: faster than its source may be.
-    SourceRate,
-    /// Dropped: the quota of its source is used up.
-    SourceQuota,
-    /// Dropped: a new source, and no room to count for it.
-    SourcesFull,
-    /// Dropped: faster than its private prefix may be.
-    PrefixRate,
-    /// Dropped: the quota of its private prefix is used up.
-    PrefixQuota,
-}
-
-impl From<Over> for Outcome {
-    fn from(over: Over) -> Self {
-        match over {
-            Over::SourceRate => Self::SourceRate,
-            Over::SourceQuota => Self::SourceQuota,
-            Over::SourcesFull => Self::SourcesFull,
-            Over::PrefixRate => Self::PrefixRate,
-            Over::PrefixQuota => Self::PrefixQuota,
-        }
-    }
-}
-
-impl Outcome {
-    /// Every outcome, in the order of the counters.
-    pub const ALL: [Self; 20] = [
-        Self::ToPrivate,
-        Self::FromPrivate,
-        Self::Bystander,
-        Self::StandsAside,
-        Self::NotIp,
-        Self::LinkLayer,
-        Self::IpHeader,
-        Self::Fragment,
-        Self::HopsLeft,
-        Self::Source,
-        Self::Destination,
-        Self::Service,
-        Self::PartialChecksum,
-        Self::NoHop,
-        Self::TooBig,
-        Self::SourceRate,
-        Self::SourceQuota,
-        Self::SourcesFull,
-        Self::PrefixRate,
-        Self::PrefixQuota,
-    ];
-
-    /// Its name in counters.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ToPrivate => "to-private",
-            Self::FromPrivate => "from-private",
-            Self::Bystander => "bystander",
-            Self::StandsAside => "stands-aside",
-            Self::NotIp => "not-ip",
-            Self::LinkLayer => "link-layer",
-            Self::IpHeader => "ip-header",
-            Self::Fragment => "fragment",
-            Self::HopsLeft => "hops-left",
-            Self::Source => "source",
-            Self::Destination => "destination",
-            Self::Service => "service",
-            Self::PartialChecksum => "partial-checksum",
-            Self::NoHop => "no-hop",
-            Self::TooBig => "too-big",
-            Self::SourceRate => Over::SourceRate.name(),
-            Self::SourceQuota => Over::SourceQuota.name(),
-            Self::SourcesFull => Over::SourcesFull.name(),
-            Self::PrefixRate => Over::PrefixRate.name(),
-            Self::PrefixQuota => Over::PrefixQuota.name(),
-        }
-    }
-
-    /// What it means, for people.
-    #[must_use]
-    pub const fn meaning(self) -> &'static str {
-        match self {
-            Self::ToPrivate => "forwarded to a private link",
-            Self::FromPrivate => "forwarded from a private link to a subscriber",
-            Self::Bystander => "handed to the kernel: to no private prefix",
-            Self::StandsAside => "handed to the kernel: the policy is being changed",
-            Self::NotIp => "handed to the kernel: not IP",
-            Self::LinkLayer => "handed to the kernel: tagged, or for another link-layer address",
-            Self::IpHeader => "handed to the kernel: an IP header that is not plain",
-            Self::Fragment => "handed to the kernel: a fragment",
-            Self::HopsLeft => "handed to the kernel: the TTL or hop limit ends here",
-            Self::Source => "handed to the kernel: a source that is not allowed there",
-            Self::Destination => "handed to the kernel: from a private link to no subscriber",
-            Self::Service => "handed to the kernel: none of the services of its prefix",
-            Self::PartialChecksum => "handed to the kernel: its checksum was left to a device",
-            Self::NoHop => "handed to the kernel: no known neighbour by the right interface",
-            Self::TooBig => "handed to the kernel: larger than the MTU",
-            Self::SourceRate => "dropped: faster than its source may be",
-            Self::SourceQuota => "dropped: the quota of its source is used up",
-            Self::SourcesFull => "dropped: a new source, and no room to count for it",
-            Self::PrefixRate => "dropped: faster than its private prefix may be",
-            Self::PrefixQuota => "dropped: the quota of its private prefix is used up",
-        }
-    }
-}
 
 /// What the program needs to know of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -236,6 +101,8 @@ pub struct Private {
     pub services: u32,
     /// Its entry in [`Metered::prefixes`], counted from 1; 0 when nothing is limited.
     pub limit: u32,
+    /// The DSCP that its packets get; `None`: they keep theirs.
+    pub dscp: Option<u8>,
 }
 
 /// What the program charges.
@@ -266,6 +133,8 @@ pub struct Table {
     pub services: Vec<Vec<Service>>,
     /// What is charged; `None` when nothing is.
     pub metered: Option<Metered>,
+    /// Whether what begins a TCP connection is left to the kernel, which changes its MSS.
+    pub clamps_mss: bool,
 }
 
 impl Policy {
@@ -313,7 +182,9 @@ impl Policy {
                 table.services.push(entry.services.clone());
                 services = u32::try_from(table.services.len()).unwrap_or(u32::MAX);
             }
-            table.private.push((entry.prefix, Private { links, spread: entry.spread, services, limit }));
+            table
+                .private
+                .push((entry.prefix, Private { links, spread: entry.spread, services, limit, dscp: entry.dscp }));
         }
         let mut subscribers: BTreeMap<IpNet, bool> =
             self.subscriber_prefixes().iter().map(|prefix| (*prefix, true)).collect();
@@ -322,6 +193,7 @@ impl Policy {
         }
         table.subscribers = subscribers.into_iter().collect();
         table.metered = metered;
+        table.clamps_mss = self.clamps_mss();
         table
     }
 
@@ -434,7 +306,14 @@ impl Table {
             1 | 58 => 1,
             _ => 0,
         };
-        if length < least + transport { Err(Outcome::IpHeader) } else { Ok((parsed, length)) }
+        if length < least + transport {
+            return Err(Outcome::IpHeader);
+        }
+        const SYN: u8 = 2;
+        if self.clamps_mss && parsed.protocol == 6 && octet(least + 13) & SYN != 0 {
+            return Err(Outcome::Synchronises);
+        }
+        Ok((parsed, length))
     }
 
     /// Who pays for the frame: a subscriber and a private prefix, and the bytes of IP. Frames that the kernel is sure

@@ -25,6 +25,7 @@
 // How a packet is forwarded, and to whom it is charged.
 struct way {
     struct hop *hop;
+    __u32 dscp;
     struct bill bill;
     // The subscriber's, where it was looked for already.
     struct account *account;
@@ -72,6 +73,7 @@ static __always_inline enum outcome decide_there(const struct packet *packet, st
     if (!kept && !find_hop(packet, hop, destination))
         return NO_HOP;
     way->bill.limit = hop->limit;
+    way->dscp = hop->dscp;
     return TO_PRIVATE;
 }
 
@@ -94,6 +96,7 @@ static __always_inline enum outcome decide_back(const struct packet *packet, con
     if (!kept && !find_hop(packet, hop, NULL))
         return NO_HOP;
     way->bill.limit = source->limit;
+    way->dscp = source->dscp;
     return FROM_PRIVATE;
 }
 
@@ -144,7 +147,7 @@ static __always_inline int send_by_tunnel(struct xdp_md *context, const struct p
         }
     }
     void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
-    if (!rewrite(packet, way->hop, data + (tunnel->family == AF_INET ? OUTER4 : OUTER6), end) ||
+    if (!rewrite(packet, way->hop, way->dscp, data + (tunnel->family == AF_INET ? OUTER4 : OUTER6), end) ||
         !encapsulate(context, number, source_port(packet, tunnel)))
         return XDP_DROP;
     count(TO_PRIVATE, 1, packet->length);
@@ -185,7 +188,7 @@ int fast_path_xdp(struct xdp_md *context)
             return XDP_DROP;
         }
     }
-    if (!rewrite(&packet, way.hop, data, end))
+    if (!rewrite(&packet, way.hop, way.dscp, data, end))
         return XDP_PASS;
     count(outcome, 1, packet.length);
     // A device that is not in the map any more drops.
@@ -229,7 +232,7 @@ int carrier_xdp(struct xdp_md *context)
     }
     data = (void *)(long)context->data;
     end = (void *)(long)context->data_end;
-    if (!rewrite(&packet, way.hop, data, end))
+    if (!rewrite(&packet, way.hop, way.dscp, data, end))
         return XDP_DROP;
     count(FROM_PRIVATE, 1, packet.length);
     return bpf_redirect_map(&devices, way.hop->out, XDP_DROP);
@@ -296,7 +299,7 @@ static __noinline int forward(struct __sk_buff *context, const struct port *port
             return TOLD + TC_ACT_SHOT;
         }
     }
-    if (!rewrite(&packet, way.hop, data, end))
+    if (!rewrite(&packet, way.hop, way.dscp, data, end))
         return IP_HEADER;
     count(outcome, segments, bytes);
     return TOLD + bpf_redirect(way.hop->out, 0);

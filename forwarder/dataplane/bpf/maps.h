@@ -13,6 +13,7 @@
 #define ROLE_LINK 2
 
 #define MAX_SERVICES 32
+#define MARKED 0x100
 #define NEAR_PORTS 256
 #define HOPS 8192
 // One jiffy, 1 to 10 ms, is as long as an answer of the routing table may be old.
@@ -41,6 +42,8 @@ enum outcome {
     SOURCES_FULL,
     PREFIX_RATE,
     PREFIX_QUOTA,
+    // Handed to the kernel again.
+    SYNCHRONISES,
     OUTCOMES,
 };
 
@@ -88,13 +91,14 @@ struct end_of_tunnel {
 };
 
 // A private prefix: the bits of its links, where its services are (0: everything is allowed), whether the kernel's hash
-// chooses among the links, and where its limit is (0: none).
+// chooses among the links, where its limit is (0: none), and what its packets are marked with.
 struct private_prefix {
     __u64 links;
     __u32 services;
     __u32 spread;
     __u32 limit;
-    __u32 unused;
+    // MARKED and the DSCP at its place in the traffic class; 0: packets keep theirs.
+    __u32 dscp;
 };
 
 struct service {
@@ -133,7 +137,7 @@ struct hop {
     __u8 macs[2 * ETH_ALEN];
     // That it leaves by.
     __u32 tunnel;
-    __u32 unused;
+    __u32 dscp;
 };
 
 struct count {
@@ -150,6 +154,8 @@ struct state {
 
 // This program's generation, set when it is loaded.
 volatile const __u64 generation = 0;
+// Whether the kernel is to write another MSS into what begins a connection.
+volatile const __u32 clamps_mss = 0;
 
 // Pinned: what outlives a program.
 struct {

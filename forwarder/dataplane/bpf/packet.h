@@ -177,6 +177,12 @@ static __always_inline enum outcome read_packet(struct packet *packet, const str
         __u32 least = packet->protocol == TCP ? 20 : packet->protocol == UDP ? 8 : 4;
         if ((void *)(both + 2) > end || packet->length < (transport - at) + least)
             return IP_HEADER;
+        // Its MSS is the guarded kernel's to change.
+        if (clamps_mss && packet->protocol == TCP) {
+            __u8 *flags = transport + 13;
+            if ((void *)(flags + 1) > end || *flags & 2)
+                return SYNCHRONISES;
+        }
         packet->source_port = both[0];
         packet->destination_port = both[1];
     } else if (packet->protocol == ICMP || packet->protocol == ICMP6) {

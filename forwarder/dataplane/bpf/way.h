@@ -55,6 +55,7 @@ static __always_inline int find_hop(const struct packet *packet, struct hop *hop
         return 0;
     hop->services = private ? private->services : 0;
     hop->limit = private ? private->limit : 0;
+    hop->dscp = private ? private->dscp : 0;
     __builtin_memcpy(hop->address, packet->destination, 16);
     hop->in = packet->in;
     hop->out = out;
@@ -66,8 +67,8 @@ static __always_inline int find_hop(const struct packet *packet, struct hop *hop
     return 1;
 }
 
-// Turns the frame into the one that leaves. Nothing is handed to the kernel after this.
-static __always_inline int rewrite(const struct packet *packet, const struct hop *hop, void *data, void *end)
+// Turns the frame into the one that leaves, with a DSCP if it gets one. Nothing is handed to the kernel after this.
+static __always_inline int rewrite(const struct packet *packet, const struct hop *hop, __u32 dscp, void *data, void *end)
 {
     struct ethhdr *ethernet = data;
     if (packet->family == AF_INET) {
@@ -78,11 +79,22 @@ static __always_inline int rewrite(const struct packet *packet, const struct hop
         // RFC 1141: the sum loses 0x0100, so its complement gains it.
         __u32 sum = ip->check + bpf_htons(0x0100);
         ip->check = sum + (sum >= 0xffff);
+        if (dscp & MARKED) {
+            __u8 tos = (dscp & 0xfc) | (ip->tos & 3);
+            // RFC 1624, equation 3; the first octet of both words is the same.
+            ip->check = ~fold((__u64)(__u16)~ip->check + (__u16)~bpf_htons(ip->tos) + bpf_htons(tos));
+            ip->tos = tos;
+        }
     } else {
         struct ipv6hdr *ip = data + sizeof(*ethernet);
         if ((void *)(ip + 1) > end)
             return 0;
         ip->hop_limit--;
+        if (dscp & MARKED) {
+            // Six bits behind the version; the two of ECN and the flow label stay.
+            __u32 *first = (__u32 *)ip;
+            *first = (*first & bpf_htonl(0xf03fffff)) | bpf_htonl((dscp & 0xfc) << 20);
+        }
     }
     __builtin_memcpy(ethernet, hop->macs, 2 * ETH_ALEN);
     return 1;

@@ -14,6 +14,22 @@ pub(super) fn aged(packet: &[u8]) -> Option<Vec<u8>> {
     Some(aged)
 }
 
+/// Gives a packet a DSCP, and leaves it its ECN.
+pub(super) fn mark(packet: &mut [u8], dscp: u8) -> Option<()> {
+    match packet {
+        [first, tos, ..] if *first >> 4 == 4 => {
+            *tos = dscp << 2 | (*tos & 3);
+            seal(packet, 20)
+        }
+        [first, second, ..] => {
+            *first = *first & 0xf0 | dscp >> 2;
+            *second = dscp << 6 | (*second & 0x3f);
+            Some(())
+        }
+        _ => None,
+    }
+}
+
 /// How long a packet says that it is.
 #[must_use]
 pub fn length(packet: &[u8]) -> Option<usize> {

@@ -224,9 +224,13 @@ impl User {
         if leaves && parsed.hops <= 1 {
             return self.tell(icmp::Error::TimeExceeded, frame.port, packet, &parsed, now, way);
         }
-        let Some(aged) = edit::aged(packet).filter(|_| leaves) else {
+        let Some(mut aged) = edit::aged(packet).filter(|_| leaves) else {
             return if let Verdict::Drop(reason) = verdict { Fate::Dropped(reason) } else { Fate::Kernel };
         };
+        let its = if verdict == Verdict::ToSubscriber { parsed.source } else { parsed.destination };
+        if let Some(dscp) = self.policy.private_prefix(its).and_then(|entry| entry.dscp) {
+            edit::mark(&mut aged, dscp);
+        }
         let (headers, largest) = edit::segment(&aged, frame.segment);
         let mtu = out.map_or(usize::MAX, |(_, _, mtu)| mtu);
         let pieces = match largest <= mtu {

@@ -33,6 +33,7 @@ const PORT: usize = 24;
 const TUNNEL: usize = 64;
 const END: usize = 48;
 /// As the program has them.
+const MARKED: u32 = 0x100;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
@@ -72,9 +73,11 @@ impl Object {
         let tunnels: Vec<_> = table.tunnels().filter(|_| hook == Hook::Xdp).collect();
         let of_source = encoded_limit(&table.metered.as_ref().map_or_else(Limit::default, |metered| metered.source), 0);
         let limits_prefixes = u32::from(table.metered.as_ref().is_some_and(|metered| !metered.prefixes.is_empty()));
+        let clamps_mss = u32::from(table.clamps_mss);
         let mut loader = EbpfLoader::new();
         loader
             .override_global("generation", &generation, true)
+            .override_global("clamps_mss", &clamps_mss, true)
             .override_global("metered", &ways, true)
             .override_global("of_source", &of_source, true)
             .override_global("limits_prefixes", &limits_prefixes, true)
@@ -331,6 +334,7 @@ fn encoded_private(entry: &Private) -> [u8; 24] {
     let mut value = [0; 24];
     let parts = entry.links.to_ne_bytes().into_iter().chain(entry.services.to_ne_bytes());
     let parts = parts.chain(u32::from(entry.spread).to_ne_bytes()).chain(entry.limit.to_ne_bytes());
+    let parts = parts.chain(entry.dscp.map_or(0, |dscp| MARKED | u32::from(dscp) << 2).to_ne_bytes());
     value.iter_mut().zip(parts).for_each(|(octet, part)| *octet = part);
     value
 }

@@ -474,6 +474,63 @@ fn a_checksum_that_was_left_to_a_device_is_left_to_the_kernel() {
     });
 }
 
+#[test]
+fn a_dscp_is_set_beside_every_ecn_and_what_begins_a_connection_is_left_to_the_kernel() {
+    within(|directory| {
+        let mut table = policy().fast_table(&host());
+        for (_, private) in &mut table.private {
+            private.dscp = Some(46);
+        }
+        table.clamps_mss = true;
+        for hook in [Hook::Xdp, Hook::Tcx] {
+            let mut path = FastPath::open(directory).unwrap();
+            path.apply(&table, hook, false, FastPath::forwards).unwrap();
+            let mut object = Object::load(&table, hook, path.pins.forwarding().unwrap(), directory).unwrap();
+            for (v4, port, tos) in [true, false]
+                .into_iter()
+                .flat_map(|v4| [3, 5].map(|port| (v4, port)))
+                .flat_map(|(v4, port)| (0..=255).map(move |tos| (v4, port, tos)))
+            {
+                let (source, destination) = if port == 3 { (0, 5) } else { (5, 0) };
+                let mut octets = frame(&Draw { port, v4, source, destination, payload: 60, ..quiet() });
+                let traffic_class = |octets: &mut [u8], tos: u8| {
+                    if v4 {
+                        octets[15] = tos;
+                        octets[24..26].copy_from_slice(&[0, 0]);
+                        let sum = checksum(&octets[14..34]);
+                        octets[24..26].copy_from_slice(&sum.to_be_bytes());
+                    } else {
+                        octets[14..16].copy_from_slice(&[0x60 | tos >> 4, tos << 4 | 5]);
+                    }
+                };
+                traffic_class(&mut octets, tos);
+                let out = run(&mut object, hook, port, &octets).unwrap().1;
+                let mut wanted = octets.clone();
+                let macs = if port == 3 { [FAR, LINK] } else { [SUBSCRIBER, EDGE] };
+                wanted[..12].copy_from_slice(&macs.concat());
+                wanted[if v4 { 22 } else { 21 }] -= 1;
+                traffic_class(&mut wanted, 46 << 2 | (tos & 3));
+                assert_eq!(out, wanted, "{hook:?} {v4} {port} {tos:#x}");
+            }
+            for (v4, flags) in [(true, 0x02), (true, 0x12), (false, 0x42), (true, 0x10), (false, 0x11)] {
+                let mut octets = frame(&Draw { v4, destination: 5, protocol: 6, payload: 24, ..quiet() });
+                octets[if v4 { 47 } else { 67 }] = flags;
+                let (word, out) = run(&mut object, hook, 3, &octets).unwrap();
+                let outcome = table.outcome(3, &octets, hop).unwrap();
+                if flags & 2 == 0 {
+                    assert_eq!(outcome, Outcome::ToPrivate);
+                    assert!(word == if hook == Hook::Xdp { XDP_REDIRECT } else { TC_REDIRECT });
+                } else {
+                    assert_eq!(outcome, Outcome::Synchronises);
+                    assert_eq!((word, out), (if hook == Hook::Xdp { XDP_PASS } else { u32::MAX }, octets));
+                }
+            }
+        }
+        let counts = FastPath::open(directory).unwrap().counts().unwrap();
+        assert_eq!(counts[&Outcome::Synchronises].packets, 6);
+    });
+}
+
 /// Waits until the kernel has let go of a link whose last pin was removed: it does so a moment later.
 fn gone(attached: &dyn Fn() -> bool) {
     let start = std::time::Instant::now();
