@@ -315,3 +315,41 @@ fn a_rate_lets_no_more_through_than_its_burst_the_time_and_a_tick() {
         }
     });
 }
+
+#[test]
+fn two_processors_begin_a_period_once() {
+    const QUOTA: u64 = 20;
+    const PERIODS: u64 = 200;
+    within(|directory| {
+        let table = limited(only_source(Limit { quota: quota(Some(QUOTA), None, 1), ..Limit::default() }));
+        let mut path = FastPath::open(directory).unwrap();
+        path.apply(&table, Hook::Xdp, false, FastPath::forwards).unwrap();
+        let generation = path.pins.forwarding().unwrap();
+        // Told at the end: one that failed alone would let the other wait.
+        let (together, passed) = (std::sync::Barrier::new(2), std::sync::Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for processor in 0..2 {
+                let (table, path, together, passed) = (&table, &path, &together, &passed);
+                scope.spawn(move || {
+                    let mut one = nix::sched::CpuSet::new();
+                    one.set(processor % std::thread::available_parallelism().unwrap().get()).unwrap();
+                    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &one).unwrap();
+                    let mut object = Object::load_with(table, Hook::Xdp, generation, directory, 1).unwrap();
+                    for period in 1..=PERIODS {
+                        tell(&mut object, Instant::ORIGIN + Duration::from_secs(period));
+                        together.wait();
+                        for _ in 0..QUOTA {
+                            run(&mut object, Hook::Xdp, 3, &good(64, 60, 17)).unwrap();
+                        }
+                        if together.wait().is_leader() {
+                            passed.lock().unwrap().push(path.counts().unwrap()[&Outcome::ToPrivate].packets);
+                        }
+                        together.wait();
+                    }
+                });
+            }
+        });
+        let wanted: Vec<_> = (1..=PERIODS).map(|period| period * QUOTA).collect();
+        assert_eq!(passed.into_inner().unwrap(), wanted);
+    });
+}
