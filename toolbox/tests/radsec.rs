@@ -366,7 +366,7 @@ realm isp.example {{
     );
     let secret = running::radius::HOME_SECRET;
     let said = radclient(&dir, free.accounting, "acct", secret, &record, 6);
-    assert!(said.answered, "{}", free.log());
+    assert!(said.answered, "{} acknowledged: {}", lab.count("edge-tls", "acknowledged"), free.log());
     assert!(lab.toolbox.live(ALICE, AT), "{}", free.log());
     answers(&dir, free.accounting, secret);
 }
