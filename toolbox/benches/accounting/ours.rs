@@ -1,0 +1,149 @@
+//! The toolbox, as it is run.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::{HeaderMap, Method, StatusCode};
+use cloakway_crypto::encode::hex;
+use cloakway_crypto::hash::sha256;
+use cloakway_runtime::http::Client;
+use cloakway_runtime::tls;
+use tempfile::TempDir;
+use toolbox_wire::radius::{Request, build_request};
+
+use crate::load::Figures;
+
+pub(crate) const SECRET: &str = "a secret of the bench, of some length";
+const KEY: &str = "the key of the bench";
+
+/// A folder on the disk that the build is on: what is in memory alone would be durable at no price.
+pub(crate) fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("accounting").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Waits until `there` says so.
+pub(crate) fn until(what: &str, mut there: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !there() {
+        assert!(Instant::now() < end, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+pub(crate) struct Toolbox {
+    child: Child,
+    pub(crate) radius: SocketAddr,
+    https: SocketAddr,
+    folder: TempDir,
+}
+
+impl Toolbox {
+    pub(crate) fn start() -> Self {
+        let folder = folder();
+        let path = |name: &str| folder.path().join(name);
+        let issued = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        std::fs::write(path("cert.pem"), issued.cert.pem()).unwrap();
+        std::fs::write(path("key.pem"), issued.signing_key.serialize_pem()).unwrap();
+        std::fs::write(path("secret"), SECRET).unwrap();
+        let radius = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let https = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (dir, key) = (folder.path().display(), hex(&sha256(&[KEY.as_bytes()])));
+        let config = format!(
+            r#"data = "{dir}/data"
+admin-socket = "{dir}/admin.sock"
+[subscribers]
+prefixes = ["10.0.0.0/8"]
+[radius]
+listen = ["{radius}"]
+[[radius.clients]]
+name = "edge"
+prefix = "127.0.0.1/32"
+secret-file = "{dir}/secret"
+[https]
+listen = ["{https}"]
+certificate = "{dir}/cert.pem"
+key = "{dir}/key.pem"
+[[callers]]
+name = "shop"
+key-sha256 = "{key}"
+rate-per-s = 1000000
+"#
+        );
+        std::fs::write(path("toolbox.toml"), config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_toolbox"));
+        command.args(["run", "--config"]).arg(path("toolbox.toml")).stderr(Stdio::null()).stdin(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        until("the toolbox answers", || {
+            assert!(child.try_wait().unwrap().is_none(), "it ended");
+            let mut show = Command::new(env!("CARGO_BIN_EXE_toolbox"));
+            show.args(["show", "status", "--config"]).arg(path("toolbox.toml"));
+            show.output().unwrap().status.success()
+        });
+        Self { child, radius, https, folder }
+    }
+
+    /// As many callers ask, each as soon as it is answered.
+    pub(crate) fn verify(&self, callers: usize, seconds: Duration) -> Figures {
+        const SUBSCRIBERS: u8 = 200;
+        for n in 1..=SUBSCRIBERS {
+            self.start_session(n);
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let client = Arc::new(client(&self.folder.path().join("cert.pem")));
+        let url: Arc<str> = format!("https://{}/v1/verify", self.https).into();
+        let begun = Instant::now();
+        let asking = (0..callers).map(|caller| {
+            let (client, url) = (client.clone(), url.clone());
+            runtime.spawn(async move {
+                let mut took = Vec::new();
+                let mut n = caller;
+                while begun.elapsed() < seconds {
+                    n += 1;
+                    let who = n % usize::from(SUBSCRIBERS) + 1;
+                    let body = format!(r#"{{"address":"10.0.0.{who}","subscriber":"user{who}"}}"#);
+                    let mut headers = HeaderMap::new();
+                    headers.insert("authorization", format!("Bearer {KEY}").parse().unwrap());
+                    headers.insert("content-type", "application/json".parse().unwrap());
+                    let asked = Instant::now();
+                    let answer = client.send(Method::POST, &url, headers, body.into_bytes(), Duration::from_secs(30));
+                    let answer = answer.await.unwrap();
+                    took.push(asked.elapsed());
+                    assert_eq!(answer.status(), StatusCode::OK);
+                    assert!(answer.body().starts_with(br#"{"live":true"#));
+                }
+                took
+            })
+        });
+        let asking: Vec<_> = asking.collect();
+        let mut took = Vec::new();
+        for one in asking {
+            took.extend(runtime.block_on(one).unwrap());
+        }
+        Figures::new(took, begun.elapsed(), 0)
+    }
+
+    fn start_session(&self, n: u8) {
+        let (session, user) = (format!("s{n}"), format!("user{n}"));
+        let attributes: [(u8, &[u8]); 5] =
+            [(40, &[0, 0, 0, 1]), (44, session.as_bytes()), (1, user.as_bytes()), (32, b"edge"), (8, &[10, 0, 0, n])];
+        let packet = build_request(Request::Accounting, n, &attributes, SECRET.as_bytes(), [0; 16], false).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        socket.send_to(&packet, self.radius).unwrap();
+        socket.recv(&mut [0; 4096]).unwrap();
+    }
+}
+
+fn client(certificate: &Path) -> Client {
+    Client::new(tls::client(certificate, None).unwrap(), None).unwrap()
+}
+
+impl Drop for Toolbox {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
