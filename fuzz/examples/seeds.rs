@@ -586,6 +586,42 @@ fn radius() -> Seeds {
         ),
         ("nas-on", accounting(7, &[], true)),
         ("tunnel", accounting(9, &[user, address], false)),
+        (
+            "port-block",
+            accounting(
+                3,
+                &[(
+                    241,
+                    &[
+                        6, 1, 6, 0, 0, 0, 2, 8, 6, 0, 0, 0, 1, 3, 6, 203, 0, 113, 1, 9, 6, 0, 0, 8, 0, 10, 6, 0, 0, 9,
+                        255,
+                    ],
+                )],
+                false,
+            ),
+        ),
+        (
+            "access",
+            build_request(
+                Request::Access,
+                7,
+                &[
+                    user,
+                    (2, &[9; 32]),
+                    (26, &[0, 0, 1, 55, 16, 20, 0x80, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]),
+                ],
+                SECRET,
+                [5; 16],
+                true,
+            )
+            .expect("it fits"),
+        ),
+        ("accept", {
+            let granted: [(u8, &[u8]); 2] = [(123, &[0, 56, 0x20, 1, 0x0d, 0xb8, 0x51]), (69, &[1; 19])];
+            let mut accept = build_request(Request::Access, 7, &granted, SECRET, [5; 16], false).expect("it fits");
+            accept[0] = 2;
+            accept
+        }),
     ]
 }
 
