@@ -2,7 +2,7 @@
 
 use cloakway_types::Timestamp;
 use toolbox_wire::access;
-use toolbox_wire::accounting::{self, Record};
+use toolbox_wire::accounting::{self, Naming, Record};
 use toolbox_wire::radius::relay::{self, Side};
 use toolbox_wire::radius::{Attribute, MAX_LENGTH, Packet, Request, build_request, code, dynamic, extended};
 
@@ -57,7 +57,7 @@ fn relayed(packet: Packet<'_>) {
     if let Ok(answer) = relay::answer(packet, 9, side(FAR), side(SECRET)) {
         let answer = Packet::parse(&answer).expect("an answer is a packet");
         answer.verify_response(&packet.authenticator(), SECRET, false).expect("it was signed with the secret");
-        let granted = access::grant(packet, answer).map(|grant| grant.delegated.len());
+        let granted = access::grant(packet, answer, Naming::UserName).map(|grant| grant.delegated.len());
         assert!(granted.unwrap_or(0) <= packet.attributes().count());
         let _ = dynamic::answer(answer, 9, &packet.authenticator(), SECRET);
     }

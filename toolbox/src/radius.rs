@@ -97,6 +97,7 @@ impl Radius {
                 name: client.name.clone(),
                 secret: client.secret.clone(),
                 require_message_authenticator: client.require_message_authenticator,
+                naming: client.naming,
             };
             (client.prefix, Arc::new(known))
         });

@@ -46,6 +46,7 @@ fn the_example_is_valid_and_its_commented_defaults_are_the_defaults() {
         "retention-days = 90",
         "receive-buffer-kib = 8192",
         "coa-wait-ms = 1500",
+        "subscriber = \"user-name\"",
         "allow-tls12 = false",
         "connections = 256",
         "connections-per-client = 16",
@@ -133,6 +134,7 @@ fn an_error_names_line_field_and_what_would_be_right() {
         assert!(named.abs_diff(found) <= 1, "line {found} expected: {message}");
     }
     assert!(error(&text.replace("\"verify\"", "\"guess\"")).contains("guess"));
+    assert!(error(&text.replace("subscriber = \"user-name\"", "subscriber = \"class\"")).contains("class"));
     let unasked = error(&text.replace("\ncoa-port = ", "\n#"));
     assert!(unasked.contains("radius.clients[0].coa-port: give the port"), "{unasked}");
     let nowhere = error(&text.replace("\nauthentication = ", "\n#"));

@@ -246,3 +246,22 @@ fn several_sockets_take_what_several_nases_send_at_once() {
     assert_eq!((&sources["clients"][0]["acknowledged"], &sources["clients"][0]["copies"]), (&json!(12), &json!(12)));
     assert_eq!(sources["kernel_drops"].as_object().unwrap().len(), 1);
 }
+
+#[test]
+fn where_names_are_pseudonyms_the_chargeable_identity_is_the_subscriber() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("radius.secret").display().to_string();
+    let client = format!(
+        "[[radius.clients]]\nname = \"roaming\"\nprefix = \"127.0.0.7/32\"\nsecret-file = \"{secret}\"\n\
+         subscriber = \"chargeable-user-identity\"\n"
+    );
+    let toolbox = Toolbox::start_in(folder, "", "", &client);
+    let mut nas = Nas::new("127.0.0.7:0", toolbox.radius);
+    let now = now_s();
+    Record::of(START, "s", "anonymous@isp.example").edge().with(89, ALICE).with(8, A).at(now - 5).tell(&mut nas);
+    assert!(toolbox.live(ALICE, AT));
+    assert_eq!(toolbox.reason("anonymous@isp.example", AT), "no-session");
+    let of = Record::of(START, "t", BOB).edge().with(89, [0]).with(8, [198, 51, 100, 71]);
+    of.at(now - 5).tell(&mut nas);
+    assert_eq!(toolbox.reason(BOB, "198.51.100.71"), "no-session", "its identity was asked for and not told");
+}

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
+use toolbox_wire::accounting::Naming;
 use toolbox_wire::radius::{MAX_LENGTH, PacketError};
 
 use super::service::{Client, Reaction, Recent, Service, Takes};
@@ -38,6 +39,8 @@ pub struct Known {
     pub names: Vec<String>,
     /// SHA-256 of certificates of which it may have one.
     pub fingerprints: Vec<[u8; 32]>,
+    /// How it names subscribers.
+    pub naming: Naming,
 }
 
 /// How much is taken from all clients together and from each.
@@ -112,7 +115,8 @@ impl Server {
     pub fn new(service: Service, tls: Arc<ServerConfig>, known: Vec<Known>, limits: Limits) -> Self {
         let client = |known: Known| {
             let secret = Secret::from(SECRET);
-            let client = Client { name: known.name.clone(), secret, require_message_authenticator: false };
+            let client =
+                Client { name: known.name.clone(), secret, require_message_authenticator: false, naming: known.naming };
             (known, Arc::new(client), Arc::new(Semaphore::new(limits.per_client)))
         };
         Self {

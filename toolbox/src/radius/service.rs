@@ -11,7 +11,7 @@ use cloakway_types::Timestamp;
 use tokio::sync::mpsc;
 use toolbox_core::Event;
 use toolbox_wire::access::{self, Line};
-use toolbox_wire::accounting;
+use toolbox_wire::accounting::{self, Naming};
 use toolbox_wire::http::Source;
 use toolbox_wire::radius::{Packet, Request, Verified, code};
 
@@ -30,6 +30,8 @@ pub struct Client {
     pub secret: Secret<String>,
     /// Whether a packet without Message-Authenticator is dropped.
     pub require_message_authenticator: bool,
+    /// How it names subscribers.
+    pub naming: Naming,
 }
 
 impl Client {
@@ -183,7 +185,7 @@ impl Service {
         arrival: Timestamp,
         homes: Option<&Homes>,
     ) -> Result<Later<Option<Vec<u8>>>, Dropped> {
-        let learnt = self.learn(Source::Radius, &client.name, &verified, arrival)?;
+        let learnt = self.learn(Source::Radius, client, &verified, arrival)?;
         let passed_on =
             homes.filter(|homes| homes.take_accounting()).map(|homes| homes.ask(verified.packet(), client.secret()));
         let passed_on = passed_on.transpose()?;
@@ -212,15 +214,15 @@ impl Service {
     pub(super) fn learn(
         &self,
         source: Source,
-        client: &str,
+        client: &Client,
         verified: &Verified<'_>,
         arrival: Timestamp,
     ) -> Result<Later<Result<(), StoreError>>, Dropped> {
-        let record = accounting::read(verified, arrival)?;
+        let record = accounting::read_as(verified, arrival, client.naming)?;
         let blocks = accounting::blocks(verified)?;
         let line = || Line::of(verified.packet());
-        let (records, kept) = self.0.annex.complete(source, client, record, line, &blocks, arrival);
-        let apply = |record| self.0.bindings.apply(&Event { source, client: client.to_owned(), record, arrival });
+        let (records, kept) = self.0.annex.complete(source, &client.name, record, line, &blocks, arrival);
+        let apply = |record| self.0.bindings.apply(&Event { source, client: client.name.clone(), record, arrival });
         let durable: Vec<_> = records.into_iter().map(apply).collect();
         Ok(Box::pin(async move {
             for one in durable {
@@ -235,9 +237,9 @@ impl Service {
 
     /// Remembers what an Access-Accept grants, until the session begins. `request` is genuine, or else nobody but its
     /// client was told anything by the answer.
-    pub(super) fn granted(&self, client: &str, request: Packet<'_>, answer: Packet<'_>) -> Result<(), Dropped> {
+    pub(super) fn granted(&self, client: &Client, request: Packet<'_>, answer: Packet<'_>) -> Result<(), Dropped> {
         if answer.code() == code::ACCESS_ACCEPT {
-            self.0.annex.granted(client, access::grant(request, answer)?);
+            self.0.annex.granted(&client.name, access::grant(request, answer, client.naming)?);
         }
         Ok(())
     }
@@ -265,7 +267,7 @@ impl Service {
                     // What cannot be understood is passed on all the same: it is not for us.
                     let packets = (Packet::parse(&request), Packet::parse(answer));
                     if let (Ok(request), Ok(answer)) = packets
-                        && let Err(why) = service.granted(&client.name, request, answer)
+                        && let Err(why) = service.granted(&client, request, answer)
                     {
                         service.0.tally.unusable(&client.name, &why);
                     }

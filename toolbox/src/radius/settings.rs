@@ -11,6 +11,7 @@ use cloakway_runtime::config::{self, Invalid};
 use cloakway_runtime::tls::{self, Identity};
 use ipnet::IpNet;
 use serde::Deserialize;
+use toolbox_wire::accounting::Naming;
 
 use super::home::{self, Patience};
 use super::probe::Nases;
@@ -48,6 +49,8 @@ pub struct Client {
     pub secret: Secret<String>,
     /// Whether a packet without Message-Authenticator is dropped.
     pub require_message_authenticator: bool,
+    /// How it names subscribers.
+    pub naming: Naming,
     /// Whether its NASes may be asked about sessions.
     pub coa: Option<Nases>,
 }
@@ -139,6 +142,8 @@ struct RawClient {
     secret_file: PathBuf,
     #[serde(default)]
     require_message_authenticator: bool,
+    #[serde(default)]
+    subscriber: Naming,
     coa_port: Option<u16>,
     coa_secret_file: Option<PathBuf>,
     coa_wait_ms: Option<u64>,
@@ -182,6 +187,8 @@ struct RawKnown {
     certificate_names: Vec<String>,
     #[serde(default)]
     certificate_sha256: Vec<String>,
+    #[serde(default)]
+    subscriber: Naming,
 }
 
 #[derive(Debug, Deserialize)]
@@ -306,6 +313,7 @@ fn clients(raw: Vec<RawClient>, names: &mut BTreeSet<String>) -> Result<Vec<Clie
             prefix,
             secret,
             require_message_authenticator: client.require_message_authenticator,
+            naming: client.subscriber,
             coa,
         });
     }
@@ -399,7 +407,7 @@ impl RawKnown {
             })
         };
         let fingerprints = self.certificate_sha256.iter().map(fingerprint).collect::<Result<_, _>>()?;
-        Ok(Known { name: self.name, names: self.certificate_names, fingerprints })
+        Ok(Known { name: self.name, names: self.certificate_names, fingerprints, naming: self.subscriber })
     }
 }
 

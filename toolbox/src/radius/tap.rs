@@ -197,7 +197,7 @@ impl Tap {
         waiting.answered = true;
         match (request.code(), answer.code()) {
             (code::ACCOUNTING_REQUEST, code::ACCOUNTING_RESPONSE) => {
-                let Ok(learnt) = self.service.learn(Source::RadiusTap, &client.name, &verified, waiting.arrival) else {
+                let Ok(learnt) = self.service.learn(Source::RadiusTap, &client, &verified, waiting.arrival) else {
                     return Seen::Counted("unusable-record");
                 };
                 let Ok(place) = handle.block_on(self.places.clone().acquire_owned()) else { return Seen::Nothing };
@@ -208,7 +208,7 @@ impl Tap {
                 });
                 Seen::Learnt
             }
-            (code::ACCESS_REQUEST, code::ACCESS_ACCEPT) => match self.service.granted(&client.name, request, answer) {
+            (code::ACCESS_REQUEST, code::ACCESS_ACCEPT) => match self.service.granted(&client, request, answer) {
                 Ok(()) => Seen::Granted,
                 Err(_) => Seen::Counted("unusable-record"),
             },

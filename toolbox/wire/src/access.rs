@@ -5,7 +5,7 @@
 
 use ipnet::IpNet;
 
-use crate::accounting::{self, RecordError, kind};
+use crate::accounting::{self, Naming, RecordError, kind};
 use crate::radius::Packet;
 use crate::record::{Nas, User};
 
@@ -75,22 +75,25 @@ pub struct Grant {
     pub delegated: Vec<IpNet>,
 }
 
-/// What `accept` grants to who sent `request`. Both are genuine.
+/// What `accept` grants to who sent `request`, named as accounting will name them. Both are genuine.
 ///
 /// # Errors
 /// [`RecordError`] when an attribute is not what it should be.
-pub fn grant(request: Packet<'_>, accept: Packet<'_>) -> Result<Grant, RecordError> {
+pub fn grant(request: Packet<'_>, accept: Packet<'_>, naming: Naming) -> Result<Grant, RecordError> {
     let mut grant = Grant { user: User::Unstated, nas: Nas::default(), line: Line::of(request), delegated: Vec::new() };
     grant.line.class = Line::of(accept).class;
     for attribute in request.attributes() {
         match attribute.kind {
-            kind::USER_NAME => grant.user = accounting::user(&attribute),
+            kind::USER_NAME if naming == Naming::UserName => grant.user = accounting::user(&attribute),
             _ => accounting::name_nas(&mut grant.nas, &attribute)?,
         }
     }
     for attribute in accept.attributes() {
         match attribute.kind {
-            kind::USER_NAME => grant.user = accounting::user(&attribute),
+            kind::USER_NAME if naming == Naming::UserName => grant.user = accounting::user(&attribute),
+            kind::CHARGEABLE_USER_IDENTITY if naming == Naming::ChargeableUserIdentity => {
+                grant.user = accounting::chargeable(&attribute);
+            }
             kind::DELEGATED_IPV6_PREFIX => {
                 let prefix = accounting::prefix(&attribute)?;
                 if !prefix.addr().is_unspecified() {
@@ -117,12 +120,14 @@ mod tests {
     fn the_accept_says_what_is_delegated_and_under_which_name_accounting_will_come() {
         let request = packet(&[(1, b"alice"), (32, b"edge"), (NAS_PORT, &[0, 0, 0, 7])]);
         let prefix: &[u8] = &[0, 56, 0x20, 1, 0x0d, 0xb8, 0x51, 0, 0x64];
-        let of = |attributes: &[(u8, &[u8])]| grant(request, packet(attributes));
+        let of = |attributes: &[(u8, &[u8])]| grant(request, packet(attributes), Naming::UserName);
         let granted = of(&[(123, prefix), (123, &[0, 0]), (CLASS, b"c")]).unwrap();
         assert_eq!(granted.user, User::Named("alice".parse().unwrap()));
         assert_eq!(granted.nas.identifier.as_deref(), Some("edge"));
         assert_eq!(granted.delegated, ["2001:db8:5100:6400::/56".parse::<IpNet>().unwrap()]);
         assert_eq!(of(&[(1, b"alice@isp")]).unwrap().user, User::Named("alice@isp".parse().unwrap()));
+        let paying = grant(request, packet(&[(1, b"x"), (89, b"payer")]), Naming::ChargeableUserIdentity).unwrap();
+        assert_eq!(paying.user, User::Named("payer".parse().unwrap()));
         assert_eq!(of(&[(123, &[0, 129])]), Err(RecordError::PrefixLength { kind: 123, at: 20, length: 129 }));
     }
 

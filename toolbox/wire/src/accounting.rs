@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cloakway_types::{IdError, SubscriberId, Timestamp};
 use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
 
 use crate::radius::extended::{self, Allocation};
 use crate::radius::{Attribute, Verified};
@@ -30,6 +31,8 @@ pub mod kind {
     pub const ACCT_SESSION_ID: u8 = 44;
     /// RFC 2869 §5.3.
     pub const EVENT_TIMESTAMP: u8 = 55;
+    /// RFC 4372 §2.2.
+    pub const CHARGEABLE_USER_IDENTITY: u8 = 89;
     /// RFC 3162 §2.1.
     pub const NAS_IPV6_ADDRESS: u8 = 95;
     /// RFC 3162 §2.3.
@@ -95,23 +98,46 @@ struct Fields {
     status: Option<u32>,
     session: Option<String>,
     user: Option<User>,
+    chargeable: Option<User>,
     nas: Nas,
     addresses: Vec<Address>,
     stated: Option<u32>,
     delay: Option<u32>,
 }
 
-/// Reads the record of a packet that arrived at `arrival`.
+/// Which attribute says who the subscriber is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Naming {
+    /// User-Name.
+    #[default]
+    UserName,
+    /// Chargeable-User-Identity (RFC 4372), where User-Name is a pseudonym.
+    ChargeableUserIdentity,
+}
+
+/// Reads the record of a packet that arrived at `arrival`, whose subscriber is its User-Name.
 ///
 /// # Errors
 /// [`RecordError`] names the attribute and its place; nothing may be learnt from such a packet.
 pub fn read(packet: &Verified<'_>, arrival: Timestamp) -> Result<Record, RecordError> {
+    read_as(packet, arrival, Naming::UserName)
+}
+
+/// As [`read`], with the subscriber named by that attribute.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_as(packet: &Verified<'_>, arrival: Timestamp, naming: Naming) -> Result<Record, RecordError> {
     if packet.request() != crate::radius::Request::Accounting {
         return Err(RecordError::NoRecord);
     }
     let mut fields = Fields::default();
     for attribute in packet.packet().attributes() {
         fields.take(&attribute)?;
+    }
+    if naming == Naming::ChargeableUserIdentity {
+        fields.user = fields.chargeable.take();
     }
     fields.record(arrival)
 }
@@ -123,6 +149,7 @@ impl Fields {
             kind::ACCT_STATUS_TYPE => once(&mut self.status, number(a)?, a),
             kind::ACCT_SESSION_ID => once(&mut self.session, text(a)?, a),
             kind::USER_NAME => once(&mut self.user, user(a), a),
+            kind::CHARGEABLE_USER_IDENTITY => once(&mut self.chargeable, chargeable(a), a),
             kind::EVENT_TIMESTAMP => once(&mut self.stated, number(a)?, a),
             kind::ACCT_DELAY_TIME => once(&mut self.delay, number(a)?, a),
             kind::FRAMED_IP_ADDRESS => {
@@ -272,6 +299,11 @@ pub(crate) fn user(attribute: &Attribute<'_>) -> User {
     }
 }
 
+/// A single zero octet asks for the identity and states none (RFC 4372 §2.1).
+pub(crate) fn chargeable(attribute: &Attribute<'_>) -> User {
+    if matches!(attribute.value, [] | [0]) { User::Unstated } else { user(attribute) }
+}
+
 /// One reserved byte, the prefix length, then the prefix; bytes left off its end are zeros (RFC 3162 §2.3).
 /// Host bits, which the RFC wants to be zero, are cleared.
 pub(crate) fn prefix(attribute: &Attribute<'_>) -> Result<Ipv6Net, RecordError> {
@@ -376,6 +408,26 @@ mod tests {
             assert!(matches!(record, Record::NasReset { nas, .. } if nas.identifier.as_deref() == Some("edge")));
         }
         assert_eq!(read_attributes(&[(40, &[0, 0, 0, 9])]), Ok(Record::Other { status: 9 }));
+    }
+
+    #[test]
+    fn the_chargeable_identity_is_who_pays_where_the_name_is_a_pseudonym() {
+        let naming = Naming::ChargeableUserIdentity;
+        let user = |attributes: &[(u8, &[u8])]| {
+            let mut all: Vec<(u8, &[u8])> = vec![(40, &[0, 0, 0, 3]), (44, b"s"), (1, b"anonymous")];
+            all.extend_from_slice(attributes);
+            let built = build_request(Request::Accounting, 1, &all, SECRET, [0; 16], false).unwrap();
+            let verified = Packet::parse(&built).unwrap().verify(SECRET, false).unwrap();
+            read_as(&verified, ARRIVAL, naming).map(|record| match record {
+                Record::Session(session) => session.user,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(user(&[(89, b"alice")]), Ok(User::Named("alice".parse().unwrap())));
+        assert_eq!(user(&[(89, b"\0")]), Ok(User::Unstated));
+        assert_eq!(user(&[(89, b"\xff")]), Ok(User::Unusable));
+        assert_eq!(user(&[]), Ok(User::Unstated), "and the pseudonym is nobody");
+        assert_eq!(user(&[(89, b"a"), (89, b"b")]), Err(RecordError::Repeated { kind: 89, at: 43 }));
     }
 
     #[test]
