@@ -35,6 +35,12 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/include/bpf/bpf_helpers.h", "libbpf-dev"),
     ("tshark", "tshark"),
     ("unbound", "unbound"),
+    ("kea-dhcp4", "kea-dhcp4-server"),
+    ("kea-dhcp6", "kea-dhcp6-server"),
+    ("perfdhcp", "kea-admin"),
+    ("dhcpd", "isc-dhcp-server"),
+    ("dhclient", "isc-dhcp-client"),
+    ("conntrack", "conntrack"),
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
     ("certutil", "libnss3-tools"),
@@ -53,6 +59,9 @@ const SERVICES: &[(&str, &str)] = &[
     ("freeradius", "freeradius"),
     ("radsecproxy", "radsecproxy"),
     ("ocserv", "ocserv"),
+    ("kea-dhcp4-server", "kea-dhcp4-server"),
+    ("kea-dhcp6-server", "kea-dhcp6-server"),
+    ("isc-dhcp-server", "isc-dhcp-server"),
 ];
 
 /// A script that answers "forbidden" to every start that a package asks for while it is being installed.

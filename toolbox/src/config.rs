@@ -13,6 +13,7 @@ use toolbox_core::Settings;
 
 use crate::callers::{self, Caller};
 use crate::radius::settings;
+use crate::sources;
 
 /// A usable configuration.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct Config {
     pub radius: settings::Settings,
     /// How long it is kept who was where.
     pub history: Duration,
+    /// Leases, translations, neighbours and files.
+    pub sources: sources::settings::Settings,
     /// Where callers ask.
     pub https_listen: Vec<SocketAddr>,
     /// The certificate that callers see.
@@ -50,6 +53,8 @@ pub struct Raw {
     #[serde(default)]
     history: RawHistory,
     radius: settings::Raw,
+    #[serde(default)]
+    sources: sources::settings::Raw,
     https: RawHttps,
     callers: Vec<callers::Raw>,
 }
@@ -97,13 +102,15 @@ impl config::Config for Config {
     type Raw = Raw;
 
     fn validate(raw: Raw) -> Result<Self, Invalid> {
-        let Raw { data, admin_socket, metrics_listen, subscribers, bindings, history, radius, https, callers } = raw;
+        let Raw { data, admin_socket, metrics_listen, subscribers, bindings, history, radius, sources, https, callers } =
+            raw;
         some(&subscribers.prefixes, "subscribers.prefixes", "the prefixes that subscribers' addresses are in")?;
         some(&https.listen, "https.listen", "an address such as \"198.51.100.2:8444\"")?;
         if history.retention_days > 3650 {
             let days = history.retention_days;
             return Err(Invalid::at("history.retention-days", format!("{days} days are not allowed: 0 to 3650")));
         }
+        let sources = sources.validate()?;
         Ok(Self {
             data,
             admin_socket: admin_socket.unwrap_or_else(|| config::default_socket("toolbox")),
@@ -112,10 +119,11 @@ impl config::Config for Config {
                 prefixes: subscribers.prefixes.into_iter().map(|prefix| (prefix, ())).collect(),
                 max_age: seconds("bindings.max-age-s", bindings.max_age_s, 60, 86_400)?,
                 max_delay: seconds("bindings.max-delay-s", bindings.max_delay_s, 1, 300)?,
-                translators: Vec::new(),
+                translators: sources::translators(&sources),
             },
             history: Duration::from_secs(history.retention_days * 86_400),
             radius: radius.validate()?,
+            sources,
             https_listen: https.listen,
             identity: Identity { certificate: https.certificate, key: https.key },
             callers: callers::validate(callers)?,

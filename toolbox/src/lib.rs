@@ -13,4 +13,5 @@ pub mod history;
 pub mod radius;
 pub mod role;
 mod say;
+pub mod sources;
 pub mod whois;

@@ -17,6 +17,7 @@ use crate::bindings::Bindings;
 use crate::config::Config;
 use crate::radius::Radius;
 use crate::radius::annex::Annex;
+use crate::sources::{self, Sources};
 use crate::whois::{self, Said};
 
 /// The toolbox as a server binary.
@@ -33,9 +34,11 @@ impl Role for Toolbox {
                                     toolbox show sources\n  \
                                     toolbox whois 198.51.100.70:40000 --at 2026-11-22T08:00:00Z\n  \
                                     toolbox audit verify --config /etc/cloakway/toolbox.toml\n";
-    const EXIT_3: Option<&'static str> = Some("there is no audit log yet, or whois knows of nobody");
+    const EXIT_3: Option<&'static str> =
+        Some("there is no audit log yet, whois knows of nobody, or the host that was asked is gone");
     const TOPICS: &'static [Topic] = &[
         Topic { name: "bindings", about: "Addresses with their subscribers, and why some are unknown" },
+        Topic { name: "access", about: "Leases, translations, neighbours and files: what is followed, and alarms" },
         Topic { name: "sources", about: "RADIUS clients, what they sent, what was dropped" },
         Topic { name: "homes", about: "The RADIUS servers that packets are passed on to" },
         Topic { name: "callers", about: "Who may ask, and how much they did" },
@@ -70,6 +73,10 @@ impl Role for Toolbox {
                 "warning: {address}: an answer may leave from another address than the NAS asked: name one"
             ));
         }
+        for source in &config.sources.sources {
+            lines.push(format!("source {}: {} of {}", source.name, source.kind.word(), source.kind.of()));
+        }
+        lines.extend(config.sources.warnings.iter().map(|warning| format!("warning: {warning}")));
         lines.extend(config.callers.iter().map(|caller| format!("caller {}", caller.name)));
         lines
     }
@@ -84,6 +91,9 @@ impl Role for Toolbox {
         if let Some(listen) = config.metrics_listen {
             metrics::serve(listen, context.stop.clone()).await.map_err(|error| format!("{listen}: {error}"))?;
         }
+        let (failed, mut failure) = mpsc::channel(1);
+        // What was true when the process ended is nobody's answer: sources first, questions afterwards.
+        let followed = Sources::start(&config.sources, &config.data, &bindings, &context.stop, &failed).await?;
         let prober = Radius::prober(&config.radius);
         let api = Api::new(bindings.clone(), prober, audit.clone(), config.callers.clone());
         let identity = tls::server(&config.identity, None)?;
@@ -93,11 +103,10 @@ impl Role for Toolbox {
             let stop = context.stop.clone();
             http::serve(listener, identity.clone(), api.clone().router(), limits.clone(), stop);
         }
-        let (failed, mut failure) = mpsc::channel(1);
         let annex = Annex::open(&config.data.join("radius.redb"))?;
         let state = (bindings.clone(), annex);
         let radius = Radius::start(&config.radius, state, config.settings.max_age, failed, &context.stop).await?;
-        let shown = Shown { bindings: bindings.clone(), radius, api, audit };
+        let shown = Shown { bindings: bindings.clone(), radius, sources: followed, api, audit };
         admin::serve(&config.admin_socket, context.stop.clone(), move |request| {
             let shown = shown.clone();
             async move {
@@ -126,6 +135,7 @@ impl Role for Toolbox {
         let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON value");
         let verify = Command::new("verify").about("Check the hash chain from the first line to the last");
         vec![
+            sources::probe::command(),
             Command::new("audit")
                 .about("The log of every look-up")
                 .subcommand_required(true)
@@ -138,6 +148,9 @@ impl Role for Toolbox {
         if name == "whois" {
             return whois::run(matches);
         }
+        if name == "probe" {
+            return sources::probe::run(matches);
+        }
         match matches.subcommand() {
             Some(("verify", matches)) => verify_audit(&role::path(matches, "config"), matches.get_flag("json")),
             _ => ExitCode::from(2),
@@ -149,6 +162,7 @@ impl Role for Toolbox {
 struct Shown {
     bindings: Bindings,
     radius: Radius,
+    sources: Sources,
     api: Api,
     audit: Audit,
 }
@@ -168,6 +182,7 @@ impl Shown {
     fn topic(&self, topic: &str) -> Result<Value, String> {
         let value = match topic {
             "bindings" => serde_json::to_value(self.bindings.list()),
+            "access" => serde_json::to_value(self.sources.list()),
             "sources" => serde_json::to_value(self.radius.sources()),
             "homes" => serde_json::to_value(self.radius.homes()),
             "callers" => serde_json::to_value(self.api.callers()),

@@ -107,7 +107,15 @@ pub fn is_pure(name: &str) -> bool {
     ["-wire", "-core", "-ledger", "-ecash", "-bank", "-cloak"].iter().any(|end| name.ends_with(end))
         || matches!(
             name,
-            "cloakway-types" | "cloakway-crypto" | "cloakway-sim" | "bgp-bmp" | "bgp-mrt" | "bgp-rib" | "bgp-rpki"
+            "cloakway-types"
+                | "cloakway-crypto"
+                | "cloakway-sim"
+                | "bgp-bmp"
+                | "bgp-mrt"
+                | "bgp-rib"
+                | "bgp-rpki"
+                | "toolbox-leases"
+                | "toolbox-nat"
         )
 }
 
