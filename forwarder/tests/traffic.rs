@@ -17,12 +17,14 @@ use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use lab::{FAR4, FAR6, Lab, PATIENCE, Plane, SUB4, SUB6, possible};
+use lab::{FAR4, FAR6, Lab, PATIENCE, Plane, SUB4, SUB6, eventually, possible};
 
 on_data_planes! {
     [kernel Kernel, tcx Tcx, xdp Xdp, user User]
     tcp_in_bulk_and_datagrams_of_every_size_arrive_whole,
     the_path_mtu_is_found_in_both_directions,
+    a_small_mtu_behind_the_private_link_is_told_by_a_router_with_a_private_address,
+    a_router_of_the_private_network_is_not_heard_by_another_address,
     a_tunnel_is_a_private_link,
     thousands_of_sources_are_served,
 }
@@ -40,8 +42,13 @@ fn pattern(length: usize) -> Vec<u8> {
 
 /// Sends so much by TCP from the subscriber, gets it back, and compares.
 fn bulk(lab: &Lab, from: &str, to: &str, length: usize) {
+    bulk_to(lab, "far", from, to, length);
+}
+
+/// The same, with the other end in the namespace `end`.
+fn bulk_to(lab: &Lab, end: &str, from: &str, to: &str, length: usize) {
     let (server, client) = (at(to, 7010), at(from, 0));
-    let listener = lab.within("far", move || TcpListener::bind(server).unwrap()).join().unwrap();
+    let listener = lab.within(end, move || TcpListener::bind(server).unwrap()).join().unwrap();
     let echo = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -168,6 +175,69 @@ fn of_the_tunnel(lab: &Lab, work: impl FnOnce()) -> Vec<Vec<u8>> {
         frame.len() > 50 && frame[26..30] == [192, 0, 2, 249] && frame[36..38] == 4789_u16.to_be_bytes()
     });
     frames
+}
+
+/// A lab whose private addresses are behind a router of the private network, and its configuration.
+fn behind_a_router(plane: Plane, is_named: bool) -> Lab {
+    let lab = Lab::new(plane);
+    lab.behind_a_router(1300, is_named);
+    let text = lab.text("");
+    let text = text.replace("203.0.113.200/32\"\n", "203.0.113.200/29\"\nnext-hop = \"192.0.2.250\"\n");
+    let text =
+        text.replace("2001:db8:c10a::200/128\"\n", "2001:db8:c10a::200/120\"\nnext-hop = \"2001:db8:0:ff::2\"\n");
+    lab.write(&text);
+    lab
+}
+
+fn learned(lab: &Lab, asked: &str) -> bool {
+    lab.exec("sub", &["ip", "route", "get", asked]).contains("mtu 1300")
+}
+
+fn a_small_mtu_behind_the_private_link_is_told_by_a_router_with_a_private_address(plane: Plane) {
+    if !possible() {
+        return;
+    }
+    let lab = behind_a_router(plane, true);
+    let watch = lab.watch();
+    let _forwarder = lab.start();
+    lab.both_healthy();
+    for (from, to) in ENDS {
+        bulk_to(&lab, "deep", from, to, 1 << 20);
+        assert!(learned(&lab, to), "{to} has not been learned");
+    }
+    watch.clean(&lab);
+}
+
+fn a_router_of_the_private_network_is_not_heard_by_another_address(plane: Plane) {
+    if !possible() {
+        return;
+    }
+    let lab = behind_a_router(plane, false);
+    let watch = lab.watch();
+    let _forwarder = lab.start();
+    lab.both_healthy();
+    for ((_, to), headers) in ENDS.into_iter().zip([28, 48]) {
+        let ping = |size: u32| {
+            let size = size.to_string();
+            let words = ["ping", "-n", "-M", "do", "-c", "1", "-W", "2", "-s", &size, to];
+            let mut command = std::process::Command::new("ip");
+            command.args(["netns", "exec", &lab.ns("sub")]).args(words);
+            String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
+        };
+        assert!(ping(1300 - headers).contains(" 0% packet loss"), "what fits passes");
+        let before = lab.dropped("from-private-foreign-source");
+        assert!(ping(1400 - headers).contains(" 100% packet loss"));
+        // What it says is dropped, and counted, and nobody learns where it is.
+        eventually("it is counted", || (lab.dropped("from-private-foreign-source") > before).then_some(()));
+        assert!(!learned(&lab, to), "{to}");
+    }
+    // With the smallest MTU at the link this host tells it, from its own address.
+    lab.ip("isp", "link set priv0 mtu 1300");
+    for (from, to) in ENDS {
+        bulk_to(&lab, "deep", from, to, 1 << 20);
+        assert!(learned(&lab, to), "{to} has not been learned");
+    }
+    watch.clean(&lab);
 }
 
 fn a_tunnel_is_a_private_link(plane: Plane) {

@@ -2,6 +2,8 @@
 //! private link and the Internet behind the default route. Gone when the value is dropped.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "what fails here fails the test")]
 
+pub(crate) mod watch;
+
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -308,6 +310,32 @@ impl Lab {
         self.as_from_a_wire("far", "priv1");
     }
 
+    /// A router at the far end of the private link, and the private network addresses behind it, over a wire with a smaller
+    /// MTU. The router has addresses of the private network itself, and speaks from them where `is_named`.
+    pub(crate) fn behind_a_router(&self, mtu: u32, is_named: bool) {
+        run("ip", &["netns", "add", &self.ns("deep")]);
+        self.sysctl("deep", &["net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"]);
+        self.sysctl("far", &["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]);
+        for address in ["203.0.113.200/32", "2001:db8:c10a::200/128"] {
+            self.ip("far", &format!("addr del {address} dev priv0"));
+        }
+        self.link(
+            ("far", "deep0", &["10.78.0.1/30", "2001:db8:0:fc::1/64", "203.0.113.201/32", "2001:db8:c10a::201/128"]),
+            ("deep", "deep0", &["10.78.0.2/30", "2001:db8:0:fc::2/64", "203.0.113.200/32", "2001:db8:c10a::200/128"]),
+        );
+        for ns in ["far", "deep"] {
+            self.ip(ns, &format!("link set deep0 mtu {mtu}"));
+        }
+        self.ip("far", "route add 203.0.113.200/32 via 10.78.0.2");
+        self.ip("far", "route add 2001:db8:c10a::200/128 via 2001:db8:0:fc::2");
+        for (via, named) in [("192.0.2.249", " src 203.0.113.201"), ("2001:db8:0:ff::1", " src 2001:db8:c10a::201")] {
+            self.ip("far", &format!("route replace default via {via}{}", if is_named { named } else { "" }));
+        }
+        // It offers segments as if the wire were as large as any.
+        self.ip("deep", "route add default via 10.78.0.1 src 203.0.113.200 advmss 1460");
+        self.ip("deep", "route add default via 2001:db8:0:fc::1 src 2001:db8:c10a::200 advmss 1440");
+    }
+
     /// How many packets of the streams, of either direction, came to the Internet's door.
     pub(crate) fn leaked(&self) -> u64 {
         self.seen("net", 7000) + self.seen("net", 7001)
@@ -515,8 +543,10 @@ impl Drop for Lab {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-        for short in ["sub", "isp", "far", "net"] {
-            let _ = Command::new("ip").args(["netns", "del", &self.ns(short)]).status();
+        for short in ["sub", "isp", "far", "net", "deep"] {
+            if std::path::Path::new("/run/netns").join(self.ns(short)).exists() {
+                let _ = Command::new("ip").args(["netns", "del", &self.ns(short)]).status();
+            }
         }
         let _ = Command::new("umount").arg("--lazy").arg(self.bpf()).status();
     }
