@@ -4,9 +4,8 @@
 use std::net::IpAddr;
 
 use forwarder_core::{MadeKind, MadeLink};
-use futures_util::TryStreamExt as _;
-use netlink_packet_route::link::{GreIOFlags, InfoData, LinkAttribute, LinkInfo, LinkMessage};
-use rtnetlink::{Handle, LinkGre, LinkGre6, LinkMessageBuilder, LinkUnspec, LinkVlan, LinkVxlan};
+use netlink_packet_route::link::{GreIOFlags, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::{Handle, LinkGre, LinkGre6, LinkMessageBuilder, LinkUnspec, LinkVlan, LinkVxlan, LinkWireguard};
 
 use crate::netlink::{self, failed, is_errno};
 use crate::{DataplaneError, LinkProblem};
@@ -44,8 +43,7 @@ pub(crate) async fn make(handle: &Handle, link: &MadeLink) -> Result<bool, LinkP
 
 /// Removes interfaces of ours that are none of `links`.
 pub(crate) async fn remove_others(handle: &Handle, links: &[MadeLink]) -> Result<(), DataplaneError> {
-    let all: Vec<LinkMessage> =
-        handle.link().get().execute().try_collect().await.map_err(|error| failed("list interfaces", &error))?;
+    let all = netlink::links(handle).await?;
     for found in all.iter().filter(|found| alias(found) == Some(ALIAS)) {
         let name = netlink::link_name(found).unwrap_or_default();
         if !links.iter().any(|link| link.interface == name) {

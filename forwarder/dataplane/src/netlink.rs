@@ -361,6 +361,12 @@ pub(crate) async fn link(handle: &Handle, name: &str) -> Result<Option<LinkMessa
     }
 }
 
+/// Every interface with all that the kernel says of it.
+pub(crate) async fn links(handle: &Handle) -> Result<Vec<LinkMessage>, DataplaneError> {
+    let ask = || handle.link().get().execute().try_collect();
+    unbroken("list interfaces", ask).await
+}
+
 /// Every address of the host, with the length of its subnet.
 pub(crate) async fn addresses(handle: &Handle) -> Result<Vec<IpNet>, DataplaneError> {
     let mut addresses: Vec<_> = addresses_by_interface(handle).await?.into_iter().map(|(_, address)| address).collect();

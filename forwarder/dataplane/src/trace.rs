@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use forwarder_core::Policy;
 use forwarder_core::trace::{self, Sample};
-use futures_util::TryStreamExt as _;
 use rtnetlink::Handle;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
@@ -78,8 +77,7 @@ impl Trace {
         if let Some(name) = self.names.get(&index) {
             return name.clone();
         }
-        let mut links = self.handle.link().get().execute();
-        while let Ok(Some(link)) = links.try_next().await {
+        for link in netlink::links(&self.handle).await.unwrap_or_default() {
             if let Some(name) = netlink::link_name(&link) {
                 self.names.insert(link.header.index, name.to_owned());
             }
