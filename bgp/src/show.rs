@@ -7,6 +7,7 @@ use bgp_core::{Down, Injector, Negotiated};
 use bgp_wire::{Asn, Families};
 use cloakway_runtime::admin::Request;
 use cloakway_runtime::{Topic, clock, reload};
+use forwarder_wire::prefixes::TOPIC as PREFIXES;
 use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::Value;
@@ -44,6 +45,10 @@ pub(crate) const TOPICS: &[Topic] = &[
     Topic { name: "health", about: "What the forwarder says, and how fresh it is" },
     Topic { name: "kernel", about: "Each best route, and how it stands in the kernel's table" },
     Topic { name: "rib", about: "What peers have told: routes kept, refused and passed on" },
+    Topic {
+        name: PREFIXES,
+        about: "The prefixes of best routes of peers, as the forwarder asks for those of subscribers",
+    },
     Topic { name: "why", about: "Why a prefix is announced, or not: for each peer and each way that it could come" },
     Topic {
         name: "look-up",
@@ -60,6 +65,10 @@ pub(crate) const NARROWED: &[(&str, &str, &str)] = &[
     ("routes", "source", "private, injected or received: these alone"),
     ("routes", "inside", "A prefix: what is inside it alone"),
     ("routes", "limit", "So many of each source at most; 1000 unless given"),
+    (PREFIXES, "within", "Prefixes, with commas between them: what is inside them alone"),
+    (PREFIXES, "community", "Communities, with commas between them: routes with one of them alone"),
+    (PREFIXES, "origin-as", "ASes, with commas between them: routes that one of them originates alone"),
+    (PREFIXES, "neighbour", "Names of peers, with commas between them: their routes alone"),
 ];
 
 /// What the admin socket sees.
@@ -144,6 +153,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request) -> Result<Valu
             return Ok(serde_json::json!({ "cleared": cleared }));
         }
         DUMP => return shared.rib.dump(&request).await,
+        PREFIXES => serde_json::to_value(shared.rib.prefixes(&request).await?),
         "rib" => serde_json::to_value(shared.rib.shown()),
         "look-up" => return shared.rib.look_up(request.argument("address").ok_or("look-up takes an address")?),
         other => {

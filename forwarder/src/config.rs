@@ -11,13 +11,15 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::made::RawLink;
-use crate::{data_plane, limits, routing};
+use crate::{data_plane, limits, live, routing};
 
 /// A usable configuration.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
-    /// What may be forwarded.
+    /// What may be forwarded, without live subscriber prefixes.
     pub policy: Policy,
+    /// Who tells of live subscriber prefixes.
+    pub feeds: Vec<live::Settings>,
     /// The links that are to be made.
     pub made: Vec<MadeLink>,
     /// How health falls and rises.
@@ -78,6 +80,8 @@ pub struct Raw {
 struct RawSubscribers {
     interfaces: Vec<String>,
     prefixes: Vec<IpNet>,
+    #[serde(default)]
+    live: Vec<live::Raw>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,7 +128,9 @@ impl config::Config for Config {
         let made: Vec<MadeLink> = made.into_iter().flatten().collect();
         let link = |link: RawLink| SpecLink { name: link.name, interface: link.interface };
         let prefixes = raw.private_prefixes.into_iter().enumerate().map(|(index, entry)| prefix(index, entry));
+        let feeds = live::settings(raw.subscribers.live)?;
         let spec = Spec {
+            live: feeds.iter().map(|feed| feed.within.clone()).collect(),
             links: raw.links.into_iter().map(link).collect(),
             prefixes: prefixes.collect::<Result<_, _>>()?,
             subscriber_prefixes: raw.subscribers.prefixes,
@@ -143,7 +149,7 @@ impl config::Config for Config {
             return Err(Invalid::at("health-socket", "the same path as admin-socket: give each its own"));
         }
         let fixed = Fixed { admin_socket, health_socket, metrics_listen: raw.metrics_listen };
-        Ok(Self { policy, made, timing, probe_interval, data_plane, fixed })
+        Ok(Self { policy, feeds, made, timing, probe_interval, data_plane, fixed })
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::config::Config;
 use crate::data_plane::DataPlane;
 use crate::health_socket::HealthSocket;
+use crate::live::{self, Live};
 use crate::probe::Probe;
 use crate::reload::{Reload, Reloader};
 use crate::show::{self, Shared};
@@ -38,10 +39,14 @@ const HEARTBEAT: Duration = Duration::from_millis(200);
 pub async fn run(config: Config, context: Context) -> Outcome {
     let stop = context.stop;
     let kernel = Arc::new(Kernel::open()?);
-    let policy = Arc::new(config.policy);
+    let standing = if config.feeds.is_empty() { Vec::new() } else { live::standing(&kernel).await };
+    let live = Arc::new(Live::begin(&config.feeds, &standing).await);
+    let served = live.prefixes();
+    let policy = Arc::new(config.policy.serving(&served).0);
     let health = Health::new(&policy, config.timing, clock::now());
-    let data_plane = Arc::new(DataPlane::new(config.data_plane));
-    let (reloader, reloads) = Reloader::new(context.config_path, context.config_text, config.fixed.clone());
+    let data_plane = Arc::new(DataPlane::new(config.data_plane.clone()));
+    let file = (context.config_path, context.config_text);
+    let (reloader, reloads) = Reloader::new(file, config.clone(), live.clone(), served);
     let shared = Arc::new(Shared {
         policy: Mutex::new(policy.clone()),
         data_plane: data_plane.clone(),
@@ -50,6 +55,7 @@ pub async fn run(config: Config, context: Context) -> Outcome {
         interfaces: Mutex::default(),
         reloader: Arc::new(reloader),
         problems: Mutex::default(),
+        live: live.clone(),
     });
     let socket = HealthSocket::serve(&config.fixed.health_socket, stop.clone())?;
     {
@@ -86,6 +92,7 @@ pub async fn run(config: Config, context: Context) -> Outcome {
         asking: None,
     };
     engine.start().await?;
+    tokio::spawn(live::follow(live, engine.shared.reloader.clone(), stop.clone()));
     engine.run(events, stop).await
 }
 
@@ -459,6 +466,9 @@ async fn round(
         {
             applied.guard = Err(format!("the limits are not counted: {why}"));
         }
+    }
+    for prefix in policy.unserved() {
+        applied.routes.insert(prefix, Err("no subscriber prefix of its IP version is known".to_owned()));
     }
     let mut interfaces = BTreeMap::new();
     for link in policy.links() {

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::limits::{self, Charged};
+use crate::live;
 
 /// Where the default route leads, as far as the policy knows: not to a private link.
 const ELSEWHERE: &str = "(default route)";
@@ -70,9 +71,12 @@ struct Explained {
 /// Carries it out.
 #[must_use]
 pub fn run(matches: &ArgMatches) -> ExitCode {
-    let explained = config::load::<Config>(&role::path(matches, "config"))
-        .map_err(|error| error.to_string())
-        .and_then(|config| Ok(explain(&config.policy, &parsed(matches, &config.policy)?, matches)));
+    let explained =
+        config::load::<Config>(&role::path(matches, "config")).map_err(|error| error.to_string()).and_then(|config| {
+            let policy = role::block_on(async { Ok::<_, std::io::Error>(live::policy_now(&config).await) });
+            let policy = policy.map_err(|error| error.to_string())?;
+            Ok(explain(&policy, &parsed(matches, &policy)?, matches))
+        });
     match explained {
         Ok(explained) => {
             let text = if matches.get_flag("json") {

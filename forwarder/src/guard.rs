@@ -10,6 +10,7 @@ use forwarder_core::{MAIN_TABLE, Route, Rule, meter, ruleset};
 use forwarder_dataplane::{DataplaneError, FastPath, FastPathError, Kernel};
 
 use crate::config::Config;
+use crate::live;
 
 /// The command tree.
 #[must_use]
@@ -58,16 +59,17 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
 
 async fn show(kernel: &Kernel, config: &Config) -> Result<ExitCode, DataplaneError> {
     let found = kernel.guard().await?;
+    let policy = live::policy_now(config).await;
     let mut out = String::new();
     let mut whole = true;
     let standing = |there: bool| if there { "in place" } else { "missing" };
-    for Route { table, prefix, .. } in config.policy.blackholes() {
+    for Route { table, prefix, .. } in policy.blackholes() {
         let there = found.blackholes.contains(&(table, prefix));
         whole &= there;
         let of = if table == MAIN_TABLE { String::new() } else { format!(" in table {table}") };
         out.push_str(&format!("blackhole {prefix}{of}: {}\n", standing(there)));
     }
-    for rule in config.policy.rules() {
+    for rule in policy.rules() {
         let there = found.rules.contains(&rule);
         whole &= there;
         let Rule { v4, priority, table } = rule;
@@ -76,12 +78,12 @@ async fn show(kernel: &Kernel, config: &Config) -> Result<ExitCode, DataplaneErr
     }
     let table = match &found.table {
         None => "missing",
-        Some(text) if ruleset::is_wanted(text, &config.policy) => "in place",
+        Some(text) if ruleset::is_wanted(text, &policy) => "in place",
         Some(_) => "not what the configuration says",
     };
     whole &= table == "in place";
     out.push_str(&format!("nftables table {} {}: {table}\n", ruleset::FAMILY, ruleset::TABLE));
-    let wanted = meter::ruleset::is_wanted(found.meter.as_deref().unwrap_or_default(), &config.policy);
+    let wanted = meter::ruleset::is_wanted(found.meter.as_deref().unwrap_or_default(), &policy);
     whole &= wanted;
     if found.meter.is_some() || !wanted {
         let meter = if wanted { "in place" } else { "not what the configuration says" };

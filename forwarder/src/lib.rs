@@ -12,6 +12,7 @@ pub mod explain;
 pub mod guard;
 pub mod health_socket;
 mod limits;
+pub mod live;
 mod made;
 mod probe;
 mod reload;

@@ -5,19 +5,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloakway_runtime::{config, reload};
+use cloakway_runtime::{clock, config, reload};
+use cloakway_types::Instant;
 use forwarder_core::{MadeLink, Policy, Timing};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use crate::config::{Config, Fixed};
+use crate::config::Config;
+use crate::live::Live;
 use crate::{data_plane, show};
 
-/// Whoever reads the file again. One at a time.
+/// Whoever reads the file again, or hears of other subscribers. One at a time.
 #[derive(Debug)]
 pub(crate) struct Reloader {
     path: PathBuf,
     running: Mutex<Running>,
+    live: Arc<Live>,
     engine: mpsc::Sender<Reload>,
 }
 
@@ -25,8 +29,15 @@ pub(crate) struct Reloader {
 #[derive(Debug)]
 struct Running {
     text: String,
-    fixed: Fixed,
+    config: Config,
+    /// The live subscriber prefixes in force.
+    live: Vec<IpNet>,
+    /// When others may be put in force.
+    rested: Instant,
 }
+
+/// Live prefixes that change all the time take no more of it than a third, and wait for no longer than this.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// What the loop is to go over to.
 #[derive(Debug)]
@@ -41,10 +52,16 @@ pub(crate) struct Reload {
 }
 
 impl Reloader {
-    /// The loop takes its work from the channel.
-    pub(crate) fn new(path: PathBuf, text: String, fixed: Fixed) -> (Self, mpsc::Receiver<Reload>) {
+    /// The loop takes its work from the channel, and runs by `config` and the live prefixes that are `served`.
+    pub(crate) fn new(
+        (path, text): (PathBuf, String),
+        config: Config,
+        live: Arc<Live>,
+        served: Vec<IpNet>,
+    ) -> (Self, mpsc::Receiver<Reload>) {
         let (engine, reloads) = mpsc::channel(1);
-        (Self { path, running: Mutex::new(Running { text, fixed }), engine }, reloads)
+        let running = Running { text, config, live: served, rested: Instant::default() };
+        (Self { path, running: Mutex::new(running), live, engine }, reloads)
     }
 
     /// Reads the file and makes the running forwarder what it says.
@@ -64,18 +81,51 @@ impl Reloader {
         let shown = self.path.display().to_string();
         let text = config::read(&self.path).map_err(|error| error.to_string())?;
         let config: Config = config::parse(&shown, &text).map_err(|error| error.to_string())?;
-        let fixed = config.fixed.changes(&running.fixed);
+        let fixed = config.fixed.changes(&running.config.fixed);
         if !fixed.is_empty() {
             return Err(format!("{shown}: {}: takes a restart to change: nothing has changed", fixed.join(", ")));
         }
         let changed = reload::differences(&running.text, &text);
+        let feeds = self.live.configure(&config.feeds).await;
+        let live = self.live.prefixes();
+        if let Err(error) = self.hand_over(&config, &live).await {
+            self.live.restore(feeds);
+            return Err(error);
+        }
+        *running = Running { text, config, live, rested: clock::now() };
+        Ok(json!({ "changed": changed }))
+    }
+
+    /// Puts in force what feeds of live prefixes tell now, where it is something else than before; gives when to try again,
+    /// where that may not be yet.
+    ///
+    /// # Errors
+    /// What the kernel refused: the prefixes before stay in force.
+    pub(crate) async fn serve(&self) -> Result<Option<Instant>, String> {
+        let mut running = self.running.lock().await;
+        let live = self.live.prefixes();
+        let begun = clock::now();
+        if live == running.live {
+            return Ok(None);
+        }
+        if begun < running.rested {
+            return Ok(Some(running.rested));
+        }
+        let done = self.hand_over(&running.config, &live).await;
+        let ended = clock::now();
+        running.rested = ended + (ended.since(begun) * 2).min(LONGEST_REST);
+        done?;
+        running.live = live;
+        Ok(None)
+    }
+
+    async fn hand_over(&self, config: &Config, live: &[IpNet]) -> Result<(), String> {
         let (done, answer) = oneshot::channel();
-        let Config { policy, made, timing, probe_interval, data_plane, .. } = config;
+        let Config { policy, made, timing, probe_interval, data_plane, .. } = config.clone();
+        let (policy, _) = policy.serving(live);
         let reload = Reload { policy, made, timing, probe_interval, data_plane, done };
         let stopping = || "the forwarder is stopping".to_owned();
         self.engine.send(reload).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())??;
-        running.text = text;
-        Ok(json!({ "changed": changed }))
+        answer.await.map_err(|_| stopping())?
     }
 }

@@ -7,7 +7,7 @@ use clap::{ArgMatches, Command};
 use cloakway_runtime::{Context, Outcome, Role, Topic};
 
 use crate::config::Config;
-use crate::{engine, explain, guard, limits, show, trace};
+use crate::{engine, explain, guard, limits, live, show, trace};
 
 /// The forwarder as a server binary.
 #[derive(Debug)]
@@ -51,6 +51,7 @@ impl Role for Forwarder {
         let subscribers: Vec<_> = policy.subscriber_prefixes().iter().map(ToString::to_string).collect();
         let interfaces = policy.subscriber_interfaces().join(", ");
         lines.push(format!("subscribers {} come in by {interfaces}", subscribers.join(", ")));
+        lines.extend(live::summary(&config.feeds));
         lines.extend(limits::summary(policy));
         lines
     }

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::data_plane::DataPlane;
 use crate::engine::lock;
+use crate::live::{self, Live};
 use crate::reload::Reloader;
 use crate::sources;
 
@@ -29,6 +30,11 @@ pub const TOPICS: &[Topic] = &[
         name: "sources",
         about: "What each private prefix, and those sources that use most, have used and have left",
     },
+    Topic {
+        name: live::SUBSCRIBERS,
+        about: "Every subscriber prefix, and whether it is configured or which feed tells of it",
+    },
+    Topic { name: "feeds", about: "The feeds of live subscriber prefixes: what each tells, what is left out, and why" },
     Topic { name: "data-plane", about: "What forwards at each interface, and why that" },
     Topic { name: "fast-path", about: "What the fast path forwarded, and what it handed to the kernel by reason" },
 ];
@@ -44,6 +50,7 @@ pub struct Shared {
     pub(crate) reloader: Arc<Reloader>,
     /// What is wrong with links that are to be made, by interface.
     pub(crate) problems: Mutex<BTreeMap<String, String>>,
+    pub(crate) live: Arc<Live>,
 }
 
 impl Shared {
@@ -130,6 +137,8 @@ pub async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, Stri
             to_json(counters(&shared.policy(), &counted, &shared.data_plane.counts()))
         }
         "sources" => to_json(sources::rows(&shared).await?),
+        live::SUBSCRIBERS => to_json(shared.live.subscribers(&shared.policy())),
+        "feeds" => to_json(shared.live.rows(&shared.policy())),
         "data-plane" => to_json(shared.data_plane.rows()),
         "fast-path" => to_json(fast_path(&shared.data_plane.counts())),
         other => Err(format!("no such topic: {other}")),

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::live;
 
 /// The command tree.
 #[must_use]
@@ -128,7 +129,7 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
 async fn trace(config: &Config, matches: &ArgMatches) -> Result<(), DataplaneError> {
     let wanted = Wanted::of(matches);
     let mut left = matches.get_one::<u64>("count").copied();
-    let mut trace = Trace::begin(&config.policy).await?;
+    let mut trace = Trace::begin(&live::policy_now(config).await).await?;
     eprintln!("forwarder: tracing");
     loop {
         let samples = match trace.next().await? {

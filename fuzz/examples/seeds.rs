@@ -462,6 +462,14 @@ fn forwarder() -> Seeds {
         ),
         ("heartbeat", line("{\"type\":\"heartbeat\",\"sequence\":18446744073709551615}\n")),
         ("host-bits", line("{\"type\":\"prefix\",\"prefix\":\"203.0.113.200/24\",\"healthy\":true,\"reason\":\"\"}\n")),
+        (
+            "feed",
+            line(
+                "{\"ready\":true,\"tag\":\"2-73510008390b2c1a\",\"prefixes\":[\"198.51.100.0/24\",\"2001:db8::/48\"]}",
+            ),
+        ),
+        ("feed-unchanged", line("{\"ready\":true,\"tag\":\"known\"}")),
+        ("feed-not-ready", line("{\"ready\":false,\"why\":\"no peer is up\"}")),
     ]
 }
 

@@ -1,5 +1,6 @@
 //! Bodies and lines of JSON.
 
+use forwarder_wire::prefixes::{Answer, Question, Told};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toolbox_wire::http::{ErrorBody, Verdict, VerifyRequest};
@@ -9,14 +10,30 @@ use transact_wire::result::{Acknowledgement, Pending, PurchaseResult, SignedResu
 
 use crate::bytes::long_numbers;
 
-/// A line of the forwarder's health stream.
+/// A line of the forwarder's health stream, or what a feed tells it of subscriber prefixes.
 pub fn forwarder_line(bytes: &[u8]) {
+    feed(bytes);
     match forwarder_wire::decode(bytes) {
         Ok(message) => {
             let line = forwarder_wire::encode(&message);
             assert!(line.len() <= forwarder_wire::MAX_LINE + 1 && line.ends_with('\n'));
             assert_eq!(forwarder_wire::decode(&line).expect("it was just written"), message);
         }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// What is told to who asked for no more than three prefixes, and knows a list of them.
+fn feed(bytes: &[u8]) {
+    let question = Question { most: Some(3), known: Some("known".to_owned()), ..Question::default() };
+    let Ok(answer) = serde_json::from_slice::<Answer>(bytes) else { return };
+    let again = serde_json::to_vec(&answer).expect("plain data");
+    assert_eq!(serde_json::from_slice::<Answer>(&again).expect("it was just written"), answer);
+    match answer.told(&question) {
+        Ok(Told::Prefixes { prefixes, .. }) => {
+            assert!(prefixes.len() <= 3 && prefixes.iter().all(|prefix| *prefix == prefix.trunc()));
+        }
+        Ok(Told::NotReady(_) | Told::Unchanged) => {}
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

@@ -52,6 +52,7 @@ fn user() -> User {
         prefixes,
         subscriber_prefixes: ["198.51.100.64/26", "2001:db8:5100:64::/64"].map(|net| net.parse().unwrap()).into(),
         subscriber_interfaces: vec!["edge0".into()],
+        live: Vec::new(),
     };
     let port = |name: &str, addresses: [&str; 2]| Port {
         name: name.into(),

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use cloakway_runtime::admin::Request;
 use cloakway_runtime::http::Limits;
 use cloakway_runtime::{Context, Outcome, Role, Topic, admin, clock, config, http, metrics, role, tls};
+use forwarder_wire::prefixes::TOPIC;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -15,6 +17,7 @@ use crate::api::{self, Api};
 use crate::audit::{self, Audit, AuditError};
 use crate::bindings::Bindings;
 use crate::config::Config;
+use crate::prefixes;
 use crate::radius::Radius;
 use crate::radius::annex::Annex;
 use crate::sources::{self, Sources};
@@ -42,6 +45,10 @@ impl Role for Toolbox {
         Topic { name: "sources", about: "RADIUS clients, what they sent, what was dropped" },
         Topic { name: "homes", about: "The RADIUS servers that packets are passed on to" },
         Topic { name: "callers", about: "Who may ask, and how much they did" },
+        Topic {
+            name: TOPIC,
+            about: "Addresses that have a subscriber now, without names, as the forwarder asks for them",
+        },
         Topic { name: "status", about: "Open sessions, and where the audit log ends" },
     ];
     type Config = Config;
@@ -112,7 +119,7 @@ impl Role for Toolbox {
             async move {
                 match request.topic.as_str() {
                     whois::TOPIC => shown.whois(whois::Asked::of(&request)?).await,
-                    topic => shown.topic(topic),
+                    _ => shown.topic(&request),
                 }
             }
         })?;
@@ -179,8 +186,9 @@ impl Shown {
         serde_json::to_value(said).map_err(|error| error.to_string())
     }
 
-    fn topic(&self, topic: &str) -> Result<Value, String> {
-        let value = match topic {
+    fn topic(&self, request: &Request) -> Result<Value, String> {
+        let value = match request.topic.as_str() {
+            TOPIC => return prefixes::answer(&self.bindings, request),
             "bindings" => serde_json::to_value(self.bindings.list()),
             "access" => serde_json::to_value(self.sources.list()),
             "sources" => serde_json::to_value(self.radius.sources()),

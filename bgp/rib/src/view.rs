@@ -94,6 +94,18 @@ impl Rib {
         (from..until).filter_map(move |at| self.shown(family, at))
     }
 
+    /// As [`Rib::list`], of the prefixes alone that `wanted` takes: the routes of the others are not looked at.
+    pub fn list_of(
+        &self,
+        family: Family,
+        (from, count): (u32, u32),
+        wanted: impl Fn(&IpNet) -> bool,
+    ) -> impl Iterator<Item = Match<'_>> {
+        let until = from.saturating_add(count).min(self.slots(family));
+        let places = (from..until).filter(move |at| self.prefix(family, *at).is_some_and(|prefix| wanted(&prefix)));
+        places.filter_map(move |at| self.shown(family, at))
+    }
+
     /// The best routes of `family` in the places from `from` on, at most `count` of them: prefixes and next hops.
     pub fn best(&self, family: Family, from: u32, count: u32) -> impl Iterator<Item = (IpNet, IpAddr)> + '_ {
         let until = from.saturating_add(count).min(self.slots(family));

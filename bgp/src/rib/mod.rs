@@ -5,6 +5,7 @@ mod dump;
 mod intake;
 mod look_up;
 pub(crate) mod metrics;
+mod prefixes;
 pub(crate) mod settings;
 mod shown;
 pub(crate) mod table_dump;
@@ -226,8 +227,14 @@ impl Table {
 
     /// Why a look-up in the table would not say all that peers know.
     pub(crate) fn readiness(&self) -> Result<(), &'static str> {
+        self.readiness_of(|_| true)
+    }
+
+    /// The same, of the peers alone that `wanted` takes by name.
+    fn readiness_of(&self, wanted: impl Fn(&str) -> bool) -> Result<(), &'static str> {
         let inner = self.lock();
-        let mut importing = inner.peers.values().filter(|known| known.imports).peekable();
+        let peers = inner.peers.iter().filter(|(name, _)| wanted(name)).map(|(_, known)| known);
+        let mut importing = peers.filter(|known| known.imports).peekable();
         if importing.peek().is_none() {
             return Err("no peer's routes are imported");
         }

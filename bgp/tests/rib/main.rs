@@ -5,6 +5,7 @@
 mod dumps;
 mod look_ups;
 mod passed_on;
+mod prefixes;
 #[path = "../support/mod.rs"]
 mod shared;
 mod stale;

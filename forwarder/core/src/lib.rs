@@ -8,6 +8,7 @@
 mod decide;
 pub mod fast;
 mod health;
+pub mod live;
 mod made;
 pub mod meter;
 pub mod netfilter;

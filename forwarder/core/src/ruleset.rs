@@ -40,6 +40,12 @@ pub fn counters() -> impl Iterator<Item = &'static str> {
     [TO_PRIVATE, FROM_PRIVATE, LINK_UPKEEP].into_iter().chain(Reason::ALL.map(Reason::name))
 }
 
+/// The subscriber prefixes that a table lets through.
+#[must_use]
+pub fn subscribers(table: &Table) -> Vec<IpNet> {
+    ["subscribers4", "subscribers6"].into_iter().flat_map(|set| table.prefixes(set)).collect()
+}
+
 /// What `nft -f` is given: replaces the table in one transaction, whether or not there was one.
 #[must_use]
 pub fn load_text(policy: &Policy) -> String {

@@ -5,6 +5,8 @@
 //! live word of it; silence, an error or the end of the stream means that nothing is healthy.
 //! Sockets and timers are the shells' business.
 
+pub mod prefixes;
+
 use std::time::Duration;
 
 use ipnet::IpNet;

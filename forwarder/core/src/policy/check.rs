@@ -74,7 +74,22 @@ impl Disjoint {
     }
 }
 
-pub(super) fn subscriber_prefixes(spec: &[IpNet]) -> Result<(Vec<IpNet>, Disjoint), PolicyError> {
+/// What feeds of live prefixes may tell.
+pub(super) fn served(live: &[Vec<IpNet>]) -> Result<Vec<IpNet>, PolicyError> {
+    let mut served = Vec::new();
+    for (feed, within) in live.iter().enumerate() {
+        for (index, prefix) in within.iter().enumerate() {
+            check_unicast(Place::Within(feed, index), *prefix)?;
+            served.push(*prefix);
+        }
+        if within.is_empty() {
+            return Err(at(Place::WithinAll(feed), Problem::Empty { what: "prefix that bounds the feed" }));
+        }
+    }
+    Ok(served)
+}
+
+pub(super) fn subscriber_prefixes(spec: &[IpNet], is_fed: bool) -> Result<(Vec<IpNet>, Disjoint), PolicyError> {
     let mut prefixes: Vec<IpNet> = Vec::with_capacity(spec.len());
     let mut apart = Disjoint::default();
     for (index, prefix) in spec.iter().enumerate() {
@@ -84,7 +99,7 @@ pub(super) fn subscriber_prefixes(spec: &[IpNet]) -> Result<(Vec<IpNet>, Disjoin
         apart.add(*prefix);
         prefixes.push(*prefix);
     }
-    if prefixes.is_empty() {
+    if prefixes.is_empty() && !is_fed {
         return Err(at(Place::SubscriberPrefixes, Problem::Empty { what: "subscriber prefix" }));
     }
     Ok((prefixes, apart))
@@ -94,7 +109,7 @@ pub(super) fn private_prefix(
     index: usize,
     entry: SpecPrefix,
     links: &[Link],
-    (subscribers, apart): (&[IpNet], &Disjoint),
+    ([v4, v6], apart): ([bool; 2], &Disjoint),
     before: &Disjoint,
 ) -> Result<PrivatePrefix, PolicyError> {
     let prefix = entry.prefix;
@@ -102,8 +117,8 @@ pub(super) fn private_prefix(
     check_unicast(place, prefix)?;
     check_apart(place, prefix, "subscriber prefix", apart)?;
     check_apart(place, prefix, "private prefix", before)?;
-    if !subscribers.iter().any(|subscriber| subscriber.addr().is_ipv4() == prefix.addr().is_ipv4()) {
-        let family = if prefix.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+    let (is_served, family) = if prefix.addr().is_ipv4() { (v4, "IPv4") } else { (v6, "IPv6") };
+    if !is_served {
         return Err(at(place, Problem::NobodyToServe { prefix, family }));
     }
     let ways = ways(index, &entry, links, apart)?;

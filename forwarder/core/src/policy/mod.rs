@@ -10,12 +10,13 @@ use crate::meter::{LimitError, Limits, Metering};
 use crate::routes::OwnTable;
 
 mod check;
+mod live;
 mod problem;
 mod service;
 mod ways;
 
 use crate::made::Tunnel;
-use check::{Disjoint, at, links, private_prefix, subscriber_interfaces, subscriber_prefixes};
+use check::{Disjoint, at, links, private_prefix, served, subscriber_interfaces, subscriber_prefixes};
 pub use problem::{Place, PolicyError, Problem};
 pub(crate) use service::name_of;
 pub use service::{Service, ServiceError};
@@ -32,6 +33,8 @@ pub struct Spec {
     pub subscriber_prefixes: Vec<IpNet>,
     /// The interfaces by which subscribers' packets arrive.
     pub subscriber_interfaces: Vec<String>,
+    /// For each feed of live subscriber prefixes, what its prefixes lie within.
+    pub live: Vec<Vec<IpNet>>,
 }
 
 /// One private link as written down.
@@ -108,6 +111,9 @@ pub struct Policy {
     prefixes: Vec<PrivatePrefix>,
     /// Indexes into `prefixes`.
     private: PrefixMap<usize>,
+    /// As configured.
+    configured: Vec<IpNet>,
+    /// With those that are live.
     subscriber_prefixes: Vec<IpNet>,
     subscribers: PrefixSet,
     subscriber_interfaces: Vec<String>,
@@ -127,11 +133,14 @@ impl Policy {
     pub fn new(spec: Spec) -> Result<Self, PolicyError> {
         let links = links(&spec.links)?;
         let subscriber_interfaces = subscriber_interfaces(&spec.subscriber_interfaces, &links)?;
-        let (subscriber_prefixes, apart) = subscriber_prefixes(&spec.subscriber_prefixes)?;
+        let served = served(&spec.live)?;
+        let (subscriber_prefixes, apart) = subscriber_prefixes(&spec.subscriber_prefixes, !spec.live.is_empty())?;
+        let [v4, v6] = [true, false]
+            .map(|v4| served.iter().chain(&subscriber_prefixes).any(|prefix| prefix.addr().is_ipv4() == v4));
         let mut prefixes: Vec<PrivatePrefix> = Vec::with_capacity(spec.prefixes.len());
         let mut before = Disjoint::default();
         for (index, entry) in spec.prefixes.into_iter().enumerate() {
-            let prefix = private_prefix(index, entry, &links, (&subscriber_prefixes, &apart), &before)?;
+            let prefix = private_prefix(index, entry, &links, ([v4, v6], &apart), &before)?;
             before.add(prefix.prefix);
             prefixes.push(prefix);
         }
@@ -143,6 +152,7 @@ impl Policy {
             subscribers: subscriber_prefixes.iter().copied().collect(),
             links,
             prefixes,
+            configured: subscriber_prefixes.clone(),
             subscriber_prefixes,
             subscriber_interfaces,
             in_user_space: false,
@@ -311,6 +321,7 @@ pub(crate) mod tests {
             prefixes: vec![prefix("203.0.113.200/32"), prefix("2001:db8:c10a::200/128")],
             subscriber_prefixes: ["198.51.100.64/26", "2001:db8:5100:64::/64"].map(|p| p.parse().unwrap()).to_vec(),
             subscriber_interfaces: vec!["edge0".into()],
+            live: Vec::new(),
         }
     }
 

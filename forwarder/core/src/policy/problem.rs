@@ -38,6 +38,10 @@ pub enum Place {
     SubscriberPrefixes,
     /// The subscriber prefix with this index.
     SubscriberPrefix(usize),
+    /// What the feed of live prefixes with this index is bounded by, as a whole.
+    WithinAll(usize),
+    /// Of the feed with the first index, the bound with the second.
+    Within(usize, usize),
     /// The list of subscriber-facing interfaces as a whole.
     SubscriberInterfaces,
     /// The subscriber-facing interface with this index.
@@ -226,6 +230,8 @@ impl fmt::Display for Place {
             Self::Service(index, service) => write!(f, "private-prefixes[{index}].services[{service}]"),
             Self::SubscriberPrefixes => write!(f, "subscribers.prefixes"),
             Self::SubscriberPrefix(index) => write!(f, "subscribers.prefixes[{index}]"),
+            Self::WithinAll(feed) => write!(f, "subscribers.live[{feed}].within"),
+            Self::Within(feed, index) => write!(f, "subscribers.live[{feed}].within[{index}]"),
             Self::SubscriberInterfaces => write!(f, "subscribers.interfaces"),
             Self::SubscriberInterface(index) => write!(f, "subscribers.interfaces[{index}]"),
         }

@@ -102,6 +102,13 @@ impl Table {
         Some(table)
     }
 
+    /// The prefixes in a set, of whichever version; none where there is no such set.
+    #[must_use]
+    pub fn prefixes(&self, set: &str) -> Vec<IpNet> {
+        let found = self.blocks.get(&("set".to_owned(), set.to_owned()));
+        found.into_iter().flat_map(|block| &block.body).filter_map(|element| prefix(element)).collect()
+    }
+
     /// The transactions, one after the other, that turn this table into `wanted`; `None` when something changes that
     /// takes a new table.
     #[must_use]

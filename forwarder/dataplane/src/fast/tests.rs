@@ -116,6 +116,7 @@ fn policy() -> Policy {
         ],
         subscriber_prefixes: ["198.51.100.64/26", "2001:db8:5100:64::/64"].map(|p| p.parse().unwrap()).to_vec(),
         subscriber_interfaces: vec!["edge0".into()],
+        live: Vec::new(),
     })
     .unwrap()
 }

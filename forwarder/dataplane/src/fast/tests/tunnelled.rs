@@ -62,6 +62,7 @@ fn tunnel_policy() -> Policy {
         prefixes: vec![prefix("203.0.113.200/32"), prefix("2001:db8:c10a::200/128")],
         subscriber_prefixes: ["198.51.100.64/26", "2001:db8:5100:64::/64"].map(|p| p.parse().unwrap()).to_vec(),
         subscriber_interfaces: vec!["edge0".into()],
+        live: Vec::new(),
     })
     .unwrap()
 }
