@@ -148,6 +148,7 @@ impl config::Config for Config {
         if admin_socket == health_socket {
             return Err(Invalid::at("health-socket", "the same path as admin-socket: give each its own"));
         }
+        let made = made.into_iter().map(|link| link.serving(&policy)).collect();
         let fixed = Fixed { admin_socket, health_socket, metrics_listen: raw.metrics_listen };
         Ok(Self { policy, feeds, made, timing, probe_interval, data_plane, fixed })
     }

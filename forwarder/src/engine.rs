@@ -172,6 +172,7 @@ impl Engine {
                     }
                 },
                 () = stop.told() => break,
+                Some(event) = self.probe.answer() => self.on_event(event),
                 () = clock::until(timeout) => self.handle(Input::Tick),
                 round = finished(&mut self.applying) => self.on_round(round),
                 stands = finished(&mut self.asking) => {
@@ -295,7 +296,7 @@ impl Engine {
 
     fn probe(&mut self) {
         let interfaces = lock(&self.shared.interfaces);
-        self.probe.ask(&self.kernel, &self.policy, &interfaces);
+        self.probe.ask(&self.kernel, (&self.policy, &self.made), &interfaces);
     }
 
     /// Begins to go over to another policy, as soon as nothing else is being applied.

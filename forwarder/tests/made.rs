@@ -172,7 +172,16 @@ fn what_cannot_be_made_is_said_and_a_reload_to_it_refused() {
     let vlan = "interface = \"tag0\"\nkind = \"vlan\"\nunderlay = \"und0\"\nid = 7\n";
     let gre =
         "interface = \"gre0\"\nkind = \"gre\"\nunderlay = \"und0\"\nlocal = \"10.77.0.1\"\nremote = \"10.77.0.2\"\n";
-    for (lines, name, option) in [(vlan, "tag0", "CONFIG_VLAN_8021Q"), (gre, "gre0", "CONFIG_NET_IPGRE")] {
+    let key = lab.file("wireguard.key", "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n");
+    let wireguard = format!(
+        "interface = \"wg0\"\nkind = \"wireguard\"\nunderlay = \"und0\"\nprivate-key-file = {key:?}\n\
+         peer-key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"10.77.0.2:51820\"\n"
+    );
+    for (lines, name, option) in [
+        (vlan, "tag0", "CONFIG_VLAN_8021Q"),
+        (gre, "gre0", "CONFIG_NET_IPGRE"),
+        (&wireguard, "wg0", "CONFIG_WIREGUARD"),
+    ] {
         lab.write(&text(lines));
         match lab.reload() {
             Err(refusal) => assert!(refusal.contains(&format!("its option {option} is missing")), "{refusal}"),

@@ -19,6 +19,7 @@ pub mod ruleset;
 mod sysctl;
 pub mod trace;
 pub mod user;
+pub mod wireguard;
 
 pub use decide::{Egress, Ingress, Kind, Packet, Reason, Verdict};
 pub use health::{Applied, Change, Health, Input, LinkState, Status, Timing, WayStatus};

@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, mpsc};
 use crate::guard::Guard;
 use crate::netlink::{self, Effective, OwnRoute, Standing};
 use crate::user::UserPlane;
-use crate::{DataplaneError, made, rules, sysctl};
+use crate::{DataplaneError, LinkProblem, made, rules, sysctl, wireguard};
 
 /// How many questions about routes are asked at a time.
 const AT_A_TIME: usize = 64;
@@ -142,6 +142,15 @@ impl Kernel {
             }
         }
         problems
+    }
+
+    /// Whether the other end of the WireGuard tunnel `link` has proved itself of late, at `wall` on the wall clock.
+    ///
+    /// # Errors
+    /// When the kernel does not answer, or knows no such link.
+    pub async fn is_heard(&self, link: &MadeLink, wall: Duration) -> Result<bool, LinkProblem> {
+        let Some(tunnel) = link.wireguard() else { return Ok(false) };
+        Ok(forwarder_core::wireguard::is_alive(&wireguard::found(&link.interface).await?, &tunnel.peer, wall))
     }
 
     /// Removes links that an older configuration had made.

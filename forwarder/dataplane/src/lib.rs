@@ -19,6 +19,7 @@ mod sysctl;
 mod trace;
 mod tunnel;
 mod user;
+mod wireguard;
 
 pub use events::{Event, Events};
 pub use fast::{Counts, FastPath, FastPathError};

@@ -8,7 +8,7 @@ use netlink_packet_route::link::{GreIOFlags, InfoData, InfoKind, LinkAttribute, 
 use rtnetlink::{Handle, LinkGre, LinkGre6, LinkMessageBuilder, LinkUnspec, LinkVlan, LinkVxlan, LinkWireguard};
 
 use crate::netlink::{self, failed, is_errno};
-use crate::{DataplaneError, LinkProblem};
+use crate::{DataplaneError, LinkProblem, wireguard};
 
 /// Marks an interface as made by us (`ip link` shows it as its alias).
 const ALIAS: &str = "made by the forwarder of cloakway";
@@ -37,6 +37,11 @@ pub(crate) async fn make(handle: &Handle, link: &MadeLink) -> Result<bool, LinkP
             add(handle, link, &wanted).await?
         }
     };
+    if let Some(tunnel) = link.wireguard()
+        && wireguard::configure(&link.interface, tunnel).await?
+    {
+        tracing::info!(interface = %link.interface, "WireGuard configured");
+    }
     keep(handle, link, &found, mtu(&underlay).unwrap_or(1500), made).await?;
     Ok(made)
 }
@@ -139,6 +144,7 @@ fn request(link: &MadeLink, underlay: u32) -> LinkMessage {
             }
             made.build()
         }
+        MadeKind::WireGuard(_) => LinkMessageBuilder::<LinkWireguard>::new(name).build(),
     }
 }
 
@@ -179,6 +185,8 @@ fn described(found: &LinkMessage, wanted: &LinkMessage) -> bool {
             (Some(InfoData::GreTap6(there)), Some(InfoData::GreTap6(asked))) => {
                 asked.iter().all(|info| there.contains(info))
             }
+            // What it is beside its kind is told by another family.
+            (_, None) => matches!(kind(&asked), Some(InfoKind::Wireguard)),
             _ => false,
         }
 }

@@ -424,6 +424,13 @@ impl Lab {
         path
     }
 
+    /// Puts `text` into a file of this lab.
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
     /// Lets the running forwarder read its configuration again; the answer is its own.
     pub(crate) fn reload(&self) -> Result<serde_json::Value, String> {
         let mut stream = UnixStream::connect(self.folder.path().join("forwarder.sock")).unwrap();
