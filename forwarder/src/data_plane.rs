@@ -281,6 +281,11 @@ impl DataPlane {
         lock(&self.work).user.as_ref().map(UserPlane::counters).unwrap_or_default()
     }
 
+    /// What each source and private prefix has used, where this process counts it.
+    pub(crate) fn user_uses(&self) -> Vec<Use> {
+        lock(&self.work).user.as_ref().map(UserPlane::uses).unwrap_or_default()
+    }
+
     /// Takes the fast path away, and ends the forwarding of this process.
     pub(crate) async fn stop(&self) {
         let user = lock(&self.work).user.take();

@@ -61,12 +61,9 @@ pub(crate) fn limited(policy: Policy, raw: Option<&Raw>, mode: Mode) -> Result<P
     let metering = match mode {
         Mode::Kernel => Metering::Kernel,
         Mode::Bpf => Metering::Mark,
-        Mode::User => {
-            let why = "with [limits] give \"kernel\" or \"bpf\": the user data plane counts nothing";
-            return Err(Invalid::at("data-plane.mode", why));
-        }
+        Mode::User => Metering::User,
         Mode::Auto => {
-            let why = "with [limits] give \"kernel\" or \"bpf\": each keeps the budgets in its own way, and a change from \
+            let why = "with [limits] give \"kernel\", \"bpf\" or \"user\": each keeps the budgets in its own way, and a change from \
                        one to the other would begin them anew";
             return Err(Invalid::at("data-plane.mode", why));
         }
@@ -181,6 +178,11 @@ pub(crate) fn summary(policy: &Policy) -> Vec<String> {
                    switch GRO off (ethtool -K IF gro off), or use data-plane.mode \"bpf\"";
         lines.push(why.to_owned());
     }
+    if policy.metering() == Metering::User {
+        let why =
+            "warning: the user data plane forgets what was used when the process ends: every budget begins anew then";
+        lines.push(why.to_owned());
+    }
     lines
 }
 
@@ -212,13 +214,13 @@ mod tests {
             .filter(|line| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')))
             .map(|line| format!("{line}\n"))
             .collect();
-        for (mode, metering) in [("kernel", Metering::Kernel), ("bpf", Metering::Mark)] {
+        for (mode, metering) in [("kernel", Metering::Kernel), ("bpf", Metering::Mark), ("user", Metering::User)] {
             let policy = parsed(&commented, mode).unwrap().policy;
             assert_eq!(policy.metering(), metering);
             let limits = policy.limits();
             assert!(limits.per_source.packets.is_some() && limits.per_source.quota.is_some(), "{limits:?}");
             assert_eq!((limits.v6_source, limits.exceptions.len()), (64, 1));
-            assert_eq!(summary(&policy).len(), if mode == "kernel" { 4 } else { 3 });
+            assert_eq!(summary(&policy).len(), if mode == "bpf" { 3 } else { 4 });
         }
     }
 
@@ -256,8 +258,11 @@ mod tests {
     fn what_a_data_plane_lacks_and_what_is_no_limit_is_refused_by_its_field() {
         let source = |text: &str| format!("[limits.per-source]\n{text}\n");
         for (mode, text, expected) in [
-            ("auto", source("packets-per-second = 5"), "data-plane.mode: with [limits] give \"kernel\" or \"bpf\""),
-            ("user", source("packets-per-second = 5"), "the user data plane counts nothing"),
+            (
+                "auto",
+                source("packets-per-second = 5"),
+                "data-plane.mode: with [limits] give \"kernel\", \"bpf\" or \"user\"",
+            ),
             ("kernel", source("packets-per-second = 0"), "limits.per-source.packets-per-second: 0 is not allowed"),
             ("kernel", source("packets-burst = 10"), "limits.per-source.packets-burst: a burst needs its rate"),
             ("kernel", source("bytes-per-second = 9\nbytes-burst = 10"), "bytes-burst: 10 is not allowed: 65536 to"),

@@ -268,7 +268,10 @@ fn counters(policy: &Policy, counted: &Counters, counts: &Counts) -> Vec<Counter
 /// What the guard and the user data plane counted.
 pub(crate) fn together(mut guard: Counters, user: &Counters) -> Counters {
     for (name, counted) in user {
-        if let Some(all) = guard.get_mut(name) {
+        // The guard knows nothing of limits.
+        if Over::ALL.into_iter().any(|over| over.name() == name) {
+            guard.insert(name.clone(), *counted);
+        } else if let Some(all) = guard.get_mut(name) {
             all.packets += counted.packets;
             all.bytes += counted.bytes;
         }

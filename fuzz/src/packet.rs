@@ -96,6 +96,7 @@ pub fn forwarder_frame(bytes: &[u8]) {
             assert!(answer.packet.len() <= if told.source.is_ipv4() { 576 } else { 1280 });
         }
         Fate::Dropped(_) => assert!(before.is_some()),
+        Fate::Over { .. } => panic!("nothing is limited"),
         Fate::Kernel | Fate::Nothing => {}
     }
     // The policy alone never lets a bystander to a link, whatever the packet is.

@@ -52,6 +52,11 @@ mod metered {
     fn xdp() {
         super::every_row_is_right_with(super::Plane::Xdp, LIMITS);
     }
+
+    #[test]
+    fn user() {
+        super::every_row_is_right_with(super::Plane::User, LIMITS);
+    }
 }
 
 /// Nor does a routing table of our own.

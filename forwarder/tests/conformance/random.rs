@@ -236,6 +236,7 @@ impl Model {
         let at = |index: u32| WIRES[index as usize].0;
         match fate {
             Fate::Dropped(reason) => (Out::Nothing, vec![reason.name()]),
+            Fate::Over { over, .. } => (Out::Nothing, vec![over.name()]),
             Fate::Nothing => (Out::Nothing, Vec::new()),
             Fate::Forwarded(done) => {
                 let counter = if matches!(done.verdict, Verdict::ToLink(_)) { "to-private" } else { "from-private" };

@@ -267,6 +267,8 @@ pub enum Metering {
     Kernel,
     /// The BPF program, which marks what it has charged: the guard passes nothing else.
     Mark,
+    /// The process itself, which forwards: what was used is forgotten when it ends.
+    User,
 }
 
 impl Limits {

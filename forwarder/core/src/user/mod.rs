@@ -4,6 +4,7 @@
 //! rations, fragmentation. So it is the oracle of the other data planes, and the policy's reference in a lab. The shell
 //! reads frames from raw sockets, asks the kernel's routing and neighbour tables, and sends what comes out.
 
+mod charge;
 mod edit;
 mod icmp;
 mod ration;
@@ -16,8 +17,10 @@ use cloakway_types::Instant;
 use ipnet::IpNet;
 
 use crate::decide::{Egress, Ingress, Reason, Verdict};
+use crate::meter::Over;
 use crate::parse::{Parsed, parse};
 use crate::policy::Policy;
+use charge::Charger;
 pub use edit::{checksum, length};
 pub use ration::Ration;
 
@@ -93,6 +96,15 @@ pub enum Fate {
     Nothing,
     /// Dropped, and counted by its reason.
     Dropped(Reason),
+    /// Dropped because it is beyond a limit.
+    Over {
+        /// Beyond which.
+        over: Over,
+        /// How many packets it counts as.
+        counted: u64,
+        /// How many octets it counts as.
+        bytes: u64,
+    },
     /// It goes on.
     Forwarded(Forwarded),
     /// It went no further, and its source is told.
@@ -135,17 +147,21 @@ pub struct User {
     policy: Arc<Policy>,
     host: Host,
     ration: Ration,
+    charger: Option<Charger>,
 }
 
 impl User {
     /// A data plane for `policy` on `host`.
     #[must_use]
-    pub const fn new(policy: Arc<Policy>, host: Host, ration: Ration) -> Self {
-        Self { policy, host, ration }
+    pub fn new(policy: Arc<Policy>, host: Host, ration: Ration) -> Self {
+        Self { charger: Charger::new(&policy), policy, host, ration }
     }
 
     /// Decides by `policy` from now on.
     pub fn follow(&mut self, policy: &Arc<Policy>) {
+        if !Arc::ptr_eq(&self.policy, policy) {
+            Charger::follow(&mut self.charger, policy);
+        }
         self.policy.clone_from(policy);
     }
 
@@ -243,6 +259,9 @@ impl User {
         match (verdict, out) {
             (Verdict::ToLink(_) | Verdict::ToSubscriber, Some((index, neighbour, _))) => {
                 let (counted, bytes) = on_the_wire(length(packet).unwrap_or_default(), headers, frame.segment);
+                if let Err(over) = self.charge(&parsed, verdict, (counted, bytes), now) {
+                    return Fate::Over { over, counted, bytes };
+                }
                 Fate::Forwarded(Forwarded { verdict, index, neighbour, packets: pieces, counted, bytes })
             }
             (Verdict::Drop(reason), _) => Fate::Dropped(reason),

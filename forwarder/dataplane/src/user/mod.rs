@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use forwarder_core::Policy;
+use forwarder_core::meter::Use;
 use forwarder_core::user::{Host, Ration, User};
 
 use asker::Asker;
@@ -113,6 +114,12 @@ impl UserPlane {
     #[must_use]
     pub fn counters(&self) -> Counters {
         lock(&self.shared.counted).clone()
+    }
+
+    /// What each source and private prefix has used, and has left.
+    #[must_use]
+    pub fn uses(&self) -> Vec<Use> {
+        lock(&self.shared.user).uses(self.shared.now())
     }
 
     fn join(&mut self, index: u32) -> std::io::Result<()> {

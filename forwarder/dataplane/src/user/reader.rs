@@ -70,6 +70,7 @@ impl Reader {
         match self.shared.step(&frame) {
             Fate::Kernel | Fate::Nothing => {}
             Fate::Dropped(reason) => self.shared.count(reason.name(), 1, packet_length(&octets)),
+            Fate::Over { over, counted, bytes } => self.shared.count(over.name(), counted, bytes),
             Fate::Answered(answer) => self.answer(answer),
             Fate::Forwarded(done) => {
                 let counter = if matches!(done.verdict, Verdict::ToLink(_)) { TO_PRIVATE } else { FROM_PRIVATE };
