@@ -296,7 +296,7 @@ impl Engine {
 
     fn probe(&mut self) {
         let interfaces = lock(&self.shared.interfaces);
-        self.probe.ask(&self.kernel, (&self.policy, &self.made), &interfaces);
+        self.probe.ask(&self.kernel, (&*self.policy, &self.made[..]), &interfaces);
     }
 
     /// Begins to go over to another policy, as soon as nothing else is being applied.

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use cloakway_runtime::{clock, config, role};
-use forwarder_core::Reason;
-use forwarder_core::trace::Sample;
+use forwarder_core::meter::Metering;
+use forwarder_core::trace::{Sample, Why};
 use forwarder_dataplane::{DataplaneError, Trace, Traced};
 use ipnet::IpNet;
 use serde::Serialize;
@@ -41,7 +41,7 @@ pub fn command() -> Command {
         .arg(
             text("reason", "NAME", "Only these, as `show counters` calls them")
                 .action(ArgAction::Append)
-                .value_parser(PossibleValuesParser::new(Reason::ALL.map(Reason::name))),
+                .value_parser(PossibleValuesParser::new(Why::all().map(Why::name))),
         )
         .arg(text("in", "INTERFACE", "Only what came in there"))
         .arg(text("source", "PREFIX", "Only from there").value_parser(net))
@@ -117,6 +117,9 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
     if config.policy.is_in_user_space() {
         eprintln!("forwarder: the user data plane forwards: of its drops only those before routing are seen");
     }
+    if config.policy.metering() == Metering::Mark {
+        eprintln!("forwarder: the program counts what limits drop, and shows none of it");
+    }
     match role::block_on(trace(&config, matches)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -169,8 +172,8 @@ async fn shown(trace: &mut Trace, sample: &Sample) -> Shown {
     let packet = sample.packet;
     Shown {
         at: clock::wall().to_string(),
-        reason: sample.reason.name(),
-        meaning: sample.reason.meaning(),
+        reason: sample.why.name(),
+        meaning: sample.why.meaning(),
         in_interface,
         out_interface,
         length: sample.length,

@@ -26,6 +26,7 @@ on_data_planes! {
     without_a_meter_nothing_passes_for_long,
     a_change_of_the_policy_keeps_what_was_used_and_other_limits_hold_at_once,
     limits_come_and_go_by_a_reload_without_a_packet_lost,
+    a_trace_shows_what_limits_drop,
 }
 
 /// Other subscribers.
@@ -472,4 +473,60 @@ fn limits_come_and_go_by_a_reload_without_a_packet_lost(plane: Plane) {
     let dropped = lab.dropped("source-quota");
     lab.send("sub", SECOND4, FAR4, 7010, 160);
     assert_eq!(settled(&lab, 7010, 160, "source-quota", dropped), 100);
+}
+
+fn a_trace_shows_what_limits_drop(plane: Plane) {
+    use std::io::{BufRead as _, BufReader};
+
+    // Elsewhere it is counted alone.
+    if !possible() || plane != Plane::Kernel {
+        return;
+    }
+    let lab = lab(plane);
+    let limits = "[limits]\nsources = 2\n[limits.per-source]\nquota-packets = 5\nquota-period-s = 600\n\
+                  [[limits.prefixes]]\nprefix = \"2001:db8:c10a::200/128\"\n\
+                  limit = { quota-packets = 3, quota-period-s = 600 }\n";
+    let _running = healthy(&lab, limits);
+    let mut trace = lab.begin(&["trace", "--json"]);
+    let (sender, rows) = std::sync::mpsc::channel();
+    let lines = BufReader::new(trace.stdout.take().unwrap()).lines();
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let row: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if sender.send(row).is_err() {
+                return;
+            }
+        }
+    });
+    eventually("the trace runs", || {
+        lab.exec("isp", &["nft", "list", "tables"]).contains("cloakway_trace").then_some(())
+    });
+    // The first of each are followed, those that pass among them; no more than so many a second.
+    let dropped = |from: &str, to: &str, port: u16| {
+        eventually(&format!("a packet from {from} to {port} is shown"), || {
+            lab.send("sub", from, to, port, 7);
+            let mut shown = std::iter::from_fn(|| rows.recv_timeout(Duration::from_millis(200)).ok());
+            shown.find(|row| row["destination_port"] == port)
+        })
+    };
+    for (from, to, port, reason) in [
+        // Before its source has used up its own.
+        (SUB6, FAR6, 7011, "prefix-quota"),
+        (SUB4, FAR4, 7010, "source-quota"),
+        (SECOND4, FAR4, 7012, "source-quota"),
+        (THIRD4, FAR4, 7013, "sources-full"),
+    ] {
+        let row = dropped(from, to, port);
+        assert_eq!((&row["reason"], &row["source"]), (&reason.into(), &from.into()), "{row}");
+        assert_eq!((&row["in_interface"], &row["out_interface"]), (&"edge0".into(), &"priv0".into()), "{row}");
+    }
+    // Another meter under the trace: its rules have other numbers.
+    lab.config(&limits.replace("quota-packets = 5", "quota-packets = 6"));
+    lab.reload().unwrap();
+    assert_eq!(dropped(SUB4, FAR4, 7014)["reason"], "source-quota");
+    trace.kill().unwrap();
+    trace.wait().unwrap();
+    eventually("it leaves nothing behind", || {
+        (!lab.exec("isp", &["nft", "list", "tables"]).contains("cloakway_trace")).then_some(())
+    });
 }

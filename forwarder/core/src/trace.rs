@@ -3,13 +3,17 @@
 //! The copy is asked just before the guard and drops nothing. Each of its rules logs no more than so many packets a second, so that
 //! a flood costs the host little and hides no other reason.
 
+mod limits;
+
 use std::fmt::Write as _;
 
 use crate::decide::Reason;
+use crate::meter::{Metering, Over};
 use crate::netfilter::{Message, messages};
 use crate::parse::{Parsed, parse};
 use crate::policy::Policy;
-use crate::ruleset::{FAMILY, render};
+use crate::ruleset::{FAMILY, FROM_PRIVATE, TO_PRIVATE, render};
+pub use limits::{GROUP as LIMITS_GROUP, Limits};
 
 /// How many packets a rule logs in a second, and how many at once.
 const RATE: u32 = 100;
@@ -24,6 +28,7 @@ pub const SNAP: usize = 128;
 pub fn command(policy: &Policy, name: &str, group: u16) -> String {
     // What the user data plane's guard drops as a copy has a reason too.
     let text = render(&policy.clone().in_kernel());
+    let is_metered = policy.metering() == Metering::Kernel;
     let mut command = format!("table {FAMILY} {name} {{ flags owner;");
     // What the outer line of the table and its end say is said already.
     let mut lines = text.lines().map(str::trim).skip(1).peekable();
@@ -38,15 +43,16 @@ pub fn command(policy: &Policy, name: &str, group: u16) -> String {
         match line {
             _ if line.ends_with('{') => command.push_str(line),
             "}" => command.push_str("};"),
-            _ => write(&mut command, format_args!("{};", logging(line, group))),
+            _ => write(&mut command, format_args!("{};", logging(line, group, is_metered))),
         }
     }
     // The last of these ends the table.
     command
 }
 
-/// A line of the guard as it stands in the copy.
-fn logging(line: &str, group: u16) -> String {
+/// A line of the guard as it stands in the copy. Behind what the guard lets through there may be a meter: a few of these are
+/// followed there.
+fn logging(line: &str, group: u16, is_metered: bool) -> String {
     if line.starts_with("type filter hook ") {
         return line
             .replace("priority filter - 10", "priority filter - 11")
@@ -54,6 +60,9 @@ fn logging(line: &str, group: u16) -> String {
     }
     let Some((test, rest)) = line.split_once("counter name \"") else { return line.to_owned() };
     let Some((name, verdict)) = rest.split_once("\" ") else { return line.to_owned() };
+    if is_metered && verdict == "accept" && [TO_PRIVATE, FROM_PRIVATE].contains(&name) {
+        return format!("{test}limit rate {RATE}/second burst {BURST} packets meta nftrace set 1 accept; {test}accept");
+    }
     if verdict != "drop" {
         return format!("{test}{verdict}");
     }
@@ -67,11 +76,45 @@ fn write(text: &mut String, part: std::fmt::Arguments<'_>) {
     text.write_fmt(part).expect("writing to a String never fails");
 }
 
+/// Why a packet was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// By the policy.
+    Policy(Reason),
+    /// It is beyond a limit.
+    Limit(Over),
+}
+
+impl Why {
+    /// Every one.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Reason::ALL.into_iter().map(Self::Policy).chain(Over::ALL.into_iter().map(Self::Limit))
+    }
+
+    /// The name of its counter.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Policy(reason) => reason.name(),
+            Self::Limit(over) => over.name(),
+        }
+    }
+
+    /// What it means, in a line.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Policy(reason) => reason.meaning(),
+            Self::Limit(over) => over.meaning(),
+        }
+    }
+}
+
 /// A dropped packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     /// Why.
-    pub reason: Reason,
+    pub why: Why,
     /// The index of the interface that it came in by, if any.
     pub from: Option<u32>,
     /// The index of the interface that it would have left by, as far as that was known.
@@ -111,11 +154,17 @@ fn sample(message: Message<'_>) -> Option<Sample> {
             _ => {}
         }
     }
-    let length = crate::user::length(payload).unwrap_or(payload.len());
+    let (length, packet) = read(payload);
+    Some(Sample { why: Why::Policy(reason?), from, to, length, packet })
+}
+
+/// How long a packet says that it is, and what its headers say, of which this is the beginning.
+fn read(beginning: &[u8]) -> (usize, Option<Parsed>) {
+    let length = crate::user::length(beginning).unwrap_or(beginning.len());
     // What was cut off belongs to it, whatever it was.
-    let mut whole = payload.to_vec();
-    whole.resize(length.max(payload.len()), 0);
-    Some(Sample { reason: reason?, from, to, length, packet: parse(&whole).ok() })
+    let mut whole = beginning.to_vec();
+    whole.resize(length.max(beginning.len()), 0);
+    (length, parse(&whole).ok())
 }
 
 fn index(value: &[u8]) -> Option<u32> {
@@ -180,14 +229,20 @@ mod tests {
         let mut spec = example();
         spec.prefixes[0].services = vec!["tcp/443".into()];
         let policy = Policy::new(spec).unwrap();
-        let policy = policy.with_limits(crate::meter::tests::limits(), crate::meter::Metering::Mark).unwrap();
-        for policy in [policy.clone(), policy.in_user_space()] {
+        let policy = policy.with_limits(crate::meter::tests::limits(), Metering::Mark).unwrap();
+        let metered = policy.clone().with_limits(crate::meter::tests::limits(), Metering::Kernel).unwrap();
+        let followed = command(&metered, "cloakway_trace", 7);
+        assert!(followed.matches(" meta nftrace set 1 accept; ").count() >= 2, "{followed}");
+        assert!(!command(&policy, "cloakway_trace", 7).contains("nftrace"));
+        for policy in [policy.clone(), policy.in_user_space(), metered] {
             let command = command(&policy, "cloakway_trace", 7);
             assert!(command.starts_with("table inet cloakway_trace { flags owner; set "), "{command}");
             assert!(!command.contains('\n') && !command.contains("counter") && !command.contains(" drop"), "{command}");
             assert_eq!(command.matches('{').count(), command.matches('}').count(), "{command}");
             assert_eq!(command.matches("priority filter - 11;").count(), 4);
-            for reason in Reason::ALL {
+            // What the mark is for is the program's.
+            let by_mark = policy.metering() == Metering::Mark;
+            for reason in Reason::ALL.into_iter().filter(|reason| by_mark || *reason != Reason::Unmetered) {
                 let log = format!("log prefix \"{}\" group 7 snaplen 128 accept;", reason.name());
                 assert!(command.contains(&log), "{log}");
             }
@@ -211,8 +266,8 @@ mod tests {
             panic!("one is ours")
         };
         assert_eq!(
-            (sample.reason, sample.from, sample.to, sample.length),
-            (Reason::SpoofedSource, Some(3), None, 1500)
+            (sample.why, sample.from, sample.to, sample.length),
+            (Why::Policy(Reason::SpoofedSource), Some(3), None, 1500)
         );
         assert_eq!(sample.packet.unwrap().ports, Some((4000, 443)));
         assert_eq!(samples(&[one.clone(), one].concat()).len(), 2);

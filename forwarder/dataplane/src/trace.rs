@@ -8,7 +8,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use forwarder_core::Policy;
-use forwarder_core::trace::{self, Sample};
+use forwarder_core::meter::{Metering, ruleset};
+use forwarder_core::ruleset::FAMILY;
+use forwarder_core::trace::{self, LIMITS_GROUP, Limits, Sample};
 use rtnetlink::Handle;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
@@ -33,6 +35,8 @@ pub enum Traced {
 /// A trace that runs until it is dropped.
 pub struct Trace {
     socket: TokioSocket,
+    /// What the kernel says of packets on their way through the meter, where it has one.
+    meter: Option<(TokioSocket, Limits)>,
     handle: Handle,
     names: BTreeMap<u32, String>,
     /// The owner of the copy, which ends when its input does.
@@ -56,8 +60,12 @@ impl Trace {
         let socket = listen(number).await?;
         let handle = netlink::requests()?;
         let name = format!("cloakway_trace_{number}");
+        let meter = match policy.metering() {
+            Metering::Kernel => Some((follow()?, limits().await?)),
+            Metering::None | Metering::Mark | Metering::User => None,
+        };
         let owner = own(&name, &trace::command(policy, &name, number)).await?;
-        Ok(Self { socket, handle, names: BTreeMap::new(), _owner: owner })
+        Ok(Self { socket, meter, handle, names: BTreeMap::new(), _owner: owner })
     }
 
     /// What was dropped next.
@@ -65,8 +73,28 @@ impl Trace {
     /// # Errors
     /// When the log ends.
     pub async fn next(&mut self) -> Result<Traced, DataplaneError> {
-        match self.socket.recv_from_full().await {
-            Ok((octets, _)) => Ok(Traced::Samples(trace::samples(&octets))),
+        let Self { socket, meter, .. } = self;
+        let of_meter = async {
+            match meter {
+                Some((socket, limits)) => (socket.recv_from_full().await, limits),
+                None => std::future::pending().await,
+            }
+        };
+        let read = tokio::select! {
+            read = socket.recv_from_full() => read.map(|(octets, _)| trace::samples(&octets)),
+            (read, limits) = of_meter => match read {
+                Ok((octets, _)) => {
+                    let samples = limits.samples(&octets);
+                    if limits.is_outdated() {
+                        *limits = self::limits().await?;
+                    }
+                    Ok(samples)
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match read {
+            Ok(samples) => Ok(Traced::Samples(samples)),
             Err(error) if error.raw_os_error() == Some(ENOBUFS) => Ok(Traced::Lost),
             Err(error) => Err(error.into()),
         }
@@ -84,6 +112,20 @@ impl Trace {
         }
         self.names.get(&index).cloned().unwrap_or_else(|| format!("interface {index}"))
     }
+}
+
+/// A socket that hears which rules marked packets meet.
+fn follow() -> Result<TokioSocket, DataplaneError> {
+    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+    socket.socket_mut().bind_auto()?;
+    socket.socket_mut().add_membership(LIMITS_GROUP)?;
+    Ok(socket)
+}
+
+/// The meter's rules by the numbers that the kernel gave them.
+async fn limits() -> Result<Limits, DataplaneError> {
+    let listing = nft::list_with(&["-a", "-t", "list", "table", FAMILY, ruleset::TABLE]).await?;
+    Ok(Limits::new(&listing.map(|listing| listing.text).unwrap_or_default()))
 }
 
 /// A socket that hears what is logged to `group`.

@@ -470,6 +470,13 @@ impl Lab {
         forwarder
     }
 
+    /// Begins another command of the binary beside the running one.
+    pub(crate) fn begin(&self, arguments: &[&str]) -> Child {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.ns("isp"), env!("CARGO_BIN_EXE_forwarder")]).args(arguments);
+        command.arg("--config").arg(self.folder.path().join("forwarder.toml")).stdout(Stdio::piped()).spawn().unwrap()
+    }
+
     /// Runs another command of the binary beside the running one.
     pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
         Command::new("ip")
