@@ -82,16 +82,17 @@ fn sets(text: &mut String, policy: &Policy) {
     let mut ports: Vec<_> = policy.subscriber_interfaces().iter().map(|name| format!("{name:?}")).collect();
     links.sort();
     ports.sort();
-    set(text, "links", "ifname", false, &links);
-    set(text, "subscriber-ports", "ifname", false, &ports);
+    set(text, "links", "ifname", Shape::Hash, &links);
+    set(text, "subscriber-ports", "ifname", Shape::Hash, &ports);
     let entrances = policy.subscriber_interfaces().iter().map(|name| format!("{name:?} : goto from-subscribers"));
     let entrances =
         entrances.chain(policy.links().iter().map(|link| format!("{:?} : goto {}", link.interface, entrance(link))));
     let exits = policy.links().iter().map(|link| format!("{:?} : goto {}", link.interface, way_out(link)));
-    verdicts(text, "entrances", entrances.collect());
-    verdicts(text, "exits", exits.collect());
+    verdicts(text, "entrances", "ifname", entrances.collect());
+    verdicts(text, "exits", "ifname", exits.collect());
+    short_cuts(text, policy);
     prefix_sets(text, "private", policy.prefixes().iter().map(|entry| entry.prefix).collect());
-    prefix_sets(text, "subscribers", policy.subscriber_prefixes().to_vec());
+    intervals(text, "subscribers", policy.subscriber_prefixes().to_vec());
     if has_services(policy) {
         service_sets(text, policy);
     }
@@ -116,18 +117,73 @@ fn way_out(link: &Link) -> String {
     format!("out-{}", link.interface)
 }
 
-/// A map from interfaces to what follows.
-fn verdicts(text: &mut String, name: &str, mut elements: Vec<String>) {
-    elements.sort();
-    push(text, format_args!("\tmap {name} {{\n\t\ttype ifname : verdict\n"));
-    push(text, format_args!("\t\telements = {{ {} }}\n\t}}\n", elements.join(", ")));
+/// One look-up each way for the usual packet: from a subscribers' interface to a private address, and out by a link of that.
+/// Whoever is not in these meets the rules behind them, which say the same of prefixes with many addresses.
+fn short_cuts(text: &mut String, policy: &Policy) {
+    for (version, kind, v4) in [("4", "ipv4_addr", true), ("6", "ipv6_addr", false)] {
+        let hosts =
+            || policy.prefixes().iter().filter(move |entry| is_host(entry) && entry.prefix.addr().is_ipv4() == v4);
+        let arrivals = policy.subscriber_interfaces().iter().flat_map(|name| {
+            hosts().map(move |entry| format!("{name:?} . {} : goto arrival{version}", entry.prefix.addr()))
+        });
+        let departures = hosts().flat_map(|entry| {
+            entry
+                .ways
+                .iter()
+                .map(|way| format!("{:?} . {} : goto to-link", policy.interface(way.link), entry.prefix.addr()))
+        });
+        let kind = format!("ifname . {kind}");
+        verdicts(text, &format!("arrivals{version}"), &kind, arrivals.collect());
+        verdicts(text, &format!("departures{version}"), &kind, departures.collect());
+    }
 }
 
-fn prefix_sets(text: &mut String, name: &str, mut prefixes: Vec<IpNet>) {
+fn is_host(entry: &PrivatePrefix) -> bool {
+    entry.prefix.prefix_len() == entry.prefix.max_prefix_len()
+}
+
+/// A map to what follows.
+fn verdicts(text: &mut String, name: &str, kind: &str, mut elements: Vec<String>) {
+    elements.sort();
+    push(text, format_args!("\tmap {name} {{\n\t\ttype {kind} : verdict\n\t\tsize {}\n", room(elements.len())));
+    if !elements.is_empty() {
+        push(text, format_args!("\t\telements = {{ {} }}\n", elements.join(", ")));
+    }
+    text.push_str("\t}\n");
+}
+
+/// How the kernel keeps a set. One whose size it is told is a plain hash table; without a size it is one that grows, which
+/// takes longer to look into, and intervals are searched for in steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Hash,
+    Interval,
+}
+
+/// The size of a hash table for so many elements: it stays the same while some come and some go, so that they can do so in
+/// place.
+fn room(elements: usize) -> usize {
+    elements.saturating_mul(2).next_power_of_two().max(64)
+}
+
+/// Addresses, or prefixes where there is one among them.
+fn prefix_sets(text: &mut String, name: &str, prefixes: Vec<IpNet>) {
+    prefixes_as(text, name, prefixes, |prefixes| {
+        let is_host = |prefix: &&IpNet| prefix.prefix_len() == prefix.max_prefix_len();
+        if prefixes.iter().all(is_host) { Shape::Hash } else { Shape::Interval }
+    });
+}
+
+fn intervals(text: &mut String, name: &str, prefixes: Vec<IpNet>) {
+    prefixes_as(text, name, prefixes, |_| Shape::Interval);
+}
+
+fn prefixes_as(text: &mut String, name: &str, mut prefixes: Vec<IpNet>, shape: impl Fn(&[&IpNet]) -> Shape) {
     prefixes.sort();
     for (family, kind, v4) in [("4", "ipv4_addr", true), ("6", "ipv6_addr", false)] {
-        let elements: Vec<_> = prefixes.iter().filter(|prefix| prefix.addr().is_ipv4() == v4).map(element).collect();
-        set(text, &format!("{name}{family}"), kind, true, &elements);
+        let of_family: Vec<&IpNet> = prefixes.iter().filter(|prefix| prefix.addr().is_ipv4() == v4).collect();
+        let elements: Vec<_> = of_family.iter().map(|prefix| element(prefix)).collect();
+        set(text, &format!("{name}{family}"), kind, shape(&of_family), &elements);
     }
 }
 
@@ -178,8 +234,8 @@ fn service_sets(text: &mut String, policy: &Policy) {
                 None => protocols.push(what),
             }
         }
-        set(text, &format!("ports{family}"), &format!("{kind} . inet_proto . inet_service"), true, &ports);
-        set(text, &format!("protocols{family}"), &format!("{kind} . inet_proto"), true, &protocols);
+        set(text, &format!("ports{family}"), &format!("{kind} . inet_proto . inet_service"), Shape::Interval, &ports);
+        set(text, &format!("protocols{family}"), &format!("{kind} . inet_proto"), Shape::Interval, &protocols);
     }
 }
 
@@ -205,10 +261,11 @@ fn element(prefix: &IpNet) -> String {
     if prefix.prefix_len() == prefix.max_prefix_len() { prefix.addr().to_string() } else { prefix.to_string() }
 }
 
-fn set(text: &mut String, name: &str, kind: &str, interval: bool, elements: &[String]) {
+fn set(text: &mut String, name: &str, kind: &str, shape: Shape, elements: &[String]) {
     push(text, format_args!("\tset {name} {{\n\t\ttype {kind}\n"));
-    if interval {
-        text.push_str("\t\tflags interval\n");
+    match shape {
+        Shape::Hash => push(text, format_args!("\t\tsize {}\n", room(elements.len()))),
+        Shape::Interval => text.push_str("\t\tflags interval\n"),
     }
     if !elements.is_empty() {
         push(text, format_args!("\t\telements = {{ {} }}\n", elements.join(", ")));
@@ -230,7 +287,9 @@ fn chains(text: &mut String, policy: &Policy) {
     let options = ["ip hdrlength > 5", "rt type 0"].map(|test| format!("{test} {}", drop(Options)));
     // Before routing, so that nothing is answered to what is dropped here, not even by an ICMP error. One look-up tells
     // what an interface is, and a packet meets the rules of its own side alone.
-    let mut prerouting = vec!["iifname vmap @entrances".to_owned()];
+    let [arrivals4, arrivals6] =
+        [("ip", 4), ("ip6", 6)].map(|(ip, v)| format!("iifname . {ip} daddr vmap @arrivals{v}"));
+    let mut prerouting = vec![arrivals4, arrivals6, "iifname vmap @entrances".to_owned()];
     prerouting.extend(both("daddr ", "@private", ToPrivateByPublic));
     prerouting.extend(both("saddr ", "@private", ForgedPrivate));
     base_chain(text, "prerouting", &prerouting);
@@ -240,7 +299,9 @@ fn chains(text: &mut String, policy: &Policy) {
     subscribers.extend(both("saddr ", "@private", ForgedPrivate));
     chain(text, "from-subscribers", &subscribers);
 
-    let mut forward = vec!["oifname vmap @exits".to_owned(), "iifname @links goto from-link".to_owned()];
+    let mut forward: Vec<String> =
+        [("ip", 4), ("ip6", 6)].map(|(ip, v)| format!("oifname . {ip} daddr vmap @departures{v}")).into();
+    forward.extend(["oifname vmap @exits", "iifname @links goto from-link"].map(str::to_owned));
     forward.extend(both("daddr ", "@private", WrongInterface));
     base_chain(text, "forward", &forward);
 

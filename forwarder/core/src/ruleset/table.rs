@@ -343,9 +343,13 @@ mod tests {
         });
         assert_eq!(
             before.update(&after).unwrap(),
-            ["delete element inet cloakway link-main-v4 { 203.0.113.200 }\n\
+            ["delete element inet cloakway arrivals4 { \"edge0\" . 203.0.113.200 : goto arrival4 }\n\
+              delete element inet cloakway departures4 { \"priv0\" . 203.0.113.200 : goto to-link }\n\
+              delete element inet cloakway link-main-v4 { 203.0.113.200 }\n\
               delete element inet cloakway private4 { 203.0.113.200 }\n\
               delete element inet cloakway subscribers4 { 198.51.100.64/26 }\n\
+              add element inet cloakway arrivals4 { \"edge0\" . 203.0.113.202 : goto arrival4 }\n\
+              add element inet cloakway departures4 { \"priv0\" . 203.0.113.202 : goto to-link }\n\
               add element inet cloakway link-main-v4 { 203.0.113.202 }\n\
               add element inet cloakway private4 { 203.0.113.202 }\n\
               add element inet cloakway subscribers4 { 198.51.100.128/27 }\n"]
@@ -398,10 +402,7 @@ mod tests {
         let there = before.update(&after).unwrap().concat();
         let at = |text: &str, what: &str| text.find(what).unwrap_or_else(|| panic!("{what} in {text}"));
         assert!(at(&there, "add chain inet cloakway service\n") < at(&there, "goto service"));
-        assert!(
-            at(&there, "add set inet cloakway limited4 { type ipv4_addr; flags interval; }")
-                < at(&there, "goto service")
-        );
+        assert!(at(&there, "add set inet cloakway limited4 { type ipv4_addr; size 64; }") < at(&there, "goto service"));
         assert!(!there.contains("chain inet cloakway input"), "{there}");
         let back = after.update(&before).unwrap().concat();
         assert!(at(&back, "flush chain inet cloakway to-link\n") < at(&back, "delete chain inet cloakway service\n"));
