@@ -10,6 +10,7 @@ pub mod bindings;
 pub mod callers;
 pub mod config;
 pub mod history;
+pub mod loading;
 mod prefixes;
 pub mod radius;
 pub mod role;

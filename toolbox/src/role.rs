@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use cloakway_runtime::admin::Request;
@@ -17,6 +18,7 @@ use crate::api::{self, Api};
 use crate::audit::{self, Audit, AuditError};
 use crate::bindings::Bindings;
 use crate::config::Config;
+use crate::loading;
 use crate::prefixes;
 use crate::radius::Radius;
 use crate::radius::annex::Annex;
@@ -90,6 +92,14 @@ impl Role for Toolbox {
 
     async fn run(config: Config, context: Context) -> Outcome {
         std::fs::create_dir_all(&config.data).map_err(|error| format!("{}: {error}", config.data.display()))?;
+        let identity = tls::server(&config.identity, None)?;
+        let limits = Limits { body: api::BODY_LIMIT, ..Limits::default() };
+        let ready = Arc::new(OnceLock::new());
+        for listen in &config.https_listen {
+            let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
+            let router = loading::router(ready.clone());
+            http::serve(listener, identity.clone(), router, limits.clone(), context.stop.clone());
+        }
         let (data, settings, retention) = (config.data.clone(), config.settings.clone(), config.history);
         let open = tokio::task::spawn_blocking(move || Bindings::open(&data, settings, retention));
         let bindings = open.await??;
@@ -103,13 +113,8 @@ impl Role for Toolbox {
         let followed = Sources::start(&config.sources, &config.data, &bindings, &context.stop, &failed).await?;
         let prober = Radius::prober(&config.radius);
         let api = Api::new(bindings.clone(), prober, audit.clone(), config.callers.clone());
-        let identity = tls::server(&config.identity, None)?;
-        let limits = Limits { body: api::BODY_LIMIT, ..Limits::default() };
-        for listen in &config.https_listen {
-            let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
-            let stop = context.stop.clone();
-            http::serve(listener, identity.clone(), api.clone().router(), limits.clone(), stop);
-        }
+        // Nobody else has put a router there.
+        let _ = ready.set(api.clone().router());
         let annex = Annex::open(&config.data.join("radius.redb"))?;
         let state = (bindings.clone(), annex);
         let radius = Radius::start(&config.radius, state, config.settings.max_age, failed, &context.stop).await?;

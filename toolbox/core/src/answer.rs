@@ -150,29 +150,24 @@ pub struct Binding {
 }
 
 /// A session at the address that is asked about, and its claim that counts.
-#[derive(Debug, Clone, Copy)]
-struct Holder<'t> {
-    key: &'t SessionKey,
-    session: &'t Session,
+#[derive(Debug, Clone)]
+struct Holder {
+    key: SessionKey,
+    session: Session,
     holding: Holding,
 }
 
 /// Somebody, and by which session.
-struct Found<'t> {
-    name: &'t SubscriberId,
-    key: &'t SessionKey,
+struct Found {
+    name: SubscriberId,
+    key: SessionKey,
     span: Span,
     through: Option<IpAddr>,
 }
 
-impl Found<'_> {
+impl Found {
     fn answer(self) -> Answer {
-        Answer::Bound {
-            subscriber: self.name.clone(),
-            session: self.key.clone(),
-            span: self.span,
-            through: self.through,
-        }
+        Answer::Bound { subscriber: self.name, session: self.key, span: self.span, through: self.through }
     }
 }
 
@@ -188,7 +183,7 @@ impl Table {
         self.find(question, now).map_or_else(Answer::Unknown, Found::answer)
     }
 
-    fn find(&self, question: Question, now: Timestamp) -> Result<Found<'_>, Unknown> {
+    fn find(&self, question: Question, now: Timestamp) -> Result<Found, Unknown> {
         let learnt = self.judge(&self.holders(question), question, now, true);
         let computed = self.settings.computed(question, now);
         match (computed, learnt) {
@@ -208,7 +203,7 @@ impl Table {
     }
 
     /// Who is at an internal address, whole.
-    fn inside(&self, address: IpAddr, now: Timestamp) -> Result<Found<'_>, Unknown> {
+    fn inside(&self, address: IpAddr, now: Timestamp) -> Result<Found, Unknown> {
         let question = Question::new(address, None);
         if self.settings.prefixes.lookup(question.address).is_none() {
             return Err(Unknown::Astray);
@@ -217,22 +212,16 @@ impl Table {
     }
 
     /// The subscriber that a session's records or its translation lead to.
-    pub(crate) fn name_of<'t>(&'t self, user: &'t User, now: Timestamp) -> Option<&'t SubscriberId> {
+    pub(crate) fn name_of(&self, user: &User, now: Timestamp) -> Option<SubscriberId> {
         match user {
-            User::Named(name) => Some(name),
+            User::Named(name) => Some(name.clone()),
             User::Behind(address) => self.inside(*address, now).ok().map(|found| found.name),
             User::Unstated | User::Unusable => None,
         }
     }
 
     /// `outer`: a translation may lead further. Only one may: a second one is a loop, or a mistake.
-    fn judge<'t>(
-        &'t self,
-        holders: &[Holder<'t>],
-        question: Question,
-        now: Timestamp,
-        outer: bool,
-    ) -> Result<Found<'t>, Unknown> {
+    fn judge(&self, holders: &[Holder], question: Question, now: Timestamp, outer: bool) -> Result<Found, Unknown> {
         let mut claimants = holders.iter().filter(|of| of.holding.standing != Standing::Over).peekable();
         if claimants.peek().is_none() {
             return Err(Unknown::NoSession);
@@ -261,7 +250,7 @@ impl Table {
             User::Unstated | User::Unusable if rivals.len() > 1 => Err(Unknown::Overlap),
             User::Unstated | User::Unusable => Err(Unknown::Unnamed),
             _ if session.is_stale(span.proof, now, self.settings.max_age) => Err(Unknown::Stale),
-            User::Named(name) => Ok(Found { name, key, span, through: None }),
+            User::Named(name) => Ok(Found { name: name.clone(), key: key.clone(), span, through: None }),
             User::Behind(_) if !outer => Err(Unknown::Astray),
             User::Behind(inside) => self.inside(*inside, now).map(|found| {
                 let span = Span { since: found.span.since.max(span.since), proof: found.span.proof.min(span.proof) };
@@ -304,7 +293,7 @@ impl Table {
     /// What the subscriber's own claims are worth, direct ones and those through a translation.
     fn standings(&self, subscriber: &SubscriberId, question: Question, now: Timestamp) -> Vec<Standing> {
         let holders = self.holders(question);
-        let own = |holders: &[Holder<'_>]| -> Vec<Standing> {
+        let own = |holders: &[Holder]| -> Vec<Standing> {
             let of = holders.iter().filter(|holder| holder.session.is_of(subscriber));
             of.map(|holder| holder.holding.standing).collect()
         };
@@ -327,13 +316,13 @@ impl Table {
 
     /// Every address of every session that claims it, in the order of addresses.
     pub fn bindings(&self, now: Timestamp) -> impl Iterator<Item = Binding> + '_ {
-        self.sessions.by_net().flat_map(move |(net, key, session)| {
+        self.sessions.by_net().into_iter().flat_map(move |(net, key, session)| {
             let mut holdings: Vec<Holding> = session.holdings(self.settings.max_delay).collect();
             holdings.retain(|holding| holding.net == net && holding.standing != Standing::Over);
             holdings.sort_by_key(|holding| holding.ports);
             // An address that two attributes name is one line.
             holdings.dedup_by_key(|holding| holding.ports);
-            holdings.into_iter().map(move |holding| self.binding(key, session, holding, now))
+            holdings.into_iter().map(move |holding| self.binding(&key, &session, holding, now)).collect::<Vec<_>>()
         })
     }
 
@@ -342,7 +331,7 @@ impl Table {
     pub fn claims(&self, question: Question, now: Timestamp) -> Vec<Binding> {
         let holders = self.holders(Question { address: question.address.to_canonical(), ..question });
         let live = holders.into_iter().filter(|holder| holder.holding.standing != Standing::Over);
-        live.map(|Holder { key, session, holding }| self.binding(key, session, holding, now)).collect()
+        live.map(|Holder { key, session, holding }| self.binding(&key, &session, holding, now)).collect()
     }
 
     fn binding(&self, key: &SessionKey, session: &Session, holding: Holding, now: Timestamp) -> Binding {
@@ -378,19 +367,26 @@ impl Table {
         }
     }
 
+    /// How many sessions there are, open or not.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// How many sessions are open.
     #[must_use]
     pub fn open_sessions(&self) -> usize {
-        self.sessions.iter().filter(|(_, session)| session.is_open()).count()
+        self.sessions.open()
     }
 
     /// Sessions at what is asked about, over or not, each with the claim that counts, in the order of their keys.
-    fn holders(&self, question: Question) -> Vec<Holder<'_>> {
-        let mut found: BTreeMap<&SessionKey, Holder<'_>> = BTreeMap::new();
-        for (net, key, session) in self.sessions.around(question.address) {
+    fn holders(&self, question: Question) -> Vec<Holder> {
+        let mut found: BTreeMap<SessionKey, Holder> = BTreeMap::new();
+        for (net, key, session) in self.sessions.around(question.address, question.port) {
             let here = |of: &Holding| of.net == net && question.concerns(of.ports);
             for holding in session.holdings(self.settings.max_delay).filter(here) {
-                let counts = &mut found.entry(key).or_insert(Holder { key, session, holding }).holding;
+                let new = || Holder { key: key.clone(), session: session.clone(), holding };
+                let counts = &mut found.entry(key.clone()).or_insert_with(new).holding;
                 // Ports are told of before a whole address is: without a port there is no answer then.
                 let weight = |of: &Holding| (of.standing, !of.ports.is_all(), of.span.proof);
                 if weight(&holding) > weight(counts) {

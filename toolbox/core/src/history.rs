@@ -201,11 +201,12 @@ impl Table {
     #[must_use]
     pub fn intervals(&self, address: IpAddr, now: Timestamp) -> Vec<Interval> {
         let settled = self.settled();
-        let around = self.sessions.around(address.to_canonical());
-        let of = |(net, key, session): (IpNet, &SessionKey, &Session)| {
-            session.intervals(key, now, settled).into_iter().filter(move |of| of.net == net).collect::<Vec<_>>()
+        let of = |(net, key, session): (IpNet, SessionKey, Session)| {
+            let mut intervals = session.intervals(&key, now, settled);
+            intervals.retain(|of| of.net == net);
+            intervals
         };
-        around.flat_map(of).collect()
+        self.sessions.around(address.to_canonical(), None).into_iter().flat_map(of).collect()
     }
 
     pub(crate) fn settled(&self) -> Settled {

@@ -4,14 +4,18 @@
 //! session does not. Of such a one each time and address is written once. Whatever differs is written out; nothing is
 //! left out, so that what is read back is equal.
 
-use cloakway_types::Timestamp;
-use toolbox_wire::record::{Address, AddressKind, Change, EventTime, FOREVER, SessionRecord};
+use std::net::IpAddr;
 
+use cloakway_types::Timestamp;
+use ipnet::IpNet;
+use toolbox_wire::record::{Address, AddressKind, Change, EventTime, FOREVER, Ports, SessionRecord};
+
+use crate::answer::Question;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::rows::{Reset, ResetKey};
 use crate::session::{Claim, End, EndedBy, Mark, Said, Session, SessionKey, Span};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What the first octets say of what follows.
 mod flag {
@@ -62,6 +66,15 @@ impl Session {
         writer.octet(VERSION);
         writer.number(flags.into());
         writer.user(&self.user);
+        writer.number(self.said.len() as u64);
+        for (kind, said) in &self.said {
+            writer.one(*kind);
+            writer.number(said.claims.len() as u64);
+            for claim in &said.claims {
+                writer.net(claim.net);
+                writer.ports(claim.ports);
+            }
+        }
         writer.number(self.heard.as_millis());
         let near = self.heard;
         writer.mark(self.last, near);
@@ -80,16 +93,11 @@ impl Session {
         if let Some(spans) = first.filter(|_| one_span) {
             writer.spans(spans, near);
         }
-        writer.number(self.said.len() as u64);
-        for (kind, said) in &self.said {
-            writer.one(*kind);
-            writer.number(said.claims.len() as u64);
+        for said in self.said.values() {
             if !all_last {
                 writer.mark(said.last, near);
             }
             for claim in &said.claims {
-                writer.net(claim.net);
-                writer.ports(claim.ports);
                 if !all_last {
                     writer.mark(claim.named, near);
                 }
@@ -123,6 +131,12 @@ impl Session {
         };
         let has = |bit: u16| flags & bit != 0;
         let user = reader.user()?;
+        let mut places: Vec<(AddressKind, Vec<(IpNet, Ports)>)> = Vec::new();
+        for _ in 0..reader.count()? {
+            let kind = reader.one()?;
+            let nets = (0..reader.count()?).map(|_| Ok((reader.net()?, reader.ports()?)));
+            places.push((kind, nets.collect::<Result<_, DecodeError>>()?));
+        }
         let heard = Timestamp::from_millis(reader.number()?);
         let last = reader.mark(heard)?;
         let opened = if has(flag::OPENED_LAST) { last } else { reader.mark(heard)? };
@@ -146,13 +160,10 @@ impl Session {
             whole: has(flag::WHOLE),
             ..Self::empty(last, heard)
         };
-        for _ in 0..reader.count()? {
-            let kind: AddressKind = reader.one()?;
-            let count = reader.count()?;
+        for (kind, nets) in places {
             let mark = if has(flag::ALL_LAST) { last } else { reader.mark(heard)? };
-            let mut claims = Vec::with_capacity(count);
-            for _ in 0..count {
-                let (net, ports) = (reader.net()?, reader.ports()?);
+            let mut claims = Vec::with_capacity(nets.len());
+            for (net, ports) in nets {
                 let named = if has(flag::ALL_LAST) { last } else { reader.mark(heard)? };
                 let (span, from, sure) = match one {
                     Some(spans) => spans,
@@ -198,6 +209,70 @@ impl Session {
             until: self.until,
         }
     }
+}
+
+/// Whose a session is, at a glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose<'b> {
+    Named(&'b str),
+    Behind(IpAddr),
+    Nobody,
+}
+
+/// Whose the session is if it claims what is asked about; of the octets of [`Session::encode`] only the first part is read.
+pub(crate) fn glance(octets: &[u8], question: Question) -> Option<Whose<'_>> {
+    let mut reader = Reader::new(octets);
+    if reader.octet().ok()? != VERSION {
+        return None;
+    }
+    reader.number().ok()?;
+    let whose = match reader.octet().ok()? {
+        2 => Whose::Named(reader.text().ok()?),
+        3 => Whose::Behind(reader.address().ok()?),
+        _ => Whose::Nobody,
+    };
+    for _ in 0..reader.count().ok()? {
+        reader.octet().ok()?;
+        for _ in 0..reader.count().ok()? {
+            let (net, ports) = (reader.net().ok()?, reader.ports().ok()?);
+            if net.contains(&question.address) && question.port.is_none_or(|port| ports.holds(port, question.protocol))
+            {
+                return Some(whose);
+            }
+        }
+    }
+    None
+}
+
+/// From when to when all addresses of the session are proved, if that is one span.
+pub(crate) fn span_of(octets: &[u8]) -> Option<Span> {
+    let mut reader = Reader::new(octets);
+    reader.octet().ok()?;
+    let flags = reader.number().ok()? as u16;
+    if flags & flag::ONE_SPAN == 0 || flags & (flag::ENDED | flag::DOUBT) != 0 {
+        return None;
+    }
+    match reader.octet().ok()? {
+        2 => reader.text().map(|_| ()).ok()?,
+        3 => reader.address().map(|_| ()).ok()?,
+        _ => return None,
+    }
+    for _ in 0..reader.count().ok()? {
+        reader.octet().ok()?;
+        for _ in 0..reader.count().ok()? {
+            reader.net().ok()?;
+            reader.ports().ok()?;
+        }
+    }
+    let heard = Timestamp::from_millis(reader.number().ok()?);
+    reader.mark(heard).ok()?;
+    if flags & flag::OPENED_LAST == 0 {
+        reader.mark(heard).ok()?;
+    }
+    if flags & (flag::UNTIL | flag::FOREVER) == flag::UNTIL {
+        reader.time(heard).ok()?;
+    }
+    reader.spans(heard).ok().map(|(span, ..)| span)
 }
 
 impl Writer {

@@ -71,8 +71,23 @@ impl ResetKey {
 /// How far a listing of all rows has come.
 #[derive(Debug, Clone, Default)]
 pub struct Cursor {
-    after: Option<SessionKey>,
+    place: usize,
     resets: bool,
+}
+
+impl Cursor {
+    /// Whether this is the beginning.
+    pub(crate) fn begin(&mut self) -> bool {
+        !std::mem::replace(&mut self.resets, true)
+    }
+
+    pub(crate) fn place(&self) -> usize {
+        self.place
+    }
+
+    pub(crate) fn go_on(&mut self, place: usize) {
+        self.place = place;
+    }
 }
 
 impl Table {
@@ -128,15 +143,12 @@ impl Table {
     /// meanwhile: a row that is there all the while is listed, as it is when its turn comes.
     pub fn list(&self, cursor: &mut Cursor, limit: usize) -> Vec<Row> {
         let mut rows = Vec::new();
-        if !cursor.resets {
-            cursor.resets = true;
+        if cursor.begin() {
             rows.extend(self.resets.iter().map(|(key, reset)| Row::reset(key, Some(reset))));
         }
-        let after = cursor.after.clone();
-        for (key, session) in self.sessions.after(after.as_ref()).take(limit) {
-            rows.push(Row::session(key, Some(session)));
-            cursor.after = Some(key.clone());
-        }
+        let (some, next) = self.sessions.part(cursor.place(), limit);
+        rows.extend(some.iter().map(|(key, session)| Row::session(key, Some(session))));
+        cursor.go_on(next);
         rows
     }
 }

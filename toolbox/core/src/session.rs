@@ -264,6 +264,18 @@ impl Session {
         self.until.map_or(now.since(proof) > max_age, |until| now > until)
     }
 
+    /// Until when it may be answered for, each of its addresses, if nobody else claims it; none: that depends.
+    pub(crate) fn answers_until(&self, max_age: Duration) -> Option<Timestamp> {
+        let plain = self.is_open() && self.doubt.is_none();
+        let oldest = self.claims().map(|claim| claim.span.proof).min().unwrap_or(self.heard);
+        plain.then(|| self.until.unwrap_or(oldest.min(self.heard) + max_age))
+    }
+
+    /// Whether it claims nothing any more.
+    pub(crate) fn is_over(&self) -> bool {
+        !self.is_open() && self.doubt.is_none()
+    }
+
     /// Whether nothing that is still on its way could be about it.
     pub(crate) fn is_forgettable(&self, now: Timestamp, max_age: Duration) -> bool {
         let over = self.until.filter(|_| self.is_open()).is_none_or(|until| now.since(until) > max_age);

@@ -1,74 +1,166 @@
 //! Where sessions are kept: by key, and by the addresses that they claim or claimed at their end.
+//!
+//! [`Packed`] is what runs. [`Full`] keeps the same sessions as they are, in maps: it holds what does not fit into the other,
+//! and in tests the two are held against each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::ops::Bound;
 
+use cloakway_types::PrefixMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toolbox_wire::record::Nas;
 
+use crate::packed::Packed;
 use crate::session::{Session, SessionKey};
 
+/// A session with its key.
+pub(crate) type Pair = (SessionKey, Session);
+/// And a prefix that it claims.
+pub(crate) type Claimed = (IpNet, SessionKey, Session);
+
+#[derive(Debug)]
+pub(crate) enum Sessions {
+    Packed(Box<Packed>),
+    Full { sessions: Full, ours: Box<PrefixMap<()>> },
+}
+
+impl Sessions {
+    pub(crate) fn get(&self, key: &SessionKey) -> Option<Session> {
+        match self {
+            Self::Packed(packed) => packed.get(key),
+            Self::Full { sessions, .. } => sessions.get(key),
+        }
+    }
+
+    /// How many are open.
+    pub(crate) fn open(&self) -> usize {
+        match self {
+            Self::Packed(packed) => packed.open(),
+            Self::Full { sessions, .. } => sessions.open(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Packed(packed) => packed.len(),
+            Self::Full { sessions, .. } => sessions.len(),
+        }
+    }
+
+    /// Some of all from a place on, at least `limit` if there are so many; and the next place. An empty part: there are no more.
+    pub(crate) fn part(&self, place: usize, limit: usize) -> (Vec<Pair>, usize) {
+        match self {
+            Self::Packed(packed) => packed.part(place, limit),
+            Self::Full { sessions, .. } => sessions.part(place, limit),
+        }
+    }
+
+    /// Sessions of the same name at what may be the same device, but one, in the order of keys.
+    pub(crate) fn related(&self, key: &SessionKey, but: Option<&SessionKey>) -> Vec<Pair> {
+        match self {
+            Self::Packed(packed) => packed.related(key, but),
+            Self::Full { sessions, .. } => sessions.related(key, but),
+        }
+    }
+
+    /// Sessions by each prefix that they claim, in the order of prefixes and keys.
+    pub(crate) fn by_net(&self) -> Vec<Claimed> {
+        match self {
+            Self::Packed(packed) => packed.by_net(),
+            Self::Full { sessions, .. } => sessions.by_net(),
+        }
+    }
+
+    /// Sessions with a prefix that holds `address`; where a port is asked about, at least those that have it.
+    pub(crate) fn around(&self, address: IpAddr, port: Option<u16>) -> Vec<Claimed> {
+        match self {
+            Self::Packed(packed) => packed.around(address, port),
+            Self::Full { sessions, .. } => sessions.around(address, port),
+        }
+    }
+
+    /// Sessions with a prefix that overlaps `net`.
+    pub(crate) fn touching(&self, net: IpNet) -> Vec<Claimed> {
+        match self {
+            Self::Packed(packed) => packed.touching(net),
+            Self::Full { sessions, .. } => sessions.touching(net),
+        }
+    }
+
+    pub(crate) fn put(&mut self, key: SessionKey, session: Session) {
+        match self {
+            Self::Packed(packed) => packed.put(key, session),
+            Self::Full { sessions, ours } => {
+                let is_ours = |net: &IpNet| ours.lookup(net.addr()).is_some_and(|(prefix, ())| prefix.contains(net));
+                let nets: BTreeSet<IpNet> = session.nets().filter(is_ours).collect();
+                sessions.put(key, session, nets);
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: &SessionKey) {
+        match self {
+            Self::Packed(packed) => packed.remove(key),
+            Self::Full { sessions, .. } => sessions.remove(key),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
-pub(crate) struct Sessions {
+pub(crate) struct Full {
     by_key: BTreeMap<SessionKey, Session>,
     by_net: BTreeMap<IpNet, BTreeSet<SessionKey>>,
     /// How many indexed prefixes have each length: a look-up tries these only.
     lengths: BTreeMap<(bool, u8), usize>,
 }
 
-impl Sessions {
-    pub(crate) fn get(&self, key: &SessionKey) -> Option<&Session> {
-        self.by_key.get(key)
+impl Full {
+    pub(crate) fn get(&self, key: &SessionKey) -> Option<Session> {
+        self.by_key.get(key).cloned()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&SessionKey, &Session)> {
-        self.by_key.iter()
+    pub(crate) fn open(&self) -> usize {
+        self.by_key.values().filter(|session| session.is_open()).count()
     }
 
-    /// Those behind a key, in the order of keys; none: all.
-    pub(crate) fn after(&self, key: Option<&SessionKey>) -> impl Iterator<Item = (&SessionKey, &Session)> {
-        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
-        self.by_key.range::<SessionKey, _>((from, Bound::Unbounded))
+    pub(crate) fn len(&self) -> usize {
+        self.by_key.len()
     }
 
-    /// Sessions of the same name at what may be the same device.
-    pub(crate) fn related<'t>(&'t self, key: &'t SessionKey) -> impl Iterator<Item = (&'t SessionKey, &'t Session)> {
+    pub(crate) fn part(&self, place: usize, limit: usize) -> (Vec<Pair>, usize) {
+        let some = self.by_key.iter().skip(place).take(limit);
+        let some: Vec<Pair> = some.map(|(key, session)| (key.clone(), session.clone())).collect();
+        let next = place + some.len();
+        (some, next)
+    }
+
+    pub(crate) fn related(&self, key: &SessionKey, but: Option<&SessionKey>) -> Vec<Pair> {
         let first = SessionKey { nas: Nas::default(), ..key.clone() };
-        self.by_key
-            .range(first..)
-            .take_while(|(of, _)| of.source == key.source && of.client == key.client && of.session == key.session)
-            .filter(|(of, _)| of.nas.may_be(&key.nas))
+        let same = |of: &SessionKey| (of.source, &of.client, &of.session) == (key.source, &key.client, &key.session);
+        let named = self.by_key.range(first..).take_while(|(of, _)| same(of));
+        let related = named.filter(|(of, _)| of.nas.may_be(&key.nas) && Some(*of) != but);
+        related.map(|(key, session)| (key.clone(), session.clone())).collect()
     }
 
-    /// Sessions by each prefix that they claim, in the order of prefixes.
-    pub(crate) fn by_net(&self) -> impl Iterator<Item = (IpNet, &SessionKey, &Session)> {
-        self.by_net.iter().flat_map(|(net, keys)| self.those(*net, keys))
+    pub(crate) fn by_net(&self) -> Vec<Claimed> {
+        self.by_net.iter().flat_map(|(net, keys)| self.those(*net, keys)).collect()
     }
 
-    /// Sessions with a prefix that holds `address`.
-    pub(crate) fn around(&self, address: IpAddr) -> impl Iterator<Item = (IpNet, &SessionKey, &Session)> {
-        self.prefixes_around(address)
-            .filter_map(|net| self.by_net.get_key_value(&net))
-            .flat_map(|(net, keys)| self.those(*net, keys))
+    pub(crate) fn around(&self, address: IpAddr, _: Option<u16>) -> Vec<Claimed> {
+        let nets = self.prefixes_around(address).filter_map(|net| self.by_net.get_key_value(&net));
+        nets.flat_map(|(net, keys)| self.those(*net, keys)).collect()
     }
 
-    /// Sessions with a prefix that overlaps `net`.
-    pub(crate) fn touching(&self, net: IpNet) -> impl Iterator<Item = (IpNet, &SessionKey, &Session)> {
-        let inside = self.by_net.range(lowest(net)..=highest(net)).filter(move |(of, _)| net.contains(*of));
-        let around = self
-            .prefixes_around(net.addr())
-            .filter(move |of| *of != net && of.contains(&net))
-            .filter_map(|of| self.by_net.get_key_value(&of));
-        inside.chain(around).flat_map(|(net, keys)| self.those(*net, keys))
+    pub(crate) fn touching(&self, net: IpNet) -> Vec<Claimed> {
+        let (lowest, highest) = inside(net);
+        let inside = self.by_net.range(lowest..=highest).filter(|(of, _)| net.contains(*of));
+        let around = self.prefixes_around(net.addr()).filter(|of| *of != net && of.contains(&net));
+        let around = around.filter_map(|of| self.by_net.get_key_value(&of));
+        inside.chain(around).flat_map(|(net, keys)| self.those(*net, keys)).collect()
     }
 
-    fn those<'t>(
-        &'t self,
-        net: IpNet,
-        keys: &'t BTreeSet<SessionKey>,
-    ) -> impl Iterator<Item = (IpNet, &'t SessionKey, &'t Session)> {
-        keys.iter().filter_map(move |key| Some((net, key, self.by_key.get(key)?)))
+    fn those<'t>(&'t self, net: IpNet, keys: &'t BTreeSet<SessionKey>) -> impl Iterator<Item = Claimed> + 't {
+        keys.iter().filter_map(move |key| Some((net, key.clone(), self.by_key.get(key)?.clone())))
     }
 
     fn prefixes_around(&self, address: IpAddr) -> impl Iterator<Item = IpNet> + '_ {
@@ -111,17 +203,14 @@ impl Sessions {
     }
 }
 
-/// Ends of the range that holds `net` and all inside it in the order of the index.
-fn lowest(net: IpNet) -> IpNet {
+/// Ends of the range that holds `net` and all inside it, in order.
+pub(crate) fn inside(net: IpNet) -> (IpNet, IpNet) {
     match net {
-        IpNet::V4(net) => Ipv4Net::new(net.network(), 0).unwrap_or_default().into(),
-        IpNet::V6(net) => Ipv6Net::new(net.network(), 0).unwrap_or_default().into(),
-    }
-}
-
-fn highest(net: IpNet) -> IpNet {
-    match net {
-        IpNet::V4(net) => Ipv4Net::from(net.broadcast()).into(),
-        IpNet::V6(net) => Ipv6Net::from(net.broadcast()).into(),
+        IpNet::V4(net) => {
+            (Ipv4Net::new(net.network(), 0).unwrap_or_default().into(), Ipv4Net::from(net.broadcast()).into())
+        }
+        IpNet::V6(net) => {
+            (Ipv6Net::new(net.network(), 0).unwrap_or_default().into(), Ipv6Net::from(net.broadcast()).into())
+        }
     }
 }

@@ -10,9 +10,10 @@ use toolbox_wire::http::Source;
 use toolbox_wire::record::{Address, Change, Nas, Record, SessionRecord, User};
 
 use crate::closing::Ending;
-use crate::rows::{Reset, ResetKey, Row};
+use crate::packed::{Glances, Packed};
+use crate::rows::{Cursor, Reset, ResetKey, Row};
 use crate::session::{Holding, Mark, Order, Session, SessionKey, Standing, Told, Weight};
-use crate::sessions::Sessions;
+use crate::sessions::{Full, Sessions};
 use crate::translate::Translator;
 
 /// What the table is told about the network.
@@ -84,6 +85,9 @@ pub struct Applied {
     pub rows: Vec<Row>,
 }
 
+/// Sessions that are unpacked at once where all are gone through.
+const EACH: usize = 1024;
+
 /// The binding table.
 #[derive(Debug)]
 pub struct Table {
@@ -96,7 +100,36 @@ impl Table {
     /// An empty table.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, sessions: Sessions::default(), resets: BTreeMap::new() }
+        let packed = Packed::new(settings.prefixes.clone(), settings.max_age);
+        if !settings.translators.is_empty() {
+            packed.leave_to_table();
+        }
+        Self { settings, sessions: Sessions::Packed(Box::new(packed)), resets: BTreeMap::new() }
+    }
+
+    /// An empty table that keeps sessions as they are, and is large and slow: what the other is held against.
+    #[must_use]
+    pub fn plain(settings: Settings) -> Self {
+        let sessions = Sessions::Full { sessions: Full::default(), ours: Box::new(settings.prefixes.clone()) };
+        Self { settings, sessions, resets: BTreeMap::new() }
+    }
+
+    /// Looks addresses up beside this table, which one other changes, without waiting for it.
+    #[must_use]
+    pub fn glances(&self) -> Option<Glances> {
+        match &self.sessions {
+            Sessions::Packed(packed) => Some(packed.glances()),
+            Sessions::Full { .. } => None,
+        }
+    }
+
+    /// Octets that the sessions take with all that belongs to them.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        match &self.sessions {
+            Sessions::Packed(packed) => packed.octets(),
+            Sessions::Full { .. } => 0,
+        }
     }
 
     /// Takes one event.
@@ -135,7 +168,8 @@ impl Table {
         };
         let max_delay = self.settings.max_delay;
         let mut before = BTreeSet::new();
-        let (session, effect) = match (self.sessions.get(&key), doubt) {
+        let before_it = self.sessions.get(&key);
+        let (session, effect) = match (&before_it, doubt) {
             (Some(known), doubt) => {
                 let holdings = known.holdings(max_delay).filter(|holding| holding.standing != Standing::Over);
                 before.extend(holdings.map(|holding| (holding.net, holding.ports)));
@@ -167,7 +201,7 @@ impl Table {
         let fresh = session.holdings(max_delay).filter(|of| !before.contains(&(of.net, of.ports)));
         let overlaps = fresh.filter(|of| self.contested(&key, &session.user, of, arrival)).count();
         let mut rows = vec![Row::session(&key, Some(&session))];
-        if let Some(before) = self.sessions.get(&key) {
+        if let Some(before) = &before_it {
             let ending = Ending::Moved(record.time);
             rows.extend(before.closed(&key, Some(&session), ending, self.settled()).iter().map(Row::history));
         }
@@ -192,7 +226,7 @@ impl Table {
                 }
             }
         }
-        for (_, ended) in self.sessions.related(key).filter(|(of, session)| *of != key && !session.is_open()) {
+        for (_, ended) in self.sessions.related(key, Some(key)).iter().filter(|(_, session)| !session.is_open()) {
             match ended.weigh(record, max_delay) {
                 Weight::Ended => return Err(Ignored::Ended),
                 Weight::Doubtful => doubt = Some(mark),
@@ -203,7 +237,8 @@ impl Table {
     }
 
     fn stop(&mut self, key: &SessionKey, record: &SessionRecord, arrival: Timestamp) -> Applied {
-        let mut keys: Vec<SessionKey> = self.sessions.related(key).map(|(key, _)| key.clone()).collect();
+        let related = self.sessions.related(key, None);
+        let mut keys: Vec<SessionKey> = related.into_iter().map(|(key, _)| key).collect();
         if !keys.contains(key) {
             // The Stop overtook the Start: the session is over before it is known.
             self.put(key.clone(), Session::stopped(record, arrival));
@@ -211,7 +246,7 @@ impl Table {
         }
         let mut tally = Tally::default();
         for key in keys {
-            let Some(mut session) = self.sessions.get(&key).cloned() else { continue };
+            let Some(mut session) = self.sessions.get(&key) else { continue };
             let was_open = session.is_open();
             let told = session.stop(record, arrival, self.settings.max_delay);
             // What changes nothing is not kept either: a copy of it will change nothing again.
@@ -230,10 +265,15 @@ impl Table {
 
     fn reset(&mut self, key: ResetKey, reset: Reset) -> Applied {
         let mut tally = Tally::default();
-        let concerned: Vec<SessionKey> =
-            self.sessions.iter().map(|(of, _)| of).filter(|of| key.concerns(of)).cloned().collect();
+        let mut concerned = Vec::new();
+        self.each(|of, _| {
+            if key.concerns(of) {
+                concerned.push(of.clone());
+            }
+        });
+        concerned.sort();
         for of in concerned {
-            let Some(mut session) = self.sessions.get(&of).cloned() else { continue };
+            let Some(mut session) = self.sessions.get(&of) else { continue };
             if let Some(told) = session.reset(reset.time, reset.heard, self.settings.max_delay) {
                 if let Some(before) = self.sessions.get(&of) {
                     let closed = before.closed(&of, Some(&session), Ending::Reset(reset.time), self.settled());
@@ -255,25 +295,40 @@ impl Table {
     ///
     /// By then every event from before them would be stale on arrival, so they guard against nothing more.
     pub fn forget(&mut self, now: Timestamp) -> Vec<Row> {
-        let max_age = self.settings.max_age;
-        let gone = |heard: Timestamp| now.since(heard) > max_age * 2;
-        let old = self.sessions.iter().filter(|(_, session)| session.is_forgettable(now, max_age));
-        let keys: Vec<SessionKey> = old.map(|(key, _)| key.clone()).collect();
-        let resets: Vec<ResetKey> = self.resets.iter().filter(|(_, r)| gone(r.heard)).map(|(k, _)| k.clone()).collect();
-        let mut rows = Vec::with_capacity(keys.len() + resets.len());
-        for key in keys {
-            if let Some(session) = self.sessions.get(&key) {
-                let closed = session.closed(&key, None, Ending::Silence, self.settled());
-                rows.extend(closed.iter().map(Row::history));
-            }
+        let mut rows = self.forget_resets(now);
+        let (all, _) = self.sessions.part(0, usize::MAX);
+        self.forget_those(all, now, &mut rows);
+        rows.sort_by_key(|row| row.table);
+        rows
+    }
+
+    /// [`Table::forget`], of some sessions, about `limit`, from `cursor` on; none at the end.
+    pub fn forget_some(&mut self, now: Timestamp, cursor: &mut Cursor, limit: usize) -> Option<Vec<Row>> {
+        let mut rows = if cursor.begin() { self.forget_resets(now) } else { Vec::new() };
+        let (some, next) = self.sessions.part(cursor.place(), limit);
+        let end = some.is_empty();
+        self.forget_those(some, now, &mut rows);
+        cursor.go_on(next);
+        if end && rows.is_empty() { None } else { Some(rows) }
+    }
+
+    fn forget_those(&mut self, some: Vec<(SessionKey, Session)>, now: Timestamp, rows: &mut Vec<Row>) {
+        let old = some.into_iter().filter(|(_, session)| session.is_forgettable(now, self.settings.max_age));
+        for (key, session) in old.collect::<Vec<_>>() {
+            let closed = session.closed(&key, None, Ending::Silence, self.settled());
+            rows.extend(closed.iter().map(Row::history));
             self.sessions.remove(&key);
             rows.push(Row::session(&key, None));
         }
-        for key in resets {
-            self.resets.remove(&key);
-            rows.push(Row::reset(&key, None));
+    }
+
+    fn forget_resets(&mut self, now: Timestamp) -> Vec<Row> {
+        let gone = |heard: Timestamp| now.since(heard) > self.settings.max_age * 2;
+        let keys: Vec<ResetKey> = self.resets.iter().filter(|(_, r)| gone(r.heard)).map(|(k, _)| k.clone()).collect();
+        for key in &keys {
+            self.resets.remove(key);
         }
-        rows
+        keys.iter().map(|key| Row::reset(key, None)).collect()
     }
 
     pub(crate) fn is_ours(&self, net: &IpNet) -> bool {
@@ -289,8 +344,8 @@ impl Table {
             }
             User::Unstated | User::Unusable => false,
         };
-        self.sessions.touching(holding.net).any(|(net, other, session)| {
-            let meets = |of: &Holding| of.net == net && of.standing != Standing::Over && of.ports.meets(holding.ports);
+        self.sessions.touching(holding.net).iter().any(|(net, other, session)| {
+            let meets = |of: &Holding| of.net == *net && of.standing != Standing::Over && of.ports.meets(holding.ports);
             other != key
                 && !session.is_silent(now, self.settings.max_age)
                 && session.holdings(self.settings.max_delay).any(|of| meets(&of))
@@ -299,8 +354,20 @@ impl Table {
     }
 
     pub(crate) fn put(&mut self, key: SessionKey, session: Session) {
-        let nets: BTreeSet<IpNet> = session.nets().filter(|net| self.is_ours(net)).collect();
-        self.sessions.put(key, session, nets);
+        self.sessions.put(key, session);
+    }
+
+    /// Hands every session on, some at a time.
+    pub(crate) fn each(&self, mut each: impl FnMut(&SessionKey, &Session)) {
+        let mut place = 0;
+        loop {
+            let (some, next) = self.sessions.part(place, EACH);
+            if some.is_empty() {
+                return;
+            }
+            some.iter().for_each(|(key, session)| each(key, session));
+            place = next;
+        }
     }
 }
 

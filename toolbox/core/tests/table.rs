@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloakway_types::{PrefixMap, SubscriberId, Timestamp};
 use ipnet::IpNet;
 use proptest::prelude::*;
-use toolbox_core::{Answer, Applied, Cursor, Effect, Event, Ignored, Row, Rows, Settings, Table, Unknown};
+use toolbox_core::{Answer, Applied, Cursor, Effect, Event, Ignored, Row, Rows, Settings, Sight, Table, Unknown};
 use toolbox_wire::http::{Reason, Source};
 use toolbox_wire::record::{Address, AddressKind, Basis, Change, EventTime, Nas, Record, SessionRecord, User};
 
@@ -461,6 +461,7 @@ fn listed(table: &Table, limit: usize) -> Vec<Row> {
     loop {
         let rows = table.list(&mut cursor, limit);
         if rows.is_empty() {
+            all.sort_by(|one: &Row, other: &Row| (one.table, &one.key).cmp(&(other.table, &other.key)));
             return all;
         }
         all.extend(rows);
@@ -494,6 +495,37 @@ proptest! {
         prop_assert_eq!(picture(&restored), picture(&table));
         // Not only the answers: what is said next does the same to both.
         prop_assert_eq!(listed(&restored, 3), listed(&table, 1000));
+    }
+
+    #[test]
+    fn a_packed_table_does_and_answers_what_a_plain_one_does(ops in proptest::collection::vec(any_op(), 0..60)) {
+        let (mut packed, mut plain) = (Table::new(settings()), Table::plain(settings()));
+        let glances = packed.glances().unwrap();
+        for op in &ops {
+            let same = |mut rows: Vec<Row>| {
+                rows.sort_by(|one, other| (one.table, &one.key).cmp(&(other.table, &other.key)));
+                rows
+            };
+            prop_assert_eq!(same(carry_out(&mut packed, op)), same(carry_out(&mut plain, op)));
+            prop_assert_eq!(packed.open_sessions(), plain.open_sessions());
+            prop_assert_eq!(packed.sessions(), plain.sessions());
+        }
+        prop_assert_eq!(picture(&packed), picture(&plain));
+        prop_assert_eq!(listed(&packed, 3), listed(&plain, 1000));
+        for address in ["198.51.100.70", "198.51.100.71", "2001:db8:5100:64::70", "2001:db8:5100:6401::1"] {
+            // A glance may leave it to the table, and never says anything else.
+            let answer = plain.lookup(ip(address), at(60));
+            let right = glances.find(ip(address), at(60), |sight| match sight {
+                Sight::Bound(seen) => {
+                    let who: SubscriberId = seen.subscriber.parse().unwrap();
+                    let live = plain.verify(&who, ip(address), at(60));
+                    seen.live().is_none_or(|seen| Ok(seen) == live) && live.is_ok()
+                }
+                Sight::Nobody => answer == Answer::Unknown(Unknown::NoSession),
+                Sight::Ask => true,
+            });
+            prop_assert!(right, "{}: {:?}", address, answer);
+        }
     }
 
     #[test]

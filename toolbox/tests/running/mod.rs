@@ -4,7 +4,7 @@
 
 pub(crate) mod radius;
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -77,7 +77,9 @@ impl Toolbox {
         std::fs::write(path("key.pem"), issued.signing_key.serialize_pem()).unwrap();
         std::fs::write(path("radius.secret"), format!("{SECRET}\n")).unwrap();
         // Bound and let go: nothing else on this host takes them in the meantime but by chance.
-        let radius = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // An address of this test process: nobody else takes the port while the toolbox is down.
+        let own = Ipv4Addr::from(0x7f40_0000 + (std::process::id() & 0x3f_ffff));
+        let radius = UdpSocket::bind((own, 0)).unwrap().local_addr().unwrap();
         let https = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let dir = folder.path().display();
         let key = hex(&sha256(&[KEY.as_bytes()]));

@@ -1,0 +1,794 @@
+//! Sessions in few octets each, changed by one writer and looked up by readers that wait for nobody.
+//!
+//! A session is the octets of [`Session::encode`] in an [`arena`], behind a head that says until when it may be answered for
+//! without further thought. It is found by the hashes of its name, and of each address with its ports. What a reader can't
+//! decide at a glance (more than one session, doubt, age) it leaves to the table.
+
+mod arena;
+mod shards;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cloakway_types::{PrefixMap, Timestamp};
+use ipnet::IpNet;
+use toolbox_wire::http::Source;
+use toolbox_wire::record::{Nas, Ports};
+
+use crate::answer::{Live, Question};
+use crate::codec::Numbered;
+use crate::pack::{Whose, glance, span_of};
+use crate::session::{Session, SessionKey, Span};
+use crate::sessions::{Full, Pair};
+use arena::{Owner, Words};
+use shards::{Filling, Shards, mix};
+
+/// Words before the octets: lengths and device, and until when the session answers.
+const HEAD: usize = 2;
+/// Octets of a session that a reader looks at; of a longer one it asks the table.
+const GLANCE: usize = 512;
+/// In the head of a session that is over: it claims nothing.
+const OVER: Timestamp = Timestamp::from_millis(0);
+/// In the head of one that the table has to be asked about.
+const ASK: Timestamp = Timestamp::from_millis(1);
+/// How often a reader tries to read what is being changed, before it asks the table.
+const PATIENCE: usize = 64;
+
+/// What writer and readers share.
+#[derive(Debug, Default)]
+struct Shared {
+    words: Words,
+    by_name: Shards,
+    by_net: Shards,
+    /// Lengths of prefixes that there are: a bit each, of IPv4 in the first word.
+    lengths: [AtomicU64; 4],
+    /// Sizes of port ranges that there are: a bit for each power of two.
+    sizes: AtomicU64,
+    /// Not all that counts is here: some sessions are too long for the arena, or translations are computed.
+    odd: AtomicBool,
+    count: AtomicUsize,
+}
+
+/// The device and client of sessions, each once.
+#[derive(Debug, Default)]
+struct Places {
+    numbers: HashMap<(Source, String, Nas), u32>,
+    all: Vec<((Source, String, Nas), usize)>,
+    free: Vec<u32>,
+}
+
+/// Looks addresses up beside the writer.
+#[derive(Debug, Clone)]
+pub struct Glances(Arc<Shared>);
+
+#[derive(Debug)]
+pub(crate) struct Packed {
+    shared: Arc<Shared>,
+    owner: Owner,
+    names: Filling,
+    nets: Filling,
+    places: Places,
+    prefixes: PrefixMap<()>,
+    max_age: Duration,
+    lengths: [usize; 33 + 129],
+    sizes: [usize; 16],
+    /// Prefixes that lie in shorter ones or may, in order: those of the longer lengths of a family.
+    nested: BTreeSet<IpNet>,
+    shortest: [Option<u8>; 2],
+    /// Addresses that are shared by ports, and by how many ranges.
+    split: HashMap<IpNet, usize>,
+    /// Sessions that are too long for the arena.
+    long: Full,
+    /// How many of the others are open.
+    open: usize,
+}
+
+fn hash_octets(seed: u64, octets: &[u8]) -> u64 {
+    let mut hash = seed ^ octets.len() as u64;
+    for chunk in octets.chunks(8) {
+        let mut word = [0; 8];
+        word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+        hash = mix(hash ^ u64::from_le_bytes(word)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    }
+    mix(hash)
+}
+
+fn name_hash(source: Source, client: &str, session: &str) -> u64 {
+    hash_octets(hash_octets(source as u64, client.as_bytes()), session.as_bytes())
+}
+
+/// Of an address whole, or of a piece of its ports: `1 << size` of them from `piece << size` on.
+fn net_hash(net: IpNet, piece: Option<(u8, u16)>) -> u64 {
+    let piece = piece.map_or(0, |(size, piece)| 1 << 24 | u64::from(size) << 16 | u64::from(piece));
+    let seed = u64::from(net.prefix_len()) << 32 | piece;
+    match net.addr() {
+        IpAddr::V4(address) => {
+            mix(mix(seed ^ u64::from(u32::from(address)) << 40).wrapping_add(u32::from(address).into()))
+        }
+        IpAddr::V6(address) => {
+            let bits = u128::from(address);
+            mix(mix(seed.wrapping_add(1) ^ (bits >> 64) as u64).wrapping_add(bits as u64))
+        }
+    }
+}
+
+/// The pieces that a range of ports is found under: of the largest size that is no longer than the range.
+fn pieces(ports: Ports) -> Option<(u8, std::ops::RangeInclusive<u16>)> {
+    if ports.is_all() {
+        return None;
+    }
+    let length = u32::from(ports.last() - ports.first()) + 1;
+    let size = (31 - length.leading_zeros()).min(15) as u8;
+    Some((size, ports.first() >> size..=ports.last() >> size))
+}
+
+fn length_index(net: IpNet) -> usize {
+    usize::from(net.prefix_len()) + if net.addr().is_ipv4() { 0 } else { 33 }
+}
+
+impl Shared {
+    fn lengths(&self, v4: bool) -> impl Iterator<Item = u8> {
+        let words = self.lengths.each_ref().map(|word| word.load(Ordering::Relaxed));
+        let [own, rest @ ..] = words;
+        let words = if v4 { [own, 0, 0] } else { rest };
+        (0_u8..3).zip(words).flat_map(|(word, bits)| bits_of(bits).map(move |bit| word * 64 + bit))
+    }
+
+    fn set_length(&self, net: IpNet, on: bool) {
+        let length = usize::from(net.prefix_len());
+        let at = if net.addr().is_ipv4() { 0 } else { 1 + length / 64 };
+        if let Some(word) = self.lengths.get(at) {
+            set(word, (length % 64) as u32, on);
+        }
+    }
+}
+
+fn set(word: &AtomicU64, bit: u32, on: bool) {
+    let bits = word.load(Ordering::Relaxed);
+    word.store(if on { bits | 1 << bit } else { bits & !(1 << bit) }, Ordering::Release);
+}
+
+fn bits_of(mut bits: u64) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let bit = (bits != 0).then(|| bits.trailing_zeros() as u8)?;
+        bits &= bits - 1;
+        Some(bit)
+    })
+}
+
+impl Places {
+    fn take(&mut self, key: &SessionKey) -> u32 {
+        let place = (key.source, key.client.clone(), key.nas.clone());
+        if let Some(number) = self.numbers.get(&place) {
+            if let Some((_, count)) = self.all.get_mut(*number as usize) {
+                *count += 1;
+            }
+            return *number;
+        }
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None => {
+                self.all.push(((key.source, String::new(), Nas::default()), 0));
+                (self.all.len() - 1) as u32
+            }
+        };
+        if let Some(of) = self.all.get_mut(number as usize) {
+            *of = (place.clone(), 1);
+        }
+        self.numbers.insert(place, number);
+        number
+    }
+
+    fn give_back(&mut self, number: u32) {
+        if let Some((place, count)) = self.all.get_mut(number as usize) {
+            *count -= 1;
+            if *count == 0 {
+                self.numbers.remove(place);
+                self.free.push(number);
+            }
+        }
+    }
+}
+
+/// A session in the arena.
+struct Piece {
+    at: u32,
+    words: usize,
+    place: u32,
+    key: SessionKey,
+    /// What [`Session::encode`] made.
+    octets: Vec<u8>,
+}
+
+impl Piece {
+    fn pair(self) -> Option<Pair> {
+        // What was written here reads back.
+        let session = Session::decode(&self.key, &self.octets).ok()?;
+        Some((self.key, session))
+    }
+}
+
+/// Places that can be told apart; the bits above are the source's number.
+const PLACES: u32 = 1 << 28;
+
+/// The two lengths, the device and the source in a head.
+fn head(octets: usize, name: usize, place: u32, source: Source) -> u64 {
+    let source = Source::ALL.iter().position(|of| *of == source).unwrap_or(0) as u64;
+    octets as u64 | (name as u64) << 16 | u64::from(place % PLACES) << 32 | source << 60
+}
+
+fn unhead(head: u64) -> (usize, usize, u32) {
+    (head as u16 as usize, (head >> 16) as u16 as usize, (head >> 32) as u32 % PLACES)
+}
+
+fn source_of(head: u64) -> Source {
+    Source::ALL.get((head >> 60) as usize).copied().unwrap_or(Source::Radius)
+}
+
+fn words_of(octets: usize) -> usize {
+    HEAD + octets.div_ceil(8)
+}
+
+impl Packed {
+    pub(crate) fn new(prefixes: PrefixMap<()>, max_age: Duration) -> Self {
+        Self {
+            shared: Arc::default(),
+            owner: Owner::default(),
+            names: Filling::default(),
+            nets: Filling::default(),
+            places: Places::default(),
+            prefixes,
+            max_age,
+            lengths: [0; 33 + 129],
+            sizes: [0; 16],
+            nested: BTreeSet::new(),
+            shortest: [None; 2],
+            split: HashMap::new(),
+            long: Full::default(),
+            open: 0,
+        }
+    }
+
+    pub(crate) fn glances(&self) -> Glances {
+        Glances(self.shared.clone())
+    }
+
+    /// Lets readers ask the table about everything.
+    pub(crate) fn leave_to_table(&self) {
+        self.shared.odd.store(true, Ordering::Release);
+    }
+
+    /// Octets that all of it takes.
+    pub(crate) fn octets(&self) -> usize {
+        let shards = self.shared.by_name.octets() + self.shared.by_net.octets();
+        let nested = self.nested.len() * 2 * size_of::<IpNet>();
+        let split = self.split.capacity() * (size_of::<(IpNet, usize)>() + 1);
+        let names = self.places.all.iter().map(|((_, client, nas), _)| {
+            2 * (client.len() + nas.identifier.as_ref().map_or(0, String::len) + size_of::<(Source, String, Nas)>())
+        });
+        self.owner.octets() + shards + self.names.octets() + self.nets.octets() + nested + split + names.sum::<usize>()
+    }
+
+    fn piece(&self, at: u32) -> Option<Piece> {
+        let words = &self.shared.words;
+        let (octets, name, place) = unhead(words.get(at));
+        let count = words_of(octets + name);
+        let mut all: Vec<u8> = Vec::with_capacity(count * 8);
+        for word in words.at(at, count).get(HEAD..)? {
+            all.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+        }
+        let ((source, client, nas), _) = self.places.all.get(place as usize)?;
+        let session = std::str::from_utf8(all.get(octets..octets + name)?).ok()?.to_owned();
+        all.truncate(octets);
+        let key = SessionKey { source: *source, client: client.clone(), session, nas: nas.clone() };
+        Some(Piece { at, words: count, place, key, octets: all })
+    }
+
+    fn pieces_of(&self, name: u64) -> Vec<Piece> {
+        let mut found = Vec::new();
+        self.shared.by_name.find(&self.shared.words, name, |number| {
+            found.extend(self.piece(number));
+            false
+        });
+        found
+    }
+
+    fn find(&self, key: &SessionKey) -> Option<Piece> {
+        let name = name_hash(key.source, &key.client, &key.session);
+        self.pieces_of(name).into_iter().find(|piece| piece.key == *key)
+    }
+
+    pub(crate) fn get(&self, key: &SessionKey) -> Option<Session> {
+        match self.find(key) {
+            Some(piece) => piece.pair().map(|(_, session)| session),
+            None => self.long.get(key),
+        }
+    }
+
+    /// Sessions of the same name at what may be the same device.
+    pub(crate) fn related(&self, key: &SessionKey, but: Option<&SessionKey>) -> Vec<Pair> {
+        let name = name_hash(key.source, &key.client, &key.session);
+        let same = |of: &SessionKey| {
+            (of.source, &of.client, &of.session) == (key.source, &key.client, &key.session)
+                && of.nas.may_be(&key.nas)
+                && Some(of) != but
+        };
+        let pieces = self.pieces_of(name).into_iter().filter(|piece| same(&piece.key));
+        let mut found: Vec<Pair> = pieces.filter_map(Piece::pair).collect();
+        found.extend(self.long.related(key, but));
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        found
+    }
+
+    /// Those in some of the tables of names, from `shard` on: at least `limit` if there are so many; and the next table.
+    pub(crate) fn part(&self, mut shard: usize, limit: usize) -> (Vec<Pair>, usize) {
+        let mut found = Vec::new();
+        while shard < Shards::COUNT && found.len() < limit {
+            let numbers = self.shared.by_name.of(&self.shared.words, shard);
+            found.extend(numbers.into_iter().filter_map(|number| self.piece(number)?.pair()));
+            shard += 1;
+        }
+        if shard == Shards::COUNT && found.len() < limit {
+            found.extend(self.long.part(0, usize::MAX).0);
+            shard += 1;
+        }
+        (found, shard)
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open + self.long.open()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shared.count.load(Ordering::Relaxed) + self.long.len()
+    }
+
+    /// Sessions that claim all or some of exactly `net`; those with `port`, where it is asked about.
+    fn at_net(&self, net: IpNet, port: Option<u16>, found: &mut Vec<(IpNet, SessionKey, Session)>) {
+        let mut numbers = BTreeSet::new();
+        let mut collect = |hash| {
+            self.shared.by_net.find(&self.shared.words, hash, |number| {
+                numbers.insert(number);
+                false
+            });
+        };
+        collect(net_hash(net, None));
+        if self.split.contains_key(&net) {
+            for size in bits_of(self.shared.sizes.load(Ordering::Relaxed)) {
+                let pieces = match port {
+                    Some(port) => port >> size..=port >> size,
+                    None => 0..=u16::MAX >> size,
+                };
+                pieces.for_each(|piece| collect(net_hash(net, Some((size, piece)))));
+            }
+        }
+        for (key, session) in numbers.into_iter().filter_map(|number| self.piece(number)?.pair()) {
+            if session.nets().any(|of| of == net) {
+                found.push((net, key, session));
+            }
+        }
+    }
+
+    pub(crate) fn around(&self, address: IpAddr, port: Option<u16>) -> Vec<(IpNet, SessionKey, Session)> {
+        let mut found = Vec::new();
+        for length in self.shared.lengths(address.is_ipv4()) {
+            if let Ok(net) = IpNet::new(address, length) {
+                self.at_net(net.trunc(), port, &mut found);
+            }
+        }
+        found.extend(self.long.around(address, port));
+        found
+    }
+
+    /// Sessions with a prefix that overlaps `net`.
+    pub(crate) fn touching(&self, net: IpNet) -> Vec<(IpNet, SessionKey, Session)> {
+        let mut found = Vec::new();
+        for length in self.shared.lengths(net.addr().is_ipv4()).filter(|length| *length <= net.prefix_len()) {
+            if let Ok(of) = IpNet::new(net.addr(), length) {
+                self.at_net(of.trunc(), None, &mut found);
+            }
+        }
+        let (lowest, highest) = crate::sessions::inside(net);
+        let inside = self.nested.range(lowest..=highest).filter(|of| **of != net && net.contains(*of));
+        inside.for_each(|of| self.at_net(*of, None, &mut found));
+        // Shorter than any before it: what lies inside is not in order yet. That is once for a length.
+        let family = usize::from(net.addr().is_ipv6());
+        if self.shortest.get(family).copied().flatten().is_some_and(|shortest| net.prefix_len() < shortest) {
+            found.extend(self.by_net().into_iter().filter(|(of, ..)| net.contains(of)));
+        }
+        found.extend(self.long.touching(net));
+        found
+    }
+
+    /// Every prefix with its sessions, in the order of prefixes and keys.
+    pub(crate) fn by_net(&self) -> Vec<(IpNet, SessionKey, Session)> {
+        let mut all = Vec::new();
+        for (key, session) in self.part(0, usize::MAX).0 {
+            let nets: BTreeSet<IpNet> = session.nets().filter(|net| self.is_ours(net)).collect();
+            all.extend(nets.into_iter().map(|net| (net, key.clone(), session.clone())));
+        }
+        all.sort_by(|(one, a, _), (other, b, _)| (one, a).cmp(&(other, b)));
+        all
+    }
+
+    fn is_ours(&self, net: &IpNet) -> bool {
+        self.prefixes.lookup(net.addr()).is_some_and(|(prefix, ())| prefix.contains(net))
+    }
+
+    /// The hashes that a session is found under by its addresses.
+    fn hashes(&self, session: &Session) -> BTreeSet<u64> {
+        let mut hashes = BTreeSet::new();
+        for claim in session.claims().filter(|claim| self.is_ours(&claim.net)) {
+            match pieces(claim.ports) {
+                None => {
+                    hashes.insert(net_hash(claim.net, None));
+                }
+                Some((size, pieces)) => {
+                    hashes.extend(pieces.map(|piece| net_hash(claim.net, Some((size, piece)))));
+                }
+            }
+        }
+        hashes
+    }
+
+    pub(crate) fn put(&mut self, key: SessionKey, session: Session) {
+        let octets = session.encode(&key);
+        if octets.len() + key.session.len() > usize::from(u16::MAX) {
+            self.remove(&key);
+            return self.put_aside(key, session);
+        }
+        self.long.remove(&key);
+        let hashes = self.hashes(&session);
+        let mut content = octets;
+        let lengths = (content.len(), key.session.len());
+        content.extend_from_slice(key.session.as_bytes());
+        let fresh = match session.answers_until(self.max_age) {
+            Some(until) => until.max(ASK),
+            None if session.is_over() => OVER,
+            None => ASK,
+        };
+        let count = words_of(content.len());
+        let shared = self.shared.clone();
+        let write = |at: u32, place: u32| {
+            let rest = content.chunks(8).map(|chunk| {
+                let mut word = [0; 8];
+                word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+                u64::from_le_bytes(word)
+            });
+            let all = [head(lengths.0, lengths.1, place, key.source), fresh.as_millis()].into_iter().chain(rest);
+            shared.words.at(at, count).iter().zip(all).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
+        };
+        if let Some(piece) = self.find(&key) {
+            let (at, place, words) = (piece.at, piece.place, piece.words);
+            let old = piece.pair().filter(|(_, old)| words == count && self.claimed(old) == self.claimed(&session));
+            if let Some((_, old)) = old {
+                self.open = self.open + usize::from(session.is_open()) - usize::from(old.is_open());
+                let locked = Locked::new(&shared, &hashes);
+                write(at, place);
+                drop(locked);
+                return;
+            }
+            self.remove(&key);
+        }
+        let place = self.places.take(&key);
+        let name = name_hash(key.source, &key.client, &key.session);
+        let Some(at) = self.owner.take(&shared.words, count) else {
+            self.places.give_back(place);
+            return self.put_aside(key, session);
+        };
+        write(at, place);
+        let mut room = self.names.insert(&shared.by_name, &shared.words, &mut self.owner, name, at);
+        let locked = Locked::new(&shared, &hashes);
+        for hash in &hashes {
+            room &= self.nets.insert(&shared.by_net, &shared.words, &mut self.owner, *hash, at);
+        }
+        drop(locked);
+        shared.count.fetch_add(1, Ordering::Relaxed);
+        self.open += usize::from(session.is_open());
+        self.count_claims(&session, true);
+        if !room {
+            self.remove(&key);
+            self.put_aside(key, session);
+        }
+    }
+
+    /// Keeps what the arena cannot hold.
+    fn put_aside(&mut self, key: SessionKey, session: Session) {
+        let nets: BTreeSet<IpNet> = session.nets().filter(|net| self.is_ours(net)).collect();
+        self.shared.odd.store(true, Ordering::Release);
+        self.long.put(key, session, nets);
+    }
+
+    pub(crate) fn remove(&mut self, key: &SessionKey) {
+        self.long.remove(key);
+        let Some(piece) = self.find(key) else { return };
+        let (at, words, place) = (piece.at, piece.words, piece.place);
+        let Some((_, session)) = piece.pair() else { return };
+        let shared = self.shared.clone();
+        let hashes = self.hashes(&session);
+        let locked = Locked::new(&shared, &hashes);
+        for hash in &hashes {
+            self.nets.remove(&shared.by_net, &shared.words, *hash, at);
+        }
+        drop(locked);
+        self.names.remove(&shared.by_name, &shared.words, name_hash(key.source, &key.client, &key.session), at);
+        self.owner.give_back(at, words);
+        self.places.give_back(place);
+        shared.count.fetch_sub(1, Ordering::Relaxed);
+        self.open -= usize::from(session.is_open());
+        self.count_claims(&session, false);
+    }
+
+    fn claimed(&self, session: &Session) -> BTreeSet<(IpNet, Ports)> {
+        let ours = session.claims().filter(|claim| self.is_ours(&claim.net));
+        ours.map(|claim| (claim.net, claim.ports)).collect()
+    }
+
+    /// Keeps account of which lengths and sizes there are. They are told to readers late, when something is gone, and at
+    /// once, when something is there.
+    fn count_claims(&mut self, session: &Session, more: bool) {
+        for (net, ports) in self.claimed(session) {
+            if let Some((size, _)) = pieces(ports) {
+                if let Some(count) = self.sizes.get_mut(usize::from(size)) {
+                    *count = if more { *count + 1 } else { *count - 1 };
+                    set(&self.shared.sizes, size.into(), *count > 0);
+                }
+                let count = self.split.entry(net).or_default();
+                *count = if more { *count + 1 } else { *count - 1 };
+                if *count == 0 {
+                    self.split.remove(&net);
+                }
+            }
+            let index = length_index(net);
+            let Some(count) = self.lengths.get_mut(index) else { continue };
+            *count = if more { *count + 1 } else { *count - 1 };
+            let there = *count > 0;
+            self.shared.set_length(net, there);
+            self.nest(net, more);
+        }
+    }
+
+    /// Prefixes longer than the shortest of their family are kept in order: a shorter one may come to lie around them.
+    fn nest(&mut self, net: IpNet, more: bool) {
+        let family = usize::from(net.addr().is_ipv6());
+        let length = net.prefix_len();
+        let Some(shortest) = self.shortest.get_mut(family) else { return };
+        match (*shortest, more) {
+            (None, true) => *shortest = Some(length),
+            (Some(known), true) if length < known => {
+                *shortest = Some(length);
+                // Until now nothing lay around those of the length that was the shortest.
+                let v4 = net.addr().is_ipv4();
+                let all = self.part(0, usize::MAX).0;
+                let nets = all.iter().flat_map(|(_, session)| session.nets());
+                let longer: Vec<IpNet> = nets
+                    .filter(|of| of.addr().is_ipv4() == v4 && of.prefix_len() > length && self.is_ours(of))
+                    .collect();
+                self.nested.extend(longer);
+            }
+            (Some(known), true) if length > known => {
+                self.nested.insert(net);
+            }
+            (Some(known), false) if length > known => {
+                let mut left = Vec::new();
+                self.at_net(net, None, &mut left);
+                if left.is_empty() {
+                    self.nested.remove(&net);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Readers of what these hashes lead to try again, until this is dropped.
+struct Locked<'s> {
+    shared: &'s Shared,
+    shards: BTreeSet<usize>,
+}
+
+impl<'s> Locked<'s> {
+    fn new(shared: &'s Shared, hashes: &BTreeSet<u64>) -> Self {
+        let shards: BTreeSet<usize> = hashes.iter().map(|hash| Shards::number(*hash)).collect();
+        shards.iter().for_each(|shard| shared.by_net.begin(*shard));
+        Self { shared, shards }
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.shards.iter().for_each(|shard| self.shared.by_net.end(*shard));
+    }
+}
+
+/// What a reader sees at a glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight<'b> {
+    /// This subscriber.
+    Bound(Seen<'b>),
+    /// No session has it.
+    Nobody,
+    /// The table has to be asked.
+    Ask,
+}
+
+/// Who is there, and what proves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen<'b> {
+    /// The subscriber.
+    pub subscriber: &'b str,
+    source: Source,
+    octets: &'b [u8],
+    /// Of a translation that leads there.
+    outer: Option<&'b [u8]>,
+}
+
+impl Seen<'_> {
+    /// The evidence; none: the table has to be asked.
+    #[must_use]
+    pub fn live(&self) -> Option<Live> {
+        let span = span_of(self.octets)?;
+        let span = match self.outer {
+            None => span,
+            Some(outer) => {
+                let outer = span_of(outer)?;
+                Span { since: span.since.max(outer.since), proof: span.proof.min(outer.proof) }
+            }
+        };
+        Some(Live { source: self.source, span })
+    }
+}
+
+/// What one look-up of a prefix found.
+enum Found {
+    Nothing,
+    One(u32, usize, Source),
+    Ask,
+}
+
+impl Glances {
+    /// Who is there now, as far as a glance can tell, told to `then`.
+    pub fn find<R>(&self, question: impl Into<Question>, now: Timestamp, then: impl FnOnce(Sight<'_>) -> R) -> R {
+        let question = question.into();
+        let mut buffer = [0; GLANCE];
+        match self.look(question, now, &mut buffer) {
+            Found::Nothing => then(Sight::Nobody),
+            Found::Ask => then(Sight::Ask),
+            Found::One(_, length, source) => {
+                let octets = buffer.get(..length).unwrap_or_default();
+                match glance(octets, question) {
+                    Some(Whose::Named(subscriber)) => {
+                        then(Sight::Bound(Seen { subscriber, source, octets, outer: None }))
+                    }
+                    Some(Whose::Behind(inside)) => self.find_inside(octets, inside, now, then),
+                    Some(Whose::Nobody) | None => then(Sight::Ask),
+                }
+            }
+        }
+    }
+
+    fn find_inside<R>(&self, outer: &[u8], inside: IpAddr, now: Timestamp, then: impl FnOnce(Sight<'_>) -> R) -> R {
+        let inside = Question::new(inside, None);
+        let mut buffer = [0; GLANCE];
+        let Found::One(_, length, source) = self.look(inside, now, &mut buffer) else { return then(Sight::Ask) };
+        let octets = buffer.get(..length).unwrap_or_default();
+        match glance(octets, inside) {
+            Some(Whose::Named(subscriber)) => {
+                then(Sight::Bound(Seen { subscriber, source, octets, outer: Some(outer) }))
+            }
+            _ => then(Sight::Ask),
+        }
+    }
+
+    fn look(&self, question: Question, now: Timestamp, buffer: &mut [u8; GLANCE]) -> Found {
+        let shared = &*self.0;
+        let sizes = shared.sizes.load(Ordering::Relaxed);
+        if shared.odd.load(Ordering::Relaxed) || (question.port.is_none() && sizes != 0) {
+            return Found::Ask;
+        }
+        let mut seen = Found::Nothing;
+        for length in shared.lengths(question.address.is_ipv4()) {
+            let Ok(net) = IpNet::new(question.address, length) else { continue };
+            let net = net.trunc();
+            let whole = std::iter::once(None);
+            let parts = bits_of(sizes).filter_map(|size| Some(Some((size, question.port? >> size))));
+            for piece in whole.chain(parts) {
+                match (self.probe(net_hash(net, piece), question, now, buffer), &seen) {
+                    (Found::Nothing, _) => {}
+                    (Found::One(number, ..), Found::One(known, ..)) if number == *known => {}
+                    (found @ Found::One(..), Found::Nothing) => seen = found,
+                    _ => return Found::Ask,
+                }
+            }
+        }
+        seen
+    }
+
+    /// The one session under a hash that has what is asked about, copied to `buffer`.
+    fn probe(&self, hash: u64, question: Question, now: Timestamp, buffer: &mut [u8; GLANCE]) -> Found {
+        let shared = &*self.0;
+        for _ in 0..PATIENCE {
+            let Some(reading) = shared.by_net.read(hash) else { return Found::Ask };
+            let mut seen = Found::Nothing;
+            shared.by_net.find(&shared.words, hash, |number| {
+                let mut copy = [0; GLANCE];
+                let (fresh, length, source) = copy_of(&shared.words, number, &mut copy);
+                if length > 0 && fresh == OVER {
+                    return false;
+                }
+                match glance(copy.get(..length).unwrap_or_default(), question) {
+                    // Another address under the same hash.
+                    None if length > 0 => false,
+                    Some(Whose::Named(_) | Whose::Behind(_)) if now <= fresh && matches!(seen, Found::Nothing) => {
+                        *buffer = copy;
+                        seen = Found::One(number, length, source);
+                        false
+                    }
+                    _ => {
+                        seen = Found::Ask;
+                        true
+                    }
+                }
+            });
+            if reading.holds() {
+                return seen;
+            }
+            std::hint::spin_loop();
+        }
+        Found::Ask
+    }
+
+    /// [`Glances::find`] for many, which wait for memory together.
+    pub fn find_each(&self, questions: &[Question], now: Timestamp, mut then: impl FnMut(usize, Sight<'_>)) {
+        const TOGETHER: usize = 32;
+        let shared = &*self.0;
+        for (group, some) in questions.chunks(TOGETHER).enumerate() {
+            let mut numbers = [0_u32; TOGETHER];
+            let sizes = shared.sizes.load(Ordering::Relaxed);
+            let mut touched = 0;
+            // What will be read is asked for, each without waiting for the one before.
+            for (number, question) in numbers.iter_mut().zip(some) {
+                let length = shared.lengths(question.address.is_ipv4()).last().unwrap_or(0);
+                let Ok(net) = IpNet::new(question.address, length) else { continue };
+                let piece = question.port.and_then(|port| bits_of(sizes).last().map(|size| (size, port >> size)));
+                let whole = net_hash(net.trunc(), None);
+                touched ^= shared.by_net.home(&shared.words, whole);
+                if let Some(piece) = piece {
+                    let hash = net_hash(net.trunc(), Some(piece));
+                    let home = shared.by_net.first(&shared.words, hash);
+                    *number = home.unwrap_or(0);
+                }
+                if *number == 0 {
+                    *number = shared.by_net.first(&shared.words, whole).unwrap_or(0);
+                }
+            }
+            for number in numbers {
+                touched ^= shared.words.get(number) ^ shared.words.get(number.wrapping_add(7));
+            }
+            std::hint::black_box(touched);
+            for (at, question) in some.iter().enumerate() {
+                self.find(*question, now, |sight| then(group * TOGETHER + at, sight));
+            }
+        }
+    }
+}
+
+/// Copies a session's octets, and says until when it answers and how many there are; none of one that is too long.
+fn copy_of(words: &Words, number: u32, copy: &mut [u8; GLANCE]) -> (Timestamp, usize, Source) {
+    let head = words.get(number);
+    let (octets, _, _) = unhead(head);
+    let count = words_of(octets);
+    let piece = words.at(number, count);
+    let fresh = piece.get(1).map_or(0, |word| word.load(Ordering::Relaxed));
+    if octets > GLANCE || piece.len() < count {
+        return (ASK, 0, Source::Radius);
+    }
+    let (chunks, _) = copy.as_chunks_mut::<8>();
+    for (to, word) in chunks.iter_mut().zip(piece.get(HEAD..).unwrap_or_default()) {
+        *to = word.load(Ordering::Relaxed).to_le_bytes();
+    }
+    (Timestamp::from_millis(fresh), octets, source_of(head))
+}
