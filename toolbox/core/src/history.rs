@@ -327,13 +327,13 @@ impl<P: Past> Moment<'_, P> {
         if question.port.is_none() && claims.iter().any(|claim| !claim.ports.is_all()) {
             return Ok(Err(Unknown::PortsNeeded));
         }
-        let mut certain: Option<(&Interval, SubscriberId, Option<IpAddr>)> = None;
+        let mut certain: Option<(&Interval, SubscriberId, Option<(IpAddr, Interval)>)> = None;
         let mut names: Vec<Option<SubscriberId>> = Vec::with_capacity(claims.len());
         for claim in &claims {
             let (name, through, why) = match &claim.user {
                 User::Named(name) => (Some(name.clone()), None, Unknown::Unnamed),
                 User::Behind(inside) if outer => match self.find(Question::new(*inside, None), false)? {
-                    Ok(found) => (Some(found.name), Some(*inside), Unknown::Astray),
+                    Ok(found) => (Some(found.name), Some((*inside, found.interval)), Unknown::Astray),
                     Err(why) => (None, None, why),
                 },
                 User::Behind(_) => (None, None, Unknown::Astray),
@@ -358,7 +358,12 @@ impl<P: Past> Moment<'_, P> {
             return Ok(Err(Unknown::Contradiction));
         }
         Ok(match certain {
-            Some((interval, name, through)) => Ok(Found { name, interval: interval.clone(), through }),
+            Some((interval, name, None)) => Ok(Found { name, interval: interval.clone(), through: None }),
+            // As of now: by the session inside, for as long as both hold.
+            Some((outer, name, Some((address, inside)))) => {
+                let (from, to) = (inside.from.max(outer.from), inside.to.min(outer.to));
+                Ok(Found { name, interval: Interval { from, to, ..inside }, through: Some(address) })
+            }
             None => Err(Unknown::Unproved),
         })
     }
