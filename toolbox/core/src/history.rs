@@ -220,6 +220,9 @@ pub(crate) struct Settled {
     pub(crate) max_delay: Duration,
 }
 
+/// Where a translation leads, and who was there.
+type Inside = (IpAddr, Interval);
+
 impl<P: Past> Moment<'_, P> {
     /// Who was there?
     ///
@@ -327,7 +330,7 @@ impl<P: Past> Moment<'_, P> {
         if question.port.is_none() && claims.iter().any(|claim| !claim.ports.is_all()) {
             return Ok(Err(Unknown::PortsNeeded));
         }
-        let mut certain: Option<(&Interval, SubscriberId, Option<(IpAddr, Interval)>)> = None;
+        let mut certain: Option<(&Interval, SubscriberId, Option<Inside>)> = None;
         let mut names: Vec<Option<SubscriberId>> = Vec::with_capacity(claims.len());
         for claim in &claims {
             let (name, through, why) = match &claim.user {

@@ -5,12 +5,17 @@
 //! decide at a glance (more than one session, doubt, age) it leaves to the table.
 
 mod arena;
+mod glances;
+mod places;
 mod shards;
+mod shared;
+
+pub use glances::{Glances, Seen, Sight};
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cloakway_types::{PrefixMap, Timestamp};
@@ -18,51 +23,20 @@ use ipnet::IpNet;
 use toolbox_wire::http::Source;
 use toolbox_wire::record::{Nas, Ports};
 
-use crate::answer::{Live, Question};
 use crate::codec::Numbered;
-use crate::pack::{Whose, glance, span_of};
-use crate::session::{Session, SessionKey, Span};
+use crate::session::{Session, SessionKey};
 use crate::sessions::{Full, Pair};
-use arena::{Owner, Words};
-use shards::{Filling, Shards, mix};
+use arena::Owner;
+use places::Places;
+use shards::{Filling, Shards};
+use shared::{Shared, bits_of, name_hash, net_hash, pieces, set};
 
 /// Words before the octets: lengths and device, and until when the session answers.
 const HEAD: usize = 2;
-/// Octets of a session that a reader looks at; of a longer one it asks the table.
-const GLANCE: usize = 512;
 /// In the head of a session that is over: it claims nothing.
 const OVER: Timestamp = Timestamp::from_millis(0);
 /// In the head of one that the table has to be asked about.
 const ASK: Timestamp = Timestamp::from_millis(1);
-/// How often a reader tries to read what is being changed, before it asks the table.
-const PATIENCE: usize = 64;
-
-/// What writer and readers share.
-#[derive(Debug, Default)]
-struct Shared {
-    words: Words,
-    by_name: Shards,
-    by_net: Shards,
-    /// Lengths of prefixes that there are: a bit each, of IPv4 in the first word.
-    lengths: [AtomicU64; 4],
-    /// Sizes of port ranges that there are: a bit for each power of two.
-    sizes: AtomicU64,
-    /// Not all that counts is here: some sessions are too long for the arena, or translations are computed.
-    odd: AtomicBool,
-    count: AtomicUsize,
-}
-
-/// The device and client of sessions, each once.
-#[derive(Debug, Default)]
-struct Places {
-    numbers: HashMap<(Source, String, Nas), u32>,
-    all: Vec<((Source, String, Nas), usize)>,
-    free: Vec<u32>,
-}
-
-/// Looks addresses up beside the writer.
-#[derive(Debug, Clone)]
-pub struct Glances(Arc<Shared>);
 
 #[derive(Debug)]
 pub(crate) struct Packed {
@@ -86,111 +60,8 @@ pub(crate) struct Packed {
     open: usize,
 }
 
-fn hash_octets(seed: u64, octets: &[u8]) -> u64 {
-    let mut hash = seed ^ octets.len() as u64;
-    for chunk in octets.chunks(8) {
-        let mut word = [0; 8];
-        word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
-        hash = mix(hash ^ u64::from_le_bytes(word)).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    }
-    mix(hash)
-}
-
-fn name_hash(source: Source, client: &str, session: &str) -> u64 {
-    hash_octets(hash_octets(source as u64, client.as_bytes()), session.as_bytes())
-}
-
-/// Of an address whole, or of a piece of its ports: `1 << size` of them from `piece << size` on.
-fn net_hash(net: IpNet, piece: Option<(u8, u16)>) -> u64 {
-    let piece = piece.map_or(0, |(size, piece)| 1 << 24 | u64::from(size) << 16 | u64::from(piece));
-    let seed = u64::from(net.prefix_len()) << 32 | piece;
-    match net.addr() {
-        IpAddr::V4(address) => {
-            mix(mix(seed ^ u64::from(u32::from(address)) << 40).wrapping_add(u32::from(address).into()))
-        }
-        IpAddr::V6(address) => {
-            let bits = u128::from(address);
-            mix(mix(seed.wrapping_add(1) ^ (bits >> 64) as u64).wrapping_add(bits as u64))
-        }
-    }
-}
-
-/// The pieces that a range of ports is found under: of the largest size that is no longer than the range.
-fn pieces(ports: Ports) -> Option<(u8, std::ops::RangeInclusive<u16>)> {
-    if ports.is_all() {
-        return None;
-    }
-    let length = u32::from(ports.last() - ports.first()) + 1;
-    let size = (31 - length.leading_zeros()).min(15) as u8;
-    Some((size, ports.first() >> size..=ports.last() >> size))
-}
-
 fn length_index(net: IpNet) -> usize {
     usize::from(net.prefix_len()) + if net.addr().is_ipv4() { 0 } else { 33 }
-}
-
-impl Shared {
-    fn lengths(&self, v4: bool) -> impl Iterator<Item = u8> {
-        let words = self.lengths.each_ref().map(|word| word.load(Ordering::Relaxed));
-        let [own, rest @ ..] = words;
-        let words = if v4 { [own, 0, 0] } else { rest };
-        (0_u8..3).zip(words).flat_map(|(word, bits)| bits_of(bits).map(move |bit| word * 64 + bit))
-    }
-
-    fn set_length(&self, net: IpNet, on: bool) {
-        let length = usize::from(net.prefix_len());
-        let at = if net.addr().is_ipv4() { 0 } else { 1 + length / 64 };
-        if let Some(word) = self.lengths.get(at) {
-            set(word, (length % 64) as u32, on);
-        }
-    }
-}
-
-fn set(word: &AtomicU64, bit: u32, on: bool) {
-    let bits = word.load(Ordering::Relaxed);
-    word.store(if on { bits | 1 << bit } else { bits & !(1 << bit) }, Ordering::Release);
-}
-
-fn bits_of(mut bits: u64) -> impl Iterator<Item = u8> {
-    std::iter::from_fn(move || {
-        let bit = (bits != 0).then(|| bits.trailing_zeros() as u8)?;
-        bits &= bits - 1;
-        Some(bit)
-    })
-}
-
-impl Places {
-    fn take(&mut self, key: &SessionKey) -> u32 {
-        let place = (key.source, key.client.clone(), key.nas.clone());
-        if let Some(number) = self.numbers.get(&place) {
-            if let Some((_, count)) = self.all.get_mut(*number as usize) {
-                *count += 1;
-            }
-            return *number;
-        }
-        let number = match self.free.pop() {
-            Some(number) => number,
-            None => {
-                self.all.push(((key.source, String::new(), Nas::default()), 0));
-                (self.all.len() - 1) as u32
-            }
-        };
-        if let Some(of) = self.all.get_mut(number as usize) {
-            *of = (place.clone(), 1);
-        }
-        self.numbers.insert(place, number);
-        number
-    }
-
-    fn give_back(&mut self, number: u32) {
-        if let Some((place, count)) = self.all.get_mut(number as usize) {
-            *count -= 1;
-            if *count == 0 {
-                self.numbers.remove(place);
-                self.free.push(number);
-            }
-        }
-    }
 }
 
 /// A session in the arena.
@@ -209,6 +80,14 @@ impl Piece {
         let session = Session::decode(&self.key, &self.octets).ok()?;
         Some((self.key, session))
     }
+}
+
+/// A session in the arena, read.
+struct Stored {
+    at: u32,
+    place: u32,
+    words: usize,
+    session: Session,
 }
 
 /// Places that can be told apart; the bits above are the source's number.
@@ -461,17 +340,24 @@ impl Packed {
             let all = [head(lengths.0, lengths.1, place, key.source), fresh.as_millis()].into_iter().chain(rest);
             shared.words.at(at, count).iter().zip(all).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
         };
-        if let Some(piece) = self.find(&key) {
+        let mut touched = hashes.clone();
+        let old = self.find(&key).and_then(|piece| {
             let (at, place, words) = (piece.at, piece.place, piece.words);
-            let old = piece.pair().filter(|(_, old)| words == count && self.claimed(old) == self.claimed(&session));
-            if let Some((_, old)) = old {
-                self.open = self.open + usize::from(session.is_open()) - usize::from(old.is_open());
-                let locked = Locked::new(&shared, &hashes);
-                write(at, place);
-                drop(locked);
+            piece.pair().map(|(_, session)| Stored { at, place, words, session })
+        });
+        if let Some(old) = &old {
+            if old.words == count && self.claimed(&old.session) == self.claimed(&session) {
+                self.open = self.open + usize::from(session.is_open()) - usize::from(old.session.is_open());
+                let _locked = Locked::new(&shared, &hashes);
+                write(old.at, old.place);
                 return;
             }
-            self.remove(&key);
+            touched.extend(self.hashes(&old.session));
+        }
+        // The old one goes and the new one comes at once for readers: whoever else claims its address must not look alone.
+        let locked = Locked::new(&shared, &touched);
+        if let Some(old) = old {
+            self.take_out(&key, &old);
         }
         let place = self.places.take(&key);
         let name = name_hash(key.source, &key.client, &key.session);
@@ -481,18 +367,17 @@ impl Packed {
         };
         write(at, place);
         let mut room = self.names.insert(&shared.by_name, &shared.words, &mut self.owner, name, at);
-        let locked = Locked::new(&shared, &hashes);
         for hash in &hashes {
             room &= self.nets.insert(&shared.by_net, &shared.words, &mut self.owner, *hash, at);
         }
-        drop(locked);
         shared.count.fetch_add(1, Ordering::Relaxed);
         self.open += usize::from(session.is_open());
         self.count_claims(&session, true);
         if !room {
-            self.remove(&key);
+            self.take_out(&key, &Stored { at, place, words: count, session: session.clone() });
             self.put_aside(key, session);
         }
+        drop(locked);
     }
 
     /// Keeps what the arena cannot hold.
@@ -505,21 +390,25 @@ impl Packed {
     pub(crate) fn remove(&mut self, key: &SessionKey) {
         self.long.remove(key);
         let Some(piece) = self.find(key) else { return };
-        let (at, words, place) = (piece.at, piece.words, piece.place);
+        let (at, place, words) = (piece.at, piece.place, piece.words);
         let Some((_, session)) = piece.pair() else { return };
         let shared = self.shared.clone();
-        let hashes = self.hashes(&session);
-        let locked = Locked::new(&shared, &hashes);
-        for hash in &hashes {
-            self.nets.remove(&shared.by_net, &shared.words, *hash, at);
+        let _locked = Locked::new(&shared, &self.hashes(&session));
+        self.take_out(key, &Stored { at, place, words, session });
+    }
+
+    /// Takes out what is stored; readers of its addresses are locked out meanwhile.
+    fn take_out(&mut self, key: &SessionKey, Stored { at, place, words, session }: &Stored) {
+        let shared = self.shared.clone();
+        for hash in &self.hashes(session) {
+            self.nets.remove(&shared.by_net, &shared.words, *hash, *at);
         }
-        drop(locked);
-        self.names.remove(&shared.by_name, &shared.words, name_hash(key.source, &key.client, &key.session), at);
-        self.owner.give_back(at, words);
-        self.places.give_back(place);
+        self.names.remove(&shared.by_name, &shared.words, name_hash(key.source, &key.client, &key.session), *at);
+        self.owner.give_back(*at, *words);
+        self.places.give_back(*place);
         shared.count.fetch_sub(1, Ordering::Relaxed);
         self.open -= usize::from(session.is_open());
-        self.count_claims(&session, false);
+        self.count_claims(session, false);
     }
 
     fn claimed(&self, session: &Session) -> BTreeSet<(IpNet, Ports)> {
@@ -602,193 +491,4 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.shards.iter().for_each(|shard| self.shared.by_net.end(*shard));
     }
-}
-
-/// What a reader sees at a glance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight<'b> {
-    /// This subscriber.
-    Bound(Seen<'b>),
-    /// No session has it.
-    Nobody,
-    /// The table has to be asked.
-    Ask,
-}
-
-/// Who is there, and what proves it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen<'b> {
-    /// The subscriber.
-    pub subscriber: &'b str,
-    source: Source,
-    octets: &'b [u8],
-    /// Of a translation that leads there.
-    outer: Option<&'b [u8]>,
-}
-
-impl Seen<'_> {
-    /// The evidence; none: the table has to be asked.
-    #[must_use]
-    pub fn live(&self) -> Option<Live> {
-        let span = span_of(self.octets)?;
-        let span = match self.outer {
-            None => span,
-            Some(outer) => {
-                let outer = span_of(outer)?;
-                Span { since: span.since.max(outer.since), proof: span.proof.min(outer.proof) }
-            }
-        };
-        Some(Live { source: self.source, span })
-    }
-}
-
-/// What one look-up of a prefix found.
-enum Found {
-    Nothing,
-    One(u32, usize, Source),
-    Ask,
-}
-
-impl Glances {
-    /// Who is there now, as far as a glance can tell, told to `then`.
-    pub fn find<R>(&self, question: impl Into<Question>, now: Timestamp, then: impl FnOnce(Sight<'_>) -> R) -> R {
-        let question = question.into();
-        let mut buffer = [0; GLANCE];
-        match self.look(question, now, &mut buffer) {
-            Found::Nothing => then(Sight::Nobody),
-            Found::Ask => then(Sight::Ask),
-            Found::One(_, length, source) => {
-                let octets = buffer.get(..length).unwrap_or_default();
-                match glance(octets, question) {
-                    Some(Whose::Named(subscriber)) => {
-                        then(Sight::Bound(Seen { subscriber, source, octets, outer: None }))
-                    }
-                    Some(Whose::Behind(inside)) => self.find_inside(octets, inside, now, then),
-                    Some(Whose::Nobody) | None => then(Sight::Ask),
-                }
-            }
-        }
-    }
-
-    fn find_inside<R>(&self, outer: &[u8], inside: IpAddr, now: Timestamp, then: impl FnOnce(Sight<'_>) -> R) -> R {
-        let inside = Question::new(inside, None);
-        let mut buffer = [0; GLANCE];
-        let Found::One(_, length, source) = self.look(inside, now, &mut buffer) else { return then(Sight::Ask) };
-        let octets = buffer.get(..length).unwrap_or_default();
-        match glance(octets, inside) {
-            Some(Whose::Named(subscriber)) => {
-                then(Sight::Bound(Seen { subscriber, source, octets, outer: Some(outer) }))
-            }
-            _ => then(Sight::Ask),
-        }
-    }
-
-    fn look(&self, question: Question, now: Timestamp, buffer: &mut [u8; GLANCE]) -> Found {
-        let shared = &*self.0;
-        let sizes = shared.sizes.load(Ordering::Relaxed);
-        if shared.odd.load(Ordering::Relaxed) || (question.port.is_none() && sizes != 0) {
-            return Found::Ask;
-        }
-        let mut seen = Found::Nothing;
-        for length in shared.lengths(question.address.is_ipv4()) {
-            let Ok(net) = IpNet::new(question.address, length) else { continue };
-            let net = net.trunc();
-            let whole = std::iter::once(None);
-            let parts = bits_of(sizes).filter_map(|size| Some(Some((size, question.port? >> size))));
-            for piece in whole.chain(parts) {
-                match (self.probe(net_hash(net, piece), question, now, buffer), &seen) {
-                    (Found::Nothing, _) => {}
-                    (Found::One(number, ..), Found::One(known, ..)) if number == *known => {}
-                    (found @ Found::One(..), Found::Nothing) => seen = found,
-                    _ => return Found::Ask,
-                }
-            }
-        }
-        seen
-    }
-
-    /// The one session under a hash that has what is asked about, copied to `buffer`.
-    fn probe(&self, hash: u64, question: Question, now: Timestamp, buffer: &mut [u8; GLANCE]) -> Found {
-        let shared = &*self.0;
-        for _ in 0..PATIENCE {
-            let Some(reading) = shared.by_net.read(hash) else { return Found::Ask };
-            let mut seen = Found::Nothing;
-            shared.by_net.find(&shared.words, hash, |number| {
-                let mut copy = [0; GLANCE];
-                let (fresh, length, source) = copy_of(&shared.words, number, &mut copy);
-                if length > 0 && fresh == OVER {
-                    return false;
-                }
-                match glance(copy.get(..length).unwrap_or_default(), question) {
-                    // Another address under the same hash.
-                    None if length > 0 => false,
-                    Some(Whose::Named(_) | Whose::Behind(_)) if now <= fresh && matches!(seen, Found::Nothing) => {
-                        *buffer = copy;
-                        seen = Found::One(number, length, source);
-                        false
-                    }
-                    _ => {
-                        seen = Found::Ask;
-                        true
-                    }
-                }
-            });
-            if reading.holds() {
-                return seen;
-            }
-            std::hint::spin_loop();
-        }
-        Found::Ask
-    }
-
-    /// [`Glances::find`] for many, which wait for memory together.
-    pub fn find_each(&self, questions: &[Question], now: Timestamp, mut then: impl FnMut(usize, Sight<'_>)) {
-        const TOGETHER: usize = 32;
-        let shared = &*self.0;
-        for (group, some) in questions.chunks(TOGETHER).enumerate() {
-            let mut numbers = [0_u32; TOGETHER];
-            let sizes = shared.sizes.load(Ordering::Relaxed);
-            let mut touched = 0;
-            // What will be read is asked for, each without waiting for the one before.
-            for (number, question) in numbers.iter_mut().zip(some) {
-                let length = shared.lengths(question.address.is_ipv4()).last().unwrap_or(0);
-                let Ok(net) = IpNet::new(question.address, length) else { continue };
-                let piece = question.port.and_then(|port| bits_of(sizes).last().map(|size| (size, port >> size)));
-                let whole = net_hash(net.trunc(), None);
-                touched ^= shared.by_net.home(&shared.words, whole);
-                if let Some(piece) = piece {
-                    let hash = net_hash(net.trunc(), Some(piece));
-                    let home = shared.by_net.first(&shared.words, hash);
-                    *number = home.unwrap_or(0);
-                }
-                if *number == 0 {
-                    *number = shared.by_net.first(&shared.words, whole).unwrap_or(0);
-                }
-            }
-            for number in numbers {
-                touched ^= shared.words.get(number) ^ shared.words.get(number.wrapping_add(7));
-            }
-            std::hint::black_box(touched);
-            for (at, question) in some.iter().enumerate() {
-                self.find(*question, now, |sight| then(group * TOGETHER + at, sight));
-            }
-        }
-    }
-}
-
-/// Copies a session's octets, and says until when it answers and how many there are; none of one that is too long.
-fn copy_of(words: &Words, number: u32, copy: &mut [u8; GLANCE]) -> (Timestamp, usize, Source) {
-    let head = words.get(number);
-    let (octets, _, _) = unhead(head);
-    let count = words_of(octets);
-    let piece = words.at(number, count);
-    let fresh = piece.get(1).map_or(0, |word| word.load(Ordering::Relaxed));
-    if octets > GLANCE || piece.len() < count {
-        return (ASK, 0, Source::Radius);
-    }
-    let (chunks, _) = copy.as_chunks_mut::<8>();
-    for (to, word) in chunks.iter_mut().zip(piece.get(HEAD..).unwrap_or_default()) {
-        *to = word.load(Ordering::Relaxed).to_le_bytes();
-    }
-    (Timestamp::from_millis(fresh), octets, source_of(head))
 }

@@ -119,7 +119,7 @@ impl World {
             translators: Vec::new(),
         };
         let mut rng = Rng::new(seed);
-        let gentle = seed % 2 == 0;
+        let gentle = seed.is_multiple_of(2);
         let right = if gentle { NASES - 1 } else { 2 };
         let skew = std::array::from_fn(|nas| if nas < right { 0 } else { rng.between(0, 600) as i64 - 300 });
         let mut world = Self {

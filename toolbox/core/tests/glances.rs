@@ -1,0 +1,110 @@
+//! What readers see beside the writer: never one of two who claim an address, however either of them changes.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use cloakway_types::Timestamp;
+use ipnet::IpNet;
+use toolbox_core::{Event, Glances, Question, Settings, Sight, Table};
+use toolbox_wire::http::Source;
+use toolbox_wire::record::{Address, AddressKind, Change, EventTime, FOREVER, Nas, Ports, Record, SessionRecord, User};
+
+const ROUNDS: u64 = 5_000;
+
+fn table() -> Table {
+    let prefixes = ["198.51.100.0/24", "100.64.0.0/10"];
+    Table::new(Settings {
+        prefixes: prefixes.iter().map(|text| (text.parse::<IpNet>().unwrap(), ())).collect(),
+        max_age: Duration::from_secs(100_000_000),
+        max_delay: Duration::from_secs(20),
+        translators: Vec::new(),
+    })
+}
+
+fn at(s: u64) -> Timestamp {
+    Timestamp::from_secs(1_700_000_000 + s)
+}
+
+fn whole(text: &str) -> Address {
+    Address::whole(AddressKind::FramedV4, text.parse::<IpNet>().unwrap())
+}
+
+fn tell(table: &mut Table, session: &str, user: User, addresses: Vec<Address>, s: u64) {
+    say(table, Change::Interim, session, user, addresses, s);
+}
+
+fn say(table: &mut Table, change: Change, session: &str, user: User, addresses: Vec<Address>, s: u64) {
+    let (arrival, client) = (at(s), "nas".to_owned());
+    let time = EventTime::ordered(arrival);
+    let (session, nas) = (session.to_owned(), Nas::default());
+    let record = SessionRecord { change, session, user, nas, addresses, time, until: Some(FOREVER) };
+    table.apply(&Event { source: Source::Dhcp, client, record: Record::Session(record), arrival });
+}
+
+fn named(name: &str) -> User {
+    User::Named(name.parse().unwrap())
+}
+
+/// Asks again and again while `write` runs `ROUNDS` times; gives how often each of `names` was the answer, and how often it
+/// was somebody else.
+fn beside(table: &mut Table, question: Question, names: [&str; 2], mut write: impl FnMut(&mut Table, u64)) -> [u64; 3] {
+    let glances: Glances = table.glances().unwrap();
+    let (end, begun) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = [0; 3];
+            while !end.load(Ordering::Relaxed) {
+                glances.find(question, at(0), |sight| {
+                    if let Sight::Bound(who) = sight {
+                        seen[names.iter().position(|name| *name == who.subscriber).unwrap_or(2)] += 1;
+                    }
+                });
+                begun.fetch_add(1, Ordering::Relaxed);
+            }
+            seen
+        });
+        while begun.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        for round in 1..=ROUNDS {
+            write(table, round);
+        }
+        end.store(true, Ordering::Relaxed);
+        reader.join().unwrap()
+    })
+}
+
+#[test]
+fn nobody_is_seen_at_an_address_that_two_claim_while_one_of_them_changes() {
+    let mut table = table();
+    tell(&mut table, "one", named("alice"), vec![whole("198.51.100.7/32")], 0);
+    tell(&mut table, "two", named("bob"), vec![whole("198.51.100.7/32")], 0);
+    let question = Question::new("198.51.100.7".parse::<IpAddr>().unwrap(), None);
+    let seen = beside(&mut table, question, ["alice", "bob"], |table, round| {
+        // Another address beside it comes and goes, so that what is stored is taken out and put in anew.
+        let mut addresses = vec![whole("198.51.100.7/32")];
+        if round % 2 == 0 {
+            addresses.push(whole("198.51.100.8/32"));
+        }
+        tell(table, "one", named("alice"), addresses, round);
+    });
+    assert_eq!(seen, [0, 0, 0]);
+}
+
+#[test]
+fn who_is_alone_at_an_address_is_seen_there_while_others_move() {
+    let mut table = table();
+    tell(&mut table, "one", named("alice"), vec![whole("198.51.100.7/32")], 0);
+    let question = Question::new("198.51.100.7".parse::<IpAddr>().unwrap(), Some(4500));
+    let seen = beside(&mut table, question, ["alice", "bob"], |table, round| {
+        let block = Ports::new(4096, 4351 + (round % 3) as u16 * 256).unwrap();
+        let other = Address::ports(AddressKind::PortBlock, "198.51.100.8".parse().unwrap(), block);
+        tell(table, "two", named("bob"), vec![other], round);
+        tell(table, "one", named("alice"), vec![whole("198.51.100.7/32")], round);
+    });
+    assert_eq!(seen[1..], [0, 0], "{seen:?}");
+    assert!(seen[0] > 0, "{seen:?}");
+}
