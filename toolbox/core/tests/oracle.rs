@@ -252,7 +252,8 @@ impl World {
             }
             let (wait, delay) = match self.rng.between(0, 9) {
                 _ if self.gentle => (self.rng.between(1, 900), 0),
-                0 => (self.rng.between(0, MAX_DELAY - 1000), 0),
+                // The clock here goes in steps of up to 4 s, which the network must not seem to hold a packet longer by.
+                0 => (self.rng.between(0, MAX_DELAY - 5000), 0),
                 1 => {
                     let queued = self.rng.between(0, 600) * 1000;
                     (queued + self.rng.between(0, 900), queued)
