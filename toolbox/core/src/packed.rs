@@ -14,6 +14,7 @@ pub use glances::{Glances, Seen, Sight};
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -225,8 +226,8 @@ impl Packed {
         self.shared.count.load(Ordering::Relaxed) + self.long.len()
     }
 
-    /// Sessions that claim all or some of exactly `net`; those with `port`, where it is asked about.
-    fn at_net(&self, net: IpNet, port: Option<u16>, found: &mut Vec<(IpNet, SessionKey, Session)>) {
+    /// Sessions that claim exactly `net`, whole or with some of `ports`, and perhaps others close to these.
+    fn at_net(&self, net: IpNet, ports: &RangeInclusive<u16>, found: &mut Vec<(IpNet, SessionKey, Session)>) {
         let mut numbers = BTreeSet::new();
         let mut collect = |hash| {
             self.shared.by_net.find(&self.shared.words, hash, |number| {
@@ -237,10 +238,7 @@ impl Packed {
         collect(net_hash(net, None));
         if self.split.contains_key(&net) {
             for size in bits_of(self.shared.sizes.load(Ordering::Relaxed)) {
-                let pieces = match port {
-                    Some(port) => port >> size..=port >> size,
-                    None => 0..=u16::MAX >> size,
-                };
+                let pieces = ports.start() >> size..=ports.end() >> size;
                 pieces.for_each(|piece| collect(net_hash(net, Some((size, piece)))));
             }
         }
@@ -253,26 +251,28 @@ impl Packed {
 
     pub(crate) fn around(&self, address: IpAddr, port: Option<u16>) -> Vec<(IpNet, SessionKey, Session)> {
         let mut found = Vec::new();
+        let ports = port.map_or(0..=u16::MAX, |port| port..=port);
         for length in self.shared.lengths(address.is_ipv4()) {
             if let Ok(net) = IpNet::new(address, length) {
-                self.at_net(net.trunc(), port, &mut found);
+                self.at_net(net.trunc(), &ports, &mut found);
             }
         }
         found.extend(self.long.around(address, port));
         found
     }
 
-    /// Sessions with a prefix that overlaps `net`.
-    pub(crate) fn touching(&self, net: IpNet) -> Vec<(IpNet, SessionKey, Session)> {
+    /// Sessions with a prefix that overlaps `net` and with some of its `ports`, and perhaps others close to these.
+    pub(crate) fn touching(&self, net: IpNet, ports: Ports) -> Vec<(IpNet, SessionKey, Session)> {
         let mut found = Vec::new();
+        let range = ports.first()..=ports.last();
         for length in self.shared.lengths(net.addr().is_ipv4()).filter(|length| *length <= net.prefix_len()) {
             if let Ok(of) = IpNet::new(net.addr(), length) {
-                self.at_net(of.trunc(), None, &mut found);
+                self.at_net(of.trunc(), &range, &mut found);
             }
         }
         let (lowest, highest) = crate::sessions::inside(net);
         let inside = self.nested.range(lowest..=highest).filter(|of| **of != net && net.contains(*of));
-        inside.for_each(|of| self.at_net(*of, None, &mut found));
+        inside.for_each(|of| self.at_net(*of, &range, &mut found));
         // Shorter than any before it: what lies inside is not in order yet. That is once for a length.
         let family = usize::from(net.addr().is_ipv6());
         if self.shortest.get(family).copied().flatten().is_some_and(|shortest| net.prefix_len() < shortest) {
@@ -463,7 +463,7 @@ impl Packed {
             }
             (Some(known), false) if length > known => {
                 let mut left = Vec::new();
-                self.at_net(net, None, &mut left);
+                self.at_net(net, &(0..=u16::MAX), &mut left);
                 if left.is_empty() {
                     self.nested.remove(&net);
                 }

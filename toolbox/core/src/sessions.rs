@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use cloakway_types::PrefixMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use toolbox_wire::record::Nas;
+use toolbox_wire::record::{Nas, Ports};
 
 use crate::packed::Packed;
 use crate::session::{Session, SessionKey};
@@ -79,10 +79,10 @@ impl Sessions {
         }
     }
 
-    /// Sessions with a prefix that overlaps `net`.
-    pub(crate) fn touching(&self, net: IpNet) -> Vec<Claimed> {
+    /// Sessions with a prefix that overlaps `net`: all of those that have some of `ports`, and perhaps others.
+    pub(crate) fn touching(&self, net: IpNet, ports: Ports) -> Vec<Claimed> {
         match self {
-            Self::Packed(packed) => packed.touching(net),
+            Self::Packed(packed) => packed.touching(net, ports),
             Self::Full { sessions, .. } => sessions.touching(net),
         }
     }

@@ -344,7 +344,7 @@ impl Table {
             }
             User::Unstated | User::Unusable => false,
         };
-        self.sessions.touching(holding.net).iter().any(|(net, other, session)| {
+        self.sessions.touching(holding.net, holding.ports).iter().any(|(net, other, session)| {
             let meets = |of: &Holding| of.net == *net && of.standing != Standing::Over && of.ports.meets(holding.ports);
             other != key
                 && !session.is_silent(now, self.settings.max_age)
