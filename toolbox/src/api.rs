@@ -1,4 +1,4 @@
-//! `POST /v1/verify`: is this subscriber live at this address? (F2, F9)
+//! `POST /v1/verify`: is this subscriber live at this address? `GET /v1/changes`: what changes? (F2, F9)
 //!
 //! The question is in `toolbox-wire`, the answer in `toolbox-core`. Here: who may ask, and the rule that an
 //! answer leaves only after the audit log has it.
@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -24,6 +24,7 @@ use toolbox_wire::probe::Probed;
 use crate::audit::Audit;
 use crate::bindings::Bindings;
 use crate::callers::{Caller, Callers, Kind};
+use crate::follow::{self, Follow};
 use crate::radius::probe::Prober;
 
 /// A path of the interface.
@@ -39,6 +40,7 @@ pub struct Route {
 /// Every path, as `docs/openapi/toolbox.yaml` has them.
 pub const ROUTES: &[Route] = &[
     Route { method: "post", path: "/v1/verify", handler: || post(verify) },
+    Route { method: "get", path: "/v1/changes", handler: || get(changes) },
     Route { method: "get", path: "/healthz", handler: || get(|| async { "ok\n" }) },
 ];
 /// Bytes of a request's body.
@@ -70,14 +72,16 @@ struct Shared {
     bindings: Bindings,
     prober: Prober,
     audit: Audit,
+    follow: Follow,
     callers: Callers,
     asked: Mutex<BTreeMap<String, Asked>>,
 }
 
 impl Api {
-    /// Answers `callers` from `bindings`, has `prober` ask where they want it, and writes it down in `audit`.
+    /// Answers `callers` from `bindings`, has `prober` ask where they want it, lets them `follow`, and writes it down in
+    /// `audit`.
     #[must_use]
-    pub fn new(bindings: Bindings, prober: Prober, audit: Audit, callers: Vec<Caller>) -> Self {
+    pub fn new(bindings: Bindings, prober: Prober, audit: Audit, follow: Follow, callers: Vec<Caller>) -> Self {
         let asked = |caller: &Caller| Asked {
             caller: caller.name.clone(),
             lookups: 0,
@@ -88,7 +92,7 @@ impl Api {
         };
         let asked = callers.iter().map(|caller| (caller.name.clone(), asked(caller))).collect();
         let callers = Callers::new(callers, clock::now());
-        Self(Arc::new(Shared { bindings, prober, audit, callers, asked: Mutex::new(asked) }))
+        Self(Arc::new(Shared { bindings, prober, audit, follow, callers, asked: Mutex::new(asked) }))
     }
 
     /// What the callers did so far.
@@ -228,6 +232,32 @@ async fn verify(
         Err(reason) => Verdict::NotLive { reason },
     };
     axum::Json(Answered { verdict, probe: probed }).into_response()
+}
+
+async fn changes(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let caller = match api.caller(&headers, Kind::Changes) {
+        Ok(caller) => caller,
+        Err(refused) => return *refused,
+    };
+    // What is no text is no place that anybody was given.
+    let from = headers.get("last-event-id").map(|id| id.to_str().unwrap_or("?")).filter(|id| !id.is_empty());
+    let now = clock::wall();
+    if api.0.audit.record_text(&caller.name, "changes", "", "followed", now).await.is_err() {
+        let message = "the look-up cannot be written down now: ask again";
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, "not_audited", message);
+    }
+    let Some(body) = api.0.follow.start(caller, from) else {
+        api.count(&caller.name, |asked| asked.limited += 1);
+        let message = "this caller has as many streams as it may have";
+        let mut response = refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_streams", message);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(follow::BUSY.as_secs()));
+        return response;
+    };
+    api.count(&caller.name, |asked| {
+        asked.lookups += 1;
+        asked.last = Some(now.to_string());
+    });
+    ([(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 
 /// The answer, and what the equipment said.

@@ -255,6 +255,21 @@ impl Audit {
             text.push_str(&format!(" at {at}"));
         }
         let subscriber = subscriber.map_or("", SubscriberId::as_str);
+        self.record_text(caller, &text, subscriber, answer, time).await
+    }
+
+    /// Writes down what `caller` asked, in words that nobody else's question has.
+    ///
+    /// # Errors
+    /// As [`Audit::record`].
+    pub async fn record_text(
+        &self,
+        caller: &str,
+        text: &str,
+        subscriber: &str,
+        answer: &'static str,
+        time: Timestamp,
+    ) -> Result<(), NotAudited> {
         let question = hash::keyed(self.key.expose(), &[text.as_bytes(), subscriber.as_bytes()]);
         let (done, written) = oneshot::channel();
         let job = Job { caller: caller.to_owned(), question: hex(&question), answer, time, done };

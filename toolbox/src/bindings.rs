@@ -138,6 +138,16 @@ impl Bindings {
         Ok(Self { table, glances, settings, journal, store, history, ended, snapshot })
     }
 
+    /// What was made durable, in order.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Looks at the table, which waits meanwhile.
+    pub(crate) fn with_table<T>(&self, look: impl FnOnce(&Table) -> T) -> T {
+        look(&self.table())
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -37,6 +37,10 @@ pub enum Kind {
     Verify,
     /// The same, and the equipment is asked now.
     Probe,
+    /// What changes, as it changes?
+    Changes,
+    /// With it: whose is what changes?
+    Names,
 }
 
 /// Requests that a caller may make: so many in each second, and so many at once after a rest.
@@ -100,6 +104,9 @@ pub(crate) fn validate(raw: Vec<Raw>) -> Result<Vec<Caller>, Invalid> {
             some(prefixes, &field("prefixes"), "the prefixes that the caller may ask about, or leave it out for all")?;
         }
         some(&caller.may, &field("may"), "what the caller may ask: \"verify\"")?;
+        if caller.may.contains(&Kind::Names) && !caller.may.contains(&Kind::Changes) {
+            return Err(Invalid::at(field("may"), "\"names\" are those of \"changes\": give both"));
+        }
         if !(1..=MOST).contains(&caller.rate_per_s) {
             let reason = format!("{} is not allowed: 1 to {MOST}", caller.rate_per_s);
             return Err(Invalid::at(field("rate-per-s"), reason));

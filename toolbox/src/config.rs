@@ -12,6 +12,7 @@ use serde::Deserialize;
 use toolbox_core::Settings;
 
 use crate::callers::{self, Caller};
+use crate::follow;
 use crate::radius::settings;
 use crate::sources;
 
@@ -38,6 +39,8 @@ pub struct Config {
     pub identity: Identity,
     /// Who may ask.
     pub callers: Vec<Caller>,
+    /// How streams of changes are served.
+    pub changes: follow::settings::Settings,
 }
 
 /// The file as written.
@@ -57,6 +60,8 @@ pub struct Raw {
     sources: sources::settings::Raw,
     https: RawHttps,
     callers: Vec<callers::Raw>,
+    #[serde(default)]
+    changes: follow::settings::Raw,
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,8 +107,8 @@ impl config::Config for Config {
     type Raw = Raw;
 
     fn validate(raw: Raw) -> Result<Self, Invalid> {
-        let Raw { data, admin_socket, metrics_listen, subscribers, bindings, history, radius, sources, https, callers } =
-            raw;
+        let Raw { data, admin_socket, metrics_listen, subscribers, bindings, history, radius, sources, .. } = raw;
+        let Raw { https, callers, changes, .. } = raw;
         some(&subscribers.prefixes, "subscribers.prefixes", "the prefixes that subscribers' addresses are in")?;
         some(&https.listen, "https.listen", "an address such as \"198.51.100.2:8444\"")?;
         if history.retention_days > 3650 {
@@ -127,6 +132,7 @@ impl config::Config for Config {
             https_listen: https.listen,
             identity: Identity { certificate: https.certificate, key: https.key },
             callers: callers::validate(callers)?,
+            changes: changes.validate()?,
         })
     }
 }

@@ -18,6 +18,7 @@ use crate::api::{self, Api};
 use crate::audit::{self, Audit, AuditError};
 use crate::bindings::Bindings;
 use crate::config::Config;
+use crate::follow::{self, Follow};
 use crate::loading;
 use crate::prefixes;
 use crate::radius::Radius;
@@ -38,6 +39,7 @@ impl Role for Toolbox {
                                     toolbox show bindings --json\n  \
                                     toolbox show sources\n  \
                                     toolbox whois 198.51.100.70:40000 --at 2026-11-22T08:00:00Z\n  \
+                                    toolbox follow https://198.51.100.2:8444 --ca toolbox.pem --key-file shop.key --json\n  \
                                     toolbox audit verify --config /etc/cloakway/toolbox.toml\n";
     const EXIT_3: Option<&'static str> =
         Some("there is no audit log yet, whois knows of nobody, or the host that was asked is gone");
@@ -47,6 +49,7 @@ impl Role for Toolbox {
         Topic { name: "sources", about: "RADIUS clients, what they sent, what was dropped" },
         Topic { name: "homes", about: "The RADIUS servers that packets are passed on to" },
         Topic { name: "callers", about: "Who may ask, and how much they did" },
+        Topic { name: "followers", about: "Streams of changes that are open, and how far each has come" },
         Topic {
             name: TOPIC,
             about: "Addresses that have a subscriber now, without names, as the forwarder asks for them",
@@ -112,13 +115,14 @@ impl Role for Toolbox {
         // What was true when the process ended is nobody's answer: sources first, questions afterwards.
         let followed = Sources::start(&config.sources, &config.data, &bindings, &context.stop, &failed).await?;
         let prober = Radius::prober(&config.radius);
-        let api = Api::new(bindings.clone(), prober, audit.clone(), config.callers.clone());
+        let follow = Follow::open(bindings.clone(), &config.data, config.changes, context.stop.clone())?;
+        let api = Api::new(bindings.clone(), prober, audit.clone(), follow.clone(), config.callers.clone());
         // Nobody else has put a router there.
         let _ = ready.set(api.clone().router());
         let annex = Annex::open(&config.data.join("radius.redb"))?;
         let state = (bindings.clone(), annex);
         let radius = Radius::start(&config.radius, state, config.settings.max_age, failed, &context.stop).await?;
-        let shown = Shown { bindings: bindings.clone(), radius, sources: followed, api, audit };
+        let shown = Shown { bindings: bindings.clone(), radius, sources: followed, api, follow, audit };
         admin::serve(&config.admin_socket, context.stop.clone(), move |request| {
             let shown = shown.clone();
             async move {
@@ -153,12 +157,16 @@ impl Role for Toolbox {
                 .subcommand_required(true)
                 .subcommand(verify.arg(config).arg(json)),
             whois::command(),
+            follow::command::command(),
         ]
     }
 
     fn command(name: &str, matches: &ArgMatches) -> ExitCode {
         if name == "whois" {
             return whois::run(matches);
+        }
+        if name == "follow" {
+            return follow::command::run(matches);
         }
         if name == "probe" {
             return sources::probe::run(matches);
@@ -176,6 +184,7 @@ struct Shown {
     radius: Radius,
     sources: Sources,
     api: Api,
+    follow: Follow,
     audit: Audit,
 }
 
@@ -199,6 +208,7 @@ impl Shown {
             "sources" => serde_json::to_value(self.radius.sources()),
             "homes" => serde_json::to_value(self.radius.homes()),
             "callers" => serde_json::to_value(self.api.callers()),
+            "followers" => serde_json::to_value(self.follow.shown()),
             "status" => Ok(json!({"open_sessions": self.bindings.open_sessions(), "audit": self.audit.head()})),
             other => return Err(format!("there is no topic {other}")),
         };

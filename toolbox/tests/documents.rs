@@ -57,6 +57,10 @@ fn the_example_is_valid_and_its_commented_defaults_are_the_defaults() {
         "rate-per-s = 1000",
         "accounting-ports = [1813]",
         "authentication-ports = [1812]",
+        "[changes]",
+        "heartbeat-s = 15",
+        "patience-s = 60",
+        "streams-per-caller = 4",
     ];
     let without = defaults.iter().fold(text.clone(), |text, line| {
         assert_eq!(text.matches(&format!("\n{line}\n")).count(), 1, "{line}");
@@ -84,6 +88,7 @@ fn a_stray_key_is_refused_in_every_table() {
         "[[radius.taps]]",
         "[https]",
         "[[callers]]",
+        "[changes]",
     ];
     for table in tables {
         assert_eq!(text.matches(&format!("\n{table}\n")).count(), 1, "{table}");
@@ -123,6 +128,9 @@ fn an_error_names_line_field_and_what_would_be_right() {
         ("interface = \"mirror0\"", "interface = \"mirror-is-too-long\"", "radius.taps[0].interface", "1 to 15"),
         ("servers = ", "servers = [] #", "radius.taps[0].servers", "empty"),
         ("tries = 3", "tries = 11", "radius.proxy.tries", "1 to 10"),
+        ("heartbeat-s = 15", "heartbeat-s = 31", "changes.heartbeat-s", "1 to 30"),
+        ("patience-s = 60", "patience-s = 0", "changes.patience-s", "1 to 3600"),
+        ("streams-per-caller = 4", "streams-per-caller = 65", "changes.streams-per-caller", "1 to 64"),
         ("prefixes", "prefixes = [] #", "subscribers.prefixes", "empty"),
     ];
     for (right, wrong, field, hint) in cases {
@@ -134,6 +142,8 @@ fn an_error_names_line_field_and_what_would_be_right() {
         assert!(named.abs_diff(found) <= 1, "line {found} expected: {message}");
     }
     assert!(error(&text.replace("\"verify\"", "\"guess\"")).contains("guess"));
+    let names = error(&text.replace("may = [\"verify\"]", "may = [\"names\"]"));
+    assert!(names.contains("callers[0].may") && names.contains("give both"), "{names}");
     assert!(error(&text.replace("subscriber = \"user-name\"", "subscriber = \"class\"")).contains("class"));
     let unasked = error(&text.replace("\ncoa-port = ", "\n#"));
     assert!(unasked.contains("radius.clients[0].coa-port: give the port"), "{unasked}");

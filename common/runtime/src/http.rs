@@ -219,12 +219,7 @@ impl Client {
         body: Vec<u8>,
         limit: Duration,
     ) -> Result<Response<Bytes>, ClientError> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(url)
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|e| ClientError::Request(e.to_string()))?;
-        request.headers_mut().extend(headers);
+        let request = request(method, url, headers, body)?;
         let transport = |reason: String| ClientError::Transport { url: url.to_owned(), reason };
         let exchange = async {
             let answer = self.inner.request(request).await.map_err(|error| transport(chain(&error)))?;
@@ -235,6 +230,26 @@ impl Client {
         tokio::time::timeout(limit, exchange)
             .await
             .unwrap_or_else(|_| Err(ClientError::Slow { url: url.to_owned(), seconds: limit.as_secs() }))
+    }
+
+    /// Sends one request without a body, and gives the answer as soon as its head is there, within `limit`; how long its
+    /// body may take, and how long it may be, is the caller's to say.
+    ///
+    /// # Errors
+    /// [`ClientError`]. A status of any kind is an answer, not an error.
+    pub async fn open(
+        &self,
+        method: Method,
+        url: &str,
+        headers: HeaderMap,
+        limit: Duration,
+    ) -> Result<Response<Body>, ClientError> {
+        let asked = self.inner.request(request(method, url, headers, Vec::new())?);
+        match tokio::time::timeout(limit, asked).await {
+            Ok(Ok(answer)) => Ok(answer.map(Body::new)),
+            Ok(Err(error)) => Err(ClientError::Transport { url: url.to_owned(), reason: chain(&error) }),
+            Err(_) => Err(ClientError::Slow { url: url.to_owned(), seconds: limit.as_secs() }),
+        }
     }
 
     /// Posts JSON.
@@ -252,6 +267,13 @@ impl Client {
         headers.insert(axum::http::header::CONTENT_TYPE, axum::http::HeaderValue::from_static("application/json"));
         self.send(Method::POST, url, headers, body, limit).await
     }
+}
+
+fn request(method: Method, url: &str, headers: HeaderMap, body: Vec<u8>) -> Result<Request<Full<Bytes>>, ClientError> {
+    let request = Request::builder().method(method).uri(url).body(Full::new(Bytes::from(body)));
+    let mut request = request.map_err(|error| ClientError::Request(error.to_string()))?;
+    request.headers_mut().extend(headers);
+    Ok(request)
 }
 
 /// An error with everything that caused it, on one line.

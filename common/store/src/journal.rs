@@ -13,6 +13,7 @@
 //! an earlier row of the snapshot said. It counts once it is whole, synced and under its name; then what is older is deleted.
 
 mod frame;
+mod reader;
 mod writer;
 
 use std::fs::File;
@@ -23,10 +24,11 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::StoreError;
 use frame::{Frames, MAGIC, Tail};
+pub use reader::{Place, Placed, Reader};
 use writer::{Job, Writer};
 
 /// Octets of records in one frame of a snapshot.
@@ -43,6 +45,8 @@ struct Shared {
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Octets in the logs that a new snapshot would make superfluous.
     length: Arc<AtomicU64>,
+    /// Behind the last record that is on disk.
+    end: watch::Receiver<Place>,
     /// Held for as long as the journal is open.
     _lock: File,
 }
@@ -100,10 +104,14 @@ impl Journal {
                 return Err(failed(&path, "the snapshot is damaged"));
             }
         }
-        let (mut length, mut next) = (0, 1);
+        let (mut length, mut next, mut records) = (0, 1, 0);
         for (index, number) in logs.iter().enumerate() {
             let path = folder.join(format!("log-{number}"));
-            let (tail, frames) = read(&path, &mut replay)?;
+            records = 0;
+            let (tail, frames) = read(&path, &mut |record: &[u8]| {
+                records += 1;
+                replay(record)
+            })?;
             length += std::fs::metadata(&path).map_err(|error| failed(&path, error))?.len();
             next = frames + 1;
             match tail {
@@ -119,7 +127,8 @@ impl Journal {
         }
         let number = logs.last().copied().unwrap_or(0);
         let length = Arc::new(AtomicU64::new(length));
-        let writer = Writer::open(folder, number, next, length.clone()).map_err(named)?;
+        let (end, ends) = watch::channel(Place { log: number, records });
+        let writer = Writer::open(folder, next, length.clone(), end).map_err(named)?;
         let (jobs, queue) = channel();
         let thread = std::thread::Builder::new().name("journal".to_owned());
         let writer = thread.spawn(move || writer.run(&queue)).map_err(named)?;
@@ -128,6 +137,7 @@ impl Journal {
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(writer)),
             length,
+            end: ends,
             _lock: lock,
         }));
         journal.clear(first).map_err(named)?;
@@ -168,6 +178,20 @@ impl Journal {
     #[must_use]
     pub fn logged(&self) -> u64 {
         self.0.length.load(Ordering::Relaxed)
+    }
+
+    /// Behind the last record that is on disk; who waits for a change of it hears of more.
+    #[must_use]
+    pub fn end(&self) -> watch::Receiver<Place> {
+        self.0.end.clone()
+    }
+
+    /// Reads the log again from `place` on, beside the writer; none when it is not there any more, or never was.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn read_from(&self, place: Place) -> Result<Option<Reader>, StoreError> {
+        if place > *self.0.end.borrow() { Ok(None) } else { Reader::open(&self.0.folder, place) }
     }
 
     /// Begins a new log, for a snapshot of what the logs before it say.

@@ -17,7 +17,7 @@ mod journal;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use journal::{Journal, Snapshot};
+pub use journal::{Journal, Place, Placed, Reader, Snapshot};
 use tokio::sync::oneshot;
 
 /// A change to one key.

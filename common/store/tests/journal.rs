@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cloakway_store::Journal;
+use cloakway_store::{Journal, Place};
 use proptest::prelude::*;
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -240,4 +240,84 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+fn all(reader: &mut cloakway_store::Reader, end: Place) -> Option<Vec<(Place, Vec<u8>)>> {
+    let mut all = Vec::new();
+    loop {
+        let some = reader.read(end, 3).unwrap()?;
+        if some.is_empty() {
+            return Some(all);
+        }
+        all.extend(some);
+    }
+}
+
+#[test]
+fn what_is_appended_is_read_again_from_any_place_beside_the_writer_and_after_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let place = |log, records| Place { log, records };
+    let (end, told) = runtime().block_on(async {
+        let (journal, _) = open(&path);
+        let ends = journal.end();
+        let mut reader = journal.read_from(*ends.borrow()).unwrap().unwrap();
+        let mut told = Vec::new();
+        for n in 0..40_u32 {
+            journal.append(vec![number(n), number(n + 1000)]).await.unwrap();
+            if n == 20 {
+                // The snapshot is not finished: both logs stay.
+                drop(journal.rotate().await.unwrap());
+            }
+            if n % 3 == 0 {
+                told.extend(all(&mut reader, *ends.borrow()).unwrap());
+            }
+        }
+        told.extend(all(&mut reader, *ends.borrow()).unwrap());
+        let end = *ends.borrow();
+        assert_eq!((end, reader.place()), (place(1, 38), end));
+        (end, told)
+    });
+    let expected: Vec<Vec<u8>> = (0..40).flat_map(|n| [number(n), number(n + 1000)]).collect();
+    assert_eq!(told.iter().map(|(_, record)| record.clone()).collect::<Vec<_>>(), expected);
+    assert!(told.windows(2).all(|pair| pair[0].0 < pair[1].0), "places go up");
+    let (journal, _) = open(&path);
+    assert_eq!(*journal.end().borrow(), end);
+    for (index, (from, _)) in told.iter().enumerate() {
+        let mut reader = journal.read_from(*from).unwrap().unwrap();
+        assert_eq!(all(&mut reader, end).unwrap(), told[index + 1..], "from {from}");
+        assert_eq!(from.to_string().parse(), Ok(*from));
+    }
+    assert!(journal.read_from(place(1, 39)).unwrap().is_none(), "not yet");
+    assert!(journal.read_from(place(2, 0)).unwrap().is_none());
+    let mut never = journal.read_from(place(0, 43)).unwrap().unwrap();
+    assert_eq!(all(&mut never, end), None, "the first log had 42");
+    for wrong in ["", "1", "1-", "-1", "+1-2", "1-2-3", "1-99999999999999999999"] {
+        assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn what_a_snapshot_took_the_place_of_is_gone_for_readers_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder.path().join("journal"));
+    runtime().block_on(async {
+        journal.append((0..10).map(number).collect()).await.unwrap();
+        let ends = journal.end();
+        let mut slow = journal.read_from(Place { log: 0, records: 4 }).unwrap().unwrap();
+        let first = slow.read(*ends.borrow(), 2).unwrap().unwrap();
+        assert_eq!(first.iter().map(|(_, record)| record.clone()).collect::<Vec<_>>(), [number(4), number(5)]);
+        for _ in 0..2 {
+            let mut snapshot = journal.rotate().await.unwrap();
+            snapshot.push(b"all of it").unwrap();
+            snapshot.finish().await.unwrap();
+        }
+        journal.append(vec![number(10)]).await.unwrap();
+        assert!(journal.read_from(Place { log: 0, records: 4 }).unwrap().is_none());
+        // What it has begun to read it reads to its end; what came behind it is not there.
+        assert_eq!(slow.read(*ends.borrow(), 100).unwrap().unwrap().len(), 4);
+        assert!(slow.read(*ends.borrow(), 100).unwrap().is_none());
+        let mut late = journal.read_from(Place { log: 2, records: 0 }).unwrap().unwrap();
+        assert_eq!(late.read(*ends.borrow(), 100).unwrap().unwrap(), [(Place { log: 2, records: 1 }, number(10))]);
+    });
 }

@@ -50,6 +50,12 @@ impl<T> PrefixMap<T> {
         }
     }
 
+    /// All prefixes with their values.
+    pub fn iter(&self) -> impl Iterator<Item = (IpNet, &T)> {
+        let v4 = self.v4.iter().map(|(prefix, value)| (IpNet::V4(prefix), value));
+        v4.chain(self.v6.iter().map(|(prefix, value)| (IpNet::V6(prefix), value)))
+    }
+
     /// How many prefixes have a value.
     #[must_use]
     pub fn len(&self) -> usize {

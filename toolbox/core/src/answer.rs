@@ -237,7 +237,8 @@ impl Table {
         let mut others = rivals.iter().filter(|rival| rival.session.user != session.user).peekable();
         if others.peek().is_some() {
             // One subscriber by two roads, such as a session with its port block and the NAT's translation.
-            let name = self.name_of(&session.user, now).filter(|_| outer);
+            // Inside, nothing leads further: translations that lead to each other would never end.
+            let name = if outer { self.name_of(&session.user, now) } else { None };
             if name.is_none() || others.any(|rival| self.name_of(&rival.session.user, now) != name) {
                 return Err(Unknown::Overlap);
             }

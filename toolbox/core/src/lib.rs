@@ -31,6 +31,7 @@
 
 mod answer;
 mod carried;
+mod changes;
 mod closing;
 mod codec;
 mod history;
@@ -44,6 +45,7 @@ mod translate;
 
 pub use answer::{Answer, Binding, Live, Question, Unknown};
 pub use carried::{Carried, Completed};
+pub use changes::Place;
 pub use codec::DecodeError;
 pub use history::{Interval, Moment, Past, place};
 pub use packed::{Glances, Seen, Sight};

@@ -159,6 +159,10 @@ key-sha256 = "{key}"
         assert!(child.wait().unwrap().success());
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("https://{}", self.https)
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }

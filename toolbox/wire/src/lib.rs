@@ -8,12 +8,13 @@
 //! - [`frame`]: UDP datagrams in Ethernet frames, for listeners on the wire.
 //! - [`record`]: what any source says about sessions, addresses and ports; what the binding table is told.
 //! - [`probe`]: what equipment says when it is asked.
-//! - [`http`]: `POST /v1/verify` and the error body (F2, F9).
+//! - [`http`]: `POST /v1/verify` and the error body (F2, F9); [`follow`]: the stream of what changes.
 //!
 //! Pure: no socket, no clock.
 
 pub mod access;
 pub mod accounting;
+pub mod follow;
 pub mod frame;
 pub mod http;
 pub mod probe;

@@ -108,6 +108,12 @@ impl Frames {
         Ok(Some(&self.group))
     }
 
+    /// Goes on behind the last good frame: the writer may have added some since the end was met.
+    pub(super) fn refresh(&mut self) -> std::io::Result<()> {
+        self.length = self.file.get_ref().metadata()?.len();
+        self.file.seek(SeekFrom::Start(self.at)).map(|_| ())
+    }
+
     pub(super) fn at(&self) -> u64 {
         self.at
     }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
+use super::Place;
 use super::frame::{self, MAGIC};
 use super::sync_folder;
 use crate::StoreError;
@@ -23,16 +24,22 @@ pub(super) enum Job {
 
 pub(super) struct Writer {
     folder: PathBuf,
-    number: u64,
     file: File,
     next: u64,
     length: Arc<AtomicU64>,
+    end: watch::Sender<Place>,
     broken: Option<StoreError>,
 }
 
 impl Writer {
-    /// Goes on with the log `number`, whose next frame is `next`.
-    pub(super) fn open(folder: &Path, number: u64, next: u64, length: Arc<AtomicU64>) -> std::io::Result<Self> {
+    /// Goes on with the log that `end` is in, whose next frame is `next`.
+    pub(super) fn open(
+        folder: &Path,
+        next: u64,
+        length: Arc<AtomicU64>,
+        end: watch::Sender<Place>,
+    ) -> std::io::Result<Self> {
+        let number = end.borrow().log;
         let mut file = File::options().append(true).create(true).open(folder.join(format!("log-{number}")))?;
         // A crash may have left a part of its first line.
         if file.metadata()?.len() < MAGIC.len() as u64 {
@@ -41,16 +48,17 @@ impl Writer {
         }
         file.sync_all()?;
         sync_folder(folder)?;
-        Ok(Self { folder: folder.to_owned(), number, file, next, length, broken: None })
+        Ok(Self { folder: folder.to_owned(), file, next, length, end, broken: None })
     }
 
     pub(super) fn run(mut self, queue: &Receiver<Job>) {
-        let (mut group, mut waiting) = (Vec::new(), Vec::new());
+        let (mut group, mut waiting, mut count) = (Vec::new(), Vec::new(), 0);
         let mut kept = None;
         while let Some(job) = kept.take().or_else(|| queue.recv().ok()) {
             match job {
                 Job::Append(records, done) => {
                     let mut add = |records: Vec<Vec<u8>>, done| {
+                        count += records.len() as u64;
                         records.iter().for_each(|record| frame::put_record(&mut group, record));
                         waiting.push(done);
                         group.len() < GROUP
@@ -65,13 +73,13 @@ impl Writer {
                             }
                         }
                     }
-                    let result = self.attempt(|writer| writer.write(&group));
+                    let result = self.attempt(|writer| writer.write(&group, std::mem::take(&mut count)));
                     waiting.drain(..).for_each(|done| drop(done.send(result.clone())));
                     group.clear();
                 }
                 Job::Rotate(done) => {
                     let result = self.attempt(Self::rotate);
-                    let _ = done.send(result.map(|()| self.number));
+                    let _ = done.send(result.map(|()| self.end.borrow().log));
                 }
             }
         }
@@ -90,7 +98,7 @@ impl Writer {
         })
     }
 
-    fn write(&mut self, group: &[u8]) -> std::io::Result<()> {
+    fn write(&mut self, group: &[u8], records: u64) -> std::io::Result<()> {
         if group.is_empty() {
             return Ok(());
         }
@@ -104,17 +112,19 @@ impl Writer {
         self.file.sync_data()?;
         self.next += 1;
         self.length.fetch_add(framed.len() as u64, Ordering::Relaxed);
+        self.end.send_modify(|end| end.records += records);
         Ok(())
     }
 
     fn rotate(&mut self) -> std::io::Result<()> {
-        let number = self.number + 1;
+        let number = self.end.borrow().log + 1;
         let mut file = File::options().append(true).create_new(true).open(self.folder.join(format!("log-{number}")))?;
         file.write_all(MAGIC)?;
         file.sync_all()?;
         sync_folder(&self.folder)?;
         self.length.fetch_add(MAGIC.len() as u64, Ordering::Relaxed);
-        (self.number, self.file, self.next) = (number, file, 1);
+        (self.file, self.next) = (file, 1);
+        self.end.send_replace(Place { log: number, records: 0 });
         Ok(())
     }
 }
