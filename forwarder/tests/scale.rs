@@ -11,7 +11,6 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use lab::{Lab, Plane, SUB4, eventually, possible};
-use nix::sys::signal::Signal;
 
 on_data_planes! {
     [kernel Kernel, tcx Tcx]
@@ -76,7 +75,7 @@ fn it_becomes_healthy_is_watched_and_reloaded(plane: Plane) {
     }
     let mut lab = Lab::new(plane);
     lab.subscribers = subscribers(0..SUBSCRIBERS);
-    let mut running = lab.forwarder(&(prefixes(0..PRIVATE) + LIMITS));
+    let running = lab.forwarder(&(prefixes(0..PRIVATE) + LIMITS));
     let last = private(PRIVATE - 1);
     running.health.wait_within(PATIENCE, &last, true);
     passes(&lab, &last, 7005);
@@ -99,8 +98,11 @@ fn it_becomes_healthy_is_watched_and_reloaded(plane: Plane) {
     // Some of both go, some come.
     lab.subscribers = subscribers(5..SUBSCRIBERS + 5);
     lab.config(&(prefixes(5..PRIVATE + 5) + LIMITS));
-    // Without optimisation it may take longer than who asks by the socket has patience.
-    running.signal(Signal::SIGHUP);
+    // Without optimisation it takes longer than an answer of the socket may: who waits is told that it goes on.
+    let done = lab.ask(&["reload", "--json"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let changed: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(changed["changed"], serde_json::json!(["private-prefixes", "subscribers.prefixes"]), "{changed}");
     let new = private(PRIVATE + 4);
     running.health.wait_within(PATIENCE, &new, true);
     passes(&lab, &new, 7007);

@@ -3,6 +3,9 @@
 //! A Unix stream socket, readable by its owner and group. One JSON request a line, one JSON answer a
 //! line: `{"topic":"sessions"}` gets `{"ok":…}` or `{"error":"…"}`; what a topic takes beside its name is in
 //! `"arguments":{"name":"value"}`. A request line holds at most 4 KiB.
+//!
+//! An answer takes 10 s at most, unless the request has `"waits":true`: then a line `{"working":SECONDS}` comes every second
+//! until the answer, however long that takes.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -10,16 +13,33 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{Instant, timeout};
 
 use crate::stop::Stop;
 
 const REQUEST_LIMIT: u64 = 4096;
 const CLIENT_LIMIT: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two words to whoever waits.
+const WORD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A request as it stands on its line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    topic: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    arguments: BTreeMap<String, String>,
+    /// Whether the client waits for as long as it takes.
+    #[serde(default)]
+    waits: bool,
+}
 
 /// What a client asks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,6 +68,20 @@ pub enum Answer {
     Ok(Value),
     /// Why there is none.
     Error(String),
+}
+
+/// A line to whoever waits.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Ok(Value),
+    Error(String),
+    /// Nothing yet, after so many seconds.
+    Working(u64),
+}
+
+fn silent() -> String {
+    format!("no answer within {} s", PATIENCE.as_secs())
 }
 
 /// Opens a Unix socket at `path` for its owner and group, in place of one that a dead process left.
@@ -95,7 +129,7 @@ where
             let (Ok((stream, _)), Ok(place)) = (accepted, clients.clone().try_acquire_owned()) else { continue };
             let handler = handler.clone();
             tokio::spawn(async move {
-                let _ = tokio::time::timeout(PATIENCE, answer(stream, &*handler)).await;
+                let _ = answer(stream, &*handler).await;
                 drop(place);
             });
         }
@@ -110,14 +144,37 @@ where
 {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(read.take(REQUEST_LIMIT)).read_line(&mut line).await?;
+    timeout(PATIENCE, BufReader::new(read.take(REQUEST_LIMIT)).read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
-        Ok(request) => handler(request).await.map_or_else(Answer::Error, Answer::Ok),
+        Ok(Line { topic, arguments, waits }) => {
+            worked_on(handler(Request { topic, arguments }), waits, &mut write).await?
+        }
         Err(error) => Answer::Error(format!("the request is not understood: {error}")),
     };
-    let mut text = serde_json::to_vec(&answer)?;
+    tell(&mut write, &answer).await
+}
+
+/// What comes of `work`. Who waits for it is told that it goes on; when there is nobody left to tell, it does not.
+async fn worked_on(
+    work: impl Future<Output = Result<Value, String>>,
+    waits: bool,
+    write: &mut OwnedWriteHalf,
+) -> std::io::Result<Answer> {
+    let mut work = std::pin::pin!(work);
+    let begun = Instant::now();
+    loop {
+        match timeout(if waits { WORD_INTERVAL } else { PATIENCE }, &mut work).await {
+            Ok(done) => return Ok(done.map_or_else(Answer::Error, Answer::Ok)),
+            Err(_) if waits => tell(write, &Word::Working(begun.elapsed().as_secs())).await?,
+            Err(_) => return Ok(Answer::Error(silent())),
+        }
+    }
+}
+
+async fn tell(write: &mut OwnedWriteHalf, answer: &impl Serialize) -> std::io::Result<()> {
+    let mut text = serde_json::to_vec(answer)?;
     text.push(b'\n');
-    write.write_all(&text).await
+    timeout(PATIENCE, write.write_all(&text)).await?
 }
 
 /// Asks the role that listens on `path`.
@@ -134,20 +191,51 @@ pub async fn ask(path: &Path, topic: &str) -> Result<Value, String> {
 /// A text for the operator: nobody listens, no answer in time, or the role's own refusal.
 pub async fn ask_for(path: &Path, request: &Request) -> Result<Value, String> {
     let asking = async {
-        let mut stream = UnixStream::connect(path)
-            .await
-            .map_err(|error| format!("{}: {error}: is the role running?", path.display()))?;
-        let mut line = serde_json::to_string(request).map_err(|e| e.to_string())?;
-        line.push('\n');
-        stream.write_all(line.as_bytes()).await.map_err(|e| e.to_string())?;
+        let mut stream = connected(path).await?;
+        send(&mut stream, request, false).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await.map_err(|e| e.to_string())?;
-        match serde_json::from_str(&text).map_err(|e| format!("the answer is not understood: {e}"))? {
+        match understood(&text)? {
             Answer::Ok(value) => Ok(value),
             Answer::Error(reason) => Err(reason),
         }
     };
-    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err("no answer within 10 s".to_owned()))
+    timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(silent()))
+}
+
+/// Asks the role that listens on `path`, and waits for as long as that works on it; `working` hears every second for how
+/// many it has.
+///
+/// # Errors
+/// A text for the operator: nobody listens, nothing is heard any more, or the role's own refusal.
+pub async fn ask_patiently(path: &Path, request: &Request, working: impl Fn(u64)) -> Result<Value, String> {
+    let mut stream = connected(path).await?;
+    send(&mut stream, request, true).await?;
+    let mut lines = BufReader::new(stream).lines();
+    loop {
+        let line = timeout(PATIENCE, lines.next_line()).await.map_err(|_| silent())?.map_err(|e| e.to_string())?;
+        match understood(&line.ok_or("the role ended without an answer")?)? {
+            Word::Ok(value) => return Ok(value),
+            Word::Error(reason) => return Err(reason),
+            Word::Working(seconds) => working(seconds),
+        }
+    }
+}
+
+async fn connected(path: &Path) -> Result<UnixStream, String> {
+    let connecting = UnixStream::connect(path).await;
+    connecting.map_err(|error| format!("{}: {error}: is the role running?", path.display()))
+}
+
+async fn send(stream: &mut UnixStream, request: &Request, waits: bool) -> Result<(), String> {
+    let Request { topic, arguments } = request.clone();
+    let mut line = serde_json::to_string(&Line { topic, arguments, waits }).map_err(|e| e.to_string())?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).await.map_err(|e| e.to_string())
+}
+
+fn understood<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|e| format!("the answer is not understood: {e}"))
 }
 
 #[cfg(test)]
@@ -171,6 +259,33 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         assert!(text.contains("not understood"), "{text}");
+        stop.tell();
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_that_the_work_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let stop = Stop::new();
+        let heard = Arc::new(tokio::sync::Notify::new());
+        let ending = heard.clone();
+        serve(&path, stop.clone(), move |_| {
+            let ending = ending.clone();
+            async move {
+                // Until somebody has heard of it.
+                ending.notified().await;
+                Ok(serde_json::json!("done"))
+            }
+        })
+        .unwrap();
+        let request = Request { topic: "reload".to_owned(), arguments: BTreeMap::new() };
+        let answer = ask_patiently(&path, &request, |seconds| {
+            assert!(seconds > 0);
+            heard.notify_one();
+        });
+        assert_eq!(answer.await, Ok(serde_json::json!("done")));
+        let none = ask_patiently(&folder.path().join("none"), &request, |_| {}).await;
+        assert!(none.unwrap_err().contains("is the role running?"));
         stop.tell();
     }
 

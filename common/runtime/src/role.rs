@@ -287,7 +287,19 @@ fn ask<R: Role>(matches: &ArgMatches, topic: &str, argument: Option<(&str, &Stri
     let wanted = argument.map(|(name, value)| (name.to_lowercase(), value.clone()));
     let arguments = wanted.into_iter().chain(narrowed).collect();
     let request = admin::Request { topic: topic.to_owned(), arguments };
-    let asked: Result<_, Box<dyn std::error::Error>> = block_on(async { Ok(admin::ask_for(&socket, &request).await?) });
+    let working = |seconds: u64| {
+        if seconds.is_multiple_of(5) {
+            eprintln!("{}: still at work after {seconds} s", R::NAME);
+        }
+    };
+    let asked: Result<_, Box<dyn std::error::Error>> = block_on(async {
+        // To change what is in force may take its time; to be asked what it is may not.
+        Ok(if topic == reload::TOPIC {
+            admin::ask_patiently(&socket, &request, working).await?
+        } else {
+            admin::ask_for(&socket, &request).await?
+        })
+    });
     match asked {
         Ok(value) if matches.get_flag("json") => print(|out| {
             use std::io::Write;

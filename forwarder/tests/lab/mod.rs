@@ -434,10 +434,11 @@ impl Lab {
     /// Lets the running forwarder read its configuration again; the answer is its own.
     pub(crate) fn reload(&self) -> Result<serde_json::Value, String> {
         let mut stream = UnixStream::connect(self.folder.path().join("forwarder.sock")).unwrap();
-        stream.write_all(b"{\"topic\":\"reload\"}\n").unwrap();
+        stream.write_all(b"{\"topic\":\"reload\",\"waits\":true}\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        // Before it stands how long it has taken by then.
+        let answer: serde_json::Value = serde_json::from_str(answer.lines().last().unwrap()).unwrap();
         answer.get("ok").cloned().ok_or_else(|| answer["error"].as_str().unwrap().to_owned())
     }
 
