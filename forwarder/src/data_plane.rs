@@ -14,6 +14,7 @@ use cloakway_types::Instant;
 use forwarder_core::Policy;
 use forwarder_core::fast::{Hook, Outcome, Role, Table};
 use forwarder_core::meter::Use;
+use forwarder_core::user::Host;
 use forwarder_dataplane::{Counters, Counts, FastPath, FastPathError, Kernel, Rations, UserPlane};
 use serde::{Deserialize, Serialize};
 
@@ -171,9 +172,7 @@ impl DataPlane {
         if before == settings {
             return;
         }
-        let work = self.work.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let mut work = lock(&work);
+        let configure = move |work: &mut Work| {
             if settings.mode != Mode::User {
                 work.user = None;
             }
@@ -186,10 +185,15 @@ impl DataPlane {
                 Ok(()) | Err(FastPathError::NoBpfFs(_)) => {}
                 Err(error) => tracing::error!(%error, "the fast path is still there at its old pins"),
             }
-        });
-        if let Err(error) = done.await {
-            tracing::error!(%error, "the fast path");
-        }
+        };
+        self.aside(configure).await;
+    }
+
+    /// Works with what may have to be waited for, the kernel or whoever works with it now, beside the loop and those who ask.
+    async fn aside<T: Send + 'static>(&self, with: impl FnOnce(&mut Work) -> T + Send + 'static) -> Option<T> {
+        let work = self.work.clone();
+        let done = tokio::task::spawn_blocking(move || with(&mut lock(&work))).await;
+        done.inspect_err(|error| tracing::error!(%error, "the data plane")).ok()
     }
 
     /// Lets everything take the slow path from now on, until [`DataPlane::apply`] has seen what is new.
@@ -223,22 +227,18 @@ impl DataPlane {
         };
         let table = policy.fast_table(&host);
         let suits = policy.hook(&host);
-        let (work, asides) = (self.work.clone(), self.asides.clone());
+        let asides = self.asides.clone();
         let forward = move |fast: &FastPath, generation| {
             let asides = lock(&asides);
             if *asides == begun { fast.forwards(generation) } else { Ok(()) }
         };
-        let done = tokio::task::spawn_blocking(move || lock(&work).apply(&settings, table, suits, &forward)).await;
-        if let Err(error) = done {
-            tracing::error!(%error, "the fast path");
-        }
+        self.aside(move |work| work.apply(&settings, table, suits, &forward)).await;
     }
 
     /// The kernel alone: what an earlier configuration left behind is taken away, once.
     async fn stay_away(&self, directory: PathBuf, policy: &Policy) {
-        let (work, ports) = (self.work.clone(), ports_of(policy));
-        let done = tokio::task::spawn_blocking(move || {
-            let mut work = lock(&work);
+        let ports = ports_of(policy);
+        let stay_away = move |work: &mut Work| {
             work.ports = ports;
             if work.why_not != NOT_TRIED {
                 return;
@@ -250,8 +250,8 @@ impl DataPlane {
                 Err(FastPathError::NoBpfFs(_)) => work.why_not = BY_CONFIGURATION.to_owned(),
                 Err(error) => tracing::error!(%error, "the fast path of an earlier configuration is still there"),
             }
-        });
-        let _ = done.await;
+        };
+        self.aside(stay_away).await;
     }
 
     /// Lets this process forward, at the interfaces that are there now.
@@ -260,56 +260,43 @@ impl DataPlane {
             Ok(host) => host,
             Err(error) => return tracing::warn!(%error, "the user data plane cannot be kept up"),
         };
-        let mut work = lock(&self.work);
-        let user = work.user.get_or_insert_with(|| {
-            tracing::warn!(
-                "the user data plane forwards: it is slow, for labs, and forwards nothing while it is not running"
-            );
-            kernel.user_plane(policy.clone())
-        });
-        match user.apply(policy, host, Rations::read()) {
-            Ok(()) => work.why_not = BY_CONFIGURATION.to_owned(),
-            Err(error) => {
-                tracing::error!(%error, "no raw socket at an interface: nothing is forwarded there");
-                work.why_not = format!("not at every interface: {error}");
-            }
-        }
+        let policy = policy.clone();
+        self.aside(move |work| work.apply_user(&policy, host)).await;
     }
 
     /// What the user data plane forwarded and dropped.
-    pub(crate) fn user_counters(&self) -> Counters {
-        lock(&self.work).user.as_ref().map(UserPlane::counters).unwrap_or_default()
+    pub(crate) async fn user_counters(&self) -> Counters {
+        let counters = |work: &mut Work| work.user.as_ref().map(UserPlane::counters).unwrap_or_default();
+        self.aside(counters).await.unwrap_or_default()
     }
 
     /// What each source and private prefix has used, where this process counts it.
-    pub(crate) fn user_uses(&self) -> Vec<Use> {
-        lock(&self.work).user.as_ref().map(UserPlane::uses).unwrap_or_default()
+    pub(crate) async fn user_uses(&self) -> Vec<Use> {
+        let uses = |work: &mut Work| work.user.as_ref().map(UserPlane::uses).unwrap_or_default();
+        self.aside(uses).await.unwrap_or_default()
     }
 
     /// Takes the fast path away, and ends the forwarding of this process.
     pub(crate) async fn stop(&self) {
-        let user = lock(&self.work).user.take();
         // Its threads are waited for.
-        let _ = tokio::task::spawn_blocking(move || drop(user)).await;
+        self.aside(|work| work.user = None).await;
         let settings = self.settings();
         if !settings.has_fast_path() {
             return;
         }
-        let (directory, work) = (settings.pin_directory, self.work.clone());
-        let done = tokio::task::spawn_blocking(move || {
-            lock(&work).now = None;
+        let directory = settings.pin_directory;
+        let remove = move |work: &mut Work| {
+            work.now = None;
             FastPath::remove(&directory)
-        });
-        if let Ok(Err(error)) = done.await {
+        };
+        if let Some(Err(error)) = self.aside(remove).await {
             tracing::error!(%error, "the fast path cannot be taken away");
         }
     }
 
     /// What it counted.
-    pub(crate) fn counts(&self) -> Counts {
-        let work = lock(&self.work);
-        let counts = work.fast.as_ref().map(FastPath::counts);
-        match counts {
+    pub(crate) async fn counts(&self) -> Counts {
+        match self.aside(|work| work.fast.as_ref().map(FastPath::counts)).await.flatten() {
             Some(Ok(counts)) => counts,
             Some(Err(error)) => {
                 tracing::warn!(%error, "the fast path's counts");
@@ -321,31 +308,33 @@ impl DataPlane {
 
     /// What each source and private prefix has used, where the program counts it.
     pub(crate) async fn uses(&self) -> Result<Vec<Use>, String> {
-        let work = self.work.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            lock(&work).fast.as_mut().map_or_else(|| Ok(Vec::new()), FastPath::uses)
-        });
-        match done.await {
-            Ok(uses) => uses.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
+        let uses = |work: &mut Work| work.fast.as_mut().map_or_else(|| Ok(Vec::new()), FastPath::uses);
+        let uses = self.aside(uses).await.ok_or("the data plane broke off")?;
+        uses.map_err(|error| error.to_string())
     }
 
     /// Why nothing is charged, when that is so.
-    pub(crate) fn no_meter(&self) -> Option<String> {
-        let work = lock(&self.work);
-        work.now.is_none().then(|| work.why_not.clone())
+    pub(crate) async fn no_meter(&self) -> Option<String> {
+        self.aside(|work| work.now.is_none().then(|| work.why_not.clone())).await.flatten()
     }
 
     /// Where what forwards.
-    pub(crate) fn rows(&self) -> Vec<Row> {
-        let work = lock(&self.work);
-        let (data_plane, hook, why) = match &work.now {
+    pub(crate) async fn rows(&self) -> Vec<Row> {
+        self.aside(|work| work.rows()).await.unwrap_or_default()
+    }
+}
+
+/// Lets a generation forward, if it still may.
+type Forward<'a> = &'a dyn Fn(&FastPath, u64) -> Result<(), FastPathError>;
+
+impl Work {
+    fn rows(&self) -> Vec<Row> {
+        let (data_plane, hook, why) = match &self.now {
             Some((hook, why)) => ("bpf", Some(hook.name()), why),
-            None if work.user.is_some() => ("user", None, &work.why_not),
-            None => ("kernel", None, &work.why_not),
+            None if self.user.is_some() => ("user", None, &self.why_not),
+            None => ("kernel", None, &self.why_not),
         };
-        let generation = work.fast.as_ref().and_then(FastPath::generation);
+        let generation = self.fast.as_ref().and_then(FastPath::generation);
         let row = |(interface, role): &(String, Role)| Row {
             interface: interface.clone(),
             role: match role {
@@ -357,14 +346,36 @@ impl DataPlane {
             generation,
             why: why.clone(),
         };
-        work.ports.iter().map(row).collect()
+        self.ports.iter().map(row).collect()
     }
-}
 
-/// Lets a generation forward, if it still may.
-type Forward<'a> = &'a dyn Fn(&FastPath, u64) -> Result<(), FastPathError>;
+    /// Lets this process forward by `policy`, at the interfaces of `host`.
+    fn apply_user(&mut self, policy: &Arc<Policy>, host: Host) {
+        let user = match self.user.take() {
+            Some(user) => user,
+            None => match UserPlane::new(policy.clone()) {
+                Ok(user) => {
+                    tracing::warn!(
+                        "the user data plane forwards: it is slow, for labs, and forwards nothing while it is not running"
+                    );
+                    user
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the user data plane cannot begin: nothing is forwarded");
+                    self.why_not = error.to_string();
+                    return;
+                }
+            },
+        };
+        match self.user.insert(user).apply(policy, host, Rations::read()) {
+            Ok(()) => self.why_not = BY_CONFIGURATION.to_owned(),
+            Err(error) => {
+                tracing::error!(%error, "no raw socket at an interface: nothing is forwarded there");
+                self.why_not = format!("not at every interface: {error}");
+            }
+        }
+    }
 
-impl Work {
     fn apply(&mut self, settings: &Settings, table: Table, (suits, why): (Hook, String), forward: Forward<'_>) {
         self.ports = table.ports.values().map(|port| (port.name.clone(), port.role)).collect();
         if let Some((refused, until)) = &self.refused

@@ -323,7 +323,7 @@ impl Engine {
             if problems.is_empty() && policy.metering() == Metering::Mark && before.metering() != Metering::Mark {
                 data_plane.configure(reload.data_plane.clone()).await;
                 data_plane.apply(&kernel, &policy).await;
-                unmetered = data_plane.no_meter();
+                unmetered = data_plane.no_meter().await;
             }
             let applied = match (problems.iter().next(), unmetered) {
                 (None, None) => kernel.change(&before, &policy, &resting, reload.probe_interval).await,
@@ -463,7 +463,7 @@ async fn round(
         data_plane.apply(kernel, policy).await;
         // Nothing passes then: nothing is to be announced.
         if policy.metering() == Metering::Mark
-            && let Some(why) = data_plane.no_meter()
+            && let Some(why) = data_plane.no_meter().await
         {
             applied.guard = Err(format!("the limits are not counted: {why}"));
         }
@@ -480,8 +480,9 @@ async fn round(
             Err(error) => tracing::warn!(%error, "interface"),
         }
     }
-    let counters = kernel.counters().await.map(|counters| show::together(counters, &data_plane.user_counters()));
-    let counts = data_plane.counts();
+    let user_counters = data_plane.user_counters().await;
+    let counters = kernel.counters().await.map(|counters| show::together(counters, &user_counters));
+    let counts = data_plane.counts().await;
     Round { applied, interfaces, counters, counts, problems, over_to: None }
 }
 

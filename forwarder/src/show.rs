@@ -133,14 +133,14 @@ pub async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, Stri
         "links" => to_json(links(&shared)),
         "counters" => {
             let counted = shared.kernel.counters().await.map_err(|error| error.to_string())?;
-            let counted = together(counted, &shared.data_plane.user_counters());
-            to_json(counters(&shared.policy(), &counted, &shared.data_plane.counts()))
+            let counted = together(counted, &shared.data_plane.user_counters().await);
+            to_json(counters(&shared.policy(), &counted, &shared.data_plane.counts().await))
         }
         "sources" => to_json(sources::rows(&shared).await?),
         live::SUBSCRIBERS => to_json(shared.live.subscribers(&shared.policy())),
         "feeds" => to_json(shared.live.rows(&shared.policy())),
-        "data-plane" => to_json(shared.data_plane.rows()),
-        "fast-path" => to_json(fast_path(&shared.data_plane.counts())),
+        "data-plane" => to_json(shared.data_plane.rows().await),
+        "fast-path" => to_json(fast_path(&shared.data_plane.counts().await)),
         other => Err(format!("no such topic: {other}")),
     }
 }

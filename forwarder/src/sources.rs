@@ -30,7 +30,7 @@ pub(crate) async fn rows(shared: &Shared) -> Result<Vec<Row>, String> {
         Metering::None => Vec::new(),
         Metering::Kernel => shared.kernel.uses(&policy).await.map_err(|error| error.to_string())?,
         Metering::Mark => shared.data_plane.uses().await?,
-        Metering::User => shared.data_plane.user_uses(),
+        Metering::User => shared.data_plane.user_uses().await,
     };
     Ok(top(uses))
 }

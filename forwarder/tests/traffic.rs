@@ -27,6 +27,7 @@ on_data_planes! {
     a_router_of_the_private_network_is_not_heard_by_another_address,
     a_tunnel_is_a_private_link,
     thousands_of_sources_are_served,
+    whoever_asks_is_answered_while_packets_flood,
 }
 
 const ENDS: [(&str, &str); 2] = [(SUB4, FAR4), (SUB6, FAR6)];
@@ -291,6 +292,41 @@ fn a_tunnel_is_a_private_link(plane: Plane) {
             assert!(count > 1400, "{way}: {count} took the fast path");
         }
     }
+}
+
+fn whoever_asks_is_answered_while_packets_flood(plane: Plane) {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::new(plane);
+    let mut forwarder = lab.healthy("");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let flooding: Vec<_> = ENDS
+        .into_iter()
+        .map(|(from, to)| {
+            let (over, from, to) = (is_over.clone(), at(from, 0), at(to, 7012));
+            lab.within("sub", move || {
+                let socket = UdpSocket::bind(from).unwrap();
+                while !over.load(Ordering::Relaxed) {
+                    // That nobody listens there is told by some.
+                    let _ = socket.send_to(b"cloakway", to);
+                }
+            })
+        })
+        .collect();
+    eventually("the flood is there", || (lab.forwarded("to-private") > 2000).then_some(()));
+    for round in 0..5 {
+        for topic in ["health", "table", "counters", "data-plane", "fast-path", "sources", "links", "ways"] {
+            let answer = lab.ask(&["show", topic, "--json"]);
+            assert!(answer.status.success(), "{round}: {topic}: {}", String::from_utf8_lossy(&answer.stderr));
+        }
+        lab.write(&lab.text("").replace("fall = 2", &format!("fall = {}", 3 + round)));
+        lab.reload().unwrap();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    flooding.into_iter().for_each(|thread| thread.join().unwrap());
+    forwarder.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(forwarder.wait().success());
 }
 
 fn thousands_of_sources_are_served(plane: Plane) {

@@ -72,7 +72,7 @@ pub fn forwarder_frame(bytes: &[u8]) {
     let Some((&[port, segment], octets)) = bytes.split_first_chunk() else { return };
     let port = if port & 1 == 0 { EDGE } else { LINK };
     let segment = (segment > 0).then_some(usize::from(segment) * 8);
-    let mut user = user();
+    let user = user();
     let before = octets.get(14..).and_then(|packet| parse(packet).ok());
     match user.step(&Frame { port, octets, segment }, Instant::ORIGIN, &mut way) {
         Fate::Forwarded(done) => {

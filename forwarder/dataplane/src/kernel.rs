@@ -17,7 +17,6 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::guard::Guard;
 use crate::netlink::{self, Effective, OwnRoute, Standing};
-use crate::user::UserPlane;
 use crate::{DataplaneError, LinkProblem, made, rules, sysctl, wireguard};
 
 /// How many questions about routes are asked at a time.
@@ -201,12 +200,6 @@ impl Kernel {
             ports.insert(found.index, user::Port { name, mac, addresses });
         }
         Ok(user::Host::new(ports, &host.addresses))
-    }
-
-    /// A user data plane for `policy` in this network namespace; it reads at no interface yet.
-    #[must_use]
-    pub fn user_plane(&self, policy: Arc<Policy>) -> UserPlane {
-        UserPlane::new(policy, self.handle.clone())
     }
 
     /// Makes the kernel ask the neighbour `address` on interface `index` now. The answer is an event.

@@ -230,7 +230,7 @@ impl Model {
         // A priority tag is taken off before anybody looks.
         let untagged = [&frame[..12], &frame[16..]].concat();
         let octets = if words.has("vlan=0") { &untagged } else { frame };
-        let mut user = User::new(self.policy.clone(), self.host.clone(), Ration::new(Duration::ZERO, Duration::ZERO));
+        let user = User::new(self.policy.clone(), self.host.clone(), Ration::new(Duration::ZERO, Duration::ZERO));
         let fate =
             user.step(&Frame { port, octets, segment: None }, Instant::ORIGIN, &mut |address| self.way(address).1);
         let at = |index: u32| WIRES[index as usize].0;

@@ -47,13 +47,14 @@ impl Charger {
 impl User {
     /// Charges what the policy lets through to its subscriber and its private prefix.
     pub(super) fn charge(
-        &mut self,
+        &self,
         parsed: &Parsed,
         verdict: Verdict,
         (packets, bytes): (u64, u64),
         now: Instant,
     ) -> Result<(), Over> {
-        let Some(charger) = &mut self.charger else { return Ok(()) };
+        let mut accounts = self.accounts();
+        let Some(charger) = &mut accounts.charger else { return Ok(()) };
         let (subscriber, private) = match verdict {
             Verdict::ToLink(_) => (parsed.source, parsed.destination),
             Verdict::ToSubscriber if self.policy.limits().answers => (parsed.destination, parsed.source),
@@ -72,7 +73,8 @@ impl User {
     /// What each source and private prefix has used, and has left.
     #[must_use]
     pub fn uses(&self, now: Instant) -> Vec<Use> {
-        let Some(charger) = &self.charger else { return Vec::new() };
+        let accounts = self.accounts();
+        let Some(charger) = &accounts.charger else { return Vec::new() };
         let limits = self.policy.limits();
         let sources = charger.meter.sources().map(|(who, account)| (who, account, limits.per_source, false));
         let prefixes = charger.meter.prefixes().map(|(who, account)| (who, account, limits.of_prefix(who), true));

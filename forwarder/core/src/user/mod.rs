@@ -11,7 +11,8 @@ mod ration;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cloakway_types::Instant;
 use ipnet::IpNet;
@@ -141,11 +142,18 @@ pub struct Answer {
     pub is_upkeep: bool,
 }
 
-/// The data plane without its sockets.
+/// The data plane without its sockets: what it decides by, and accounts that outlive that. Many may step at a time; they meet
+/// in the accounts alone, and nobody holds those while the routing table is asked.
 #[derive(Debug)]
 pub struct User {
     policy: Arc<Policy>,
     host: Host,
+    accounts: Arc<Mutex<Accounts>>,
+}
+
+/// What changes with every packet.
+#[derive(Debug)]
+struct Accounts {
     ration: Ration,
     charger: Option<Charger>,
 }
@@ -154,15 +162,22 @@ impl User {
     /// A data plane for `policy` on `host`.
     #[must_use]
     pub fn new(policy: Arc<Policy>, host: Host, ration: Ration) -> Self {
-        Self { charger: Charger::new(&policy), policy, host, ration }
+        let accounts = Accounts { ration, charger: Charger::new(&policy) };
+        Self { policy, host, accounts: Arc::new(Mutex::new(accounts)) }
     }
 
-    /// Decides by `policy` from now on.
-    pub fn follow(&mut self, policy: &Arc<Policy>) {
+    /// The data plane that decides by `policy` on `host` from now on: what was told to whom, and what was used, is one.
+    #[must_use]
+    pub fn follow(&self, policy: &Arc<Policy>, host: Host) -> Self {
         if !Arc::ptr_eq(&self.policy, policy) {
-            Charger::follow(&mut self.charger, policy);
+            Charger::follow(&mut self.accounts().charger, policy);
         }
-        self.policy.clone_from(policy);
+        Self { policy: policy.clone(), host, accounts: self.accounts.clone() }
+    }
+
+    /// A poisoned lock still holds the state of the moment.
+    fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The policy.
@@ -177,18 +192,13 @@ impl User {
         &self.host
     }
 
-    /// Takes another look at the host; what was told to whom is kept.
-    pub fn moved(&mut self, host: Host) {
-        self.host = host;
-    }
-
-    /// How often errors are told.
-    pub fn ration(&mut self) -> &mut Ration {
-        &mut self.ration
+    /// Tells sources of errors so often, by IP version.
+    pub fn ration(&self, v4: Duration, v6: Duration) {
+        self.accounts().ration.set(v4, v6);
     }
 
     /// What becomes of `frame`; `way` asks the routing table.
-    pub fn step(&mut self, frame: &Frame<'_>, now: Instant, way: &mut dyn FnMut(IpAddr) -> Way) -> Fate {
+    pub fn step(&self, frame: &Frame<'_>, now: Instant, way: &mut dyn FnMut(IpAddr) -> Way) -> Fate {
         let Some(port) = self.host.ports.get(&frame.port) else { return Fate::Kernel };
         let Some((header, packet)) = frame.octets.split_at_checked(14) else { return Fate::Nothing };
         let version = packet.first().map(|first| first >> 4);
@@ -270,7 +280,7 @@ impl User {
     }
 
     /// The error that tells the source of a packet that its neighbour does not answer.
-    pub fn unreachable(&mut self, frame: &Frame<'_>, now: Instant, way: &mut dyn FnMut(IpAddr) -> Way) -> Fate {
+    pub fn unreachable(&self, frame: &Frame<'_>, now: Instant, way: &mut dyn FnMut(IpAddr) -> Way) -> Fate {
         let packet = frame.octets.get(14..).unwrap_or_default();
         match parse(packet) {
             Ok(parsed) => self.tell(icmp::Error::Unreachable, frame.port, packet, &parsed, now, way),
@@ -288,7 +298,7 @@ impl User {
 
     /// Tells the source of `packet`, unless nobody may be told, or not so often.
     fn tell(
-        &mut self,
+        &self,
         error: icmp::Error,
         port: u32,
         packet: &[u8],
@@ -302,7 +312,7 @@ impl User {
         if !icmp::may_be_told(packet, parsed) {
             return Fate::Nothing;
         }
-        if !matches!(error, icmp::Error::TooBig(_)) && !self.ration.allows(parsed.source, now) {
+        if !matches!(error, icmp::Error::TooBig(_)) && !self.accounts().ration.allows(parsed.source, now) {
             return Fate::Nothing;
         }
         match way(parsed.source) {

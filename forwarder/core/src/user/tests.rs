@@ -202,7 +202,7 @@ proptest! {
             let at = at % sent.len();
             sent[at] = octet;
         }
-        let mut user = user();
+        let user = user();
         match user.step(&Frame { port, octets: &sent, segment }, Instant::ORIGIN, &mut way) {
             Fate::Forwarded(done) => {
                 let parsed = parse(&sent[14..]).unwrap();
@@ -246,9 +246,9 @@ fn what_a_limit_refuses_is_dropped_by_it_and_what_was_used_stays_used() {
         let policy = Policy::new(example()).unwrap().in_user_space();
         Arc::new(policy.with_limits(limits(packets), Metering::User).unwrap())
     };
-    let mut user = user();
-    user.follow(&policy(3));
-    let fate = |user: &mut User, port, source: &str, destination: &str, seconds| {
+    let before = user();
+    let mut user = before.follow(&policy(3), before.host().clone());
+    let fate = |user: &User, port, source: &str, destination: &str, seconds| {
         let now = Instant::after_origin(Duration::from_secs(seconds));
         user.step(&Frame { port, octets: &frame(port, source, destination, 64, 100, 0), segment: None }, now, &mut way)
     };
@@ -257,19 +257,19 @@ fn what_a_limit_refuses_is_dropped_by_it_and_what_was_used_stays_used() {
         _ => None,
     };
     for _ in 0..2 {
-        assert!(matches!(fate(&mut user, EDGE, SUB[0], FAR[0], 1), Fate::Forwarded(_)));
+        assert!(matches!(fate(&user, EDGE, SUB[0], FAR[0], 1), Fate::Forwarded(_)));
     }
-    assert!(matches!(fate(&mut user, LINK, FAR[0], SUB[0], 1), Fate::Forwarded(_)), "answers are charged too");
-    assert_eq!(over(&fate(&mut user, EDGE, SUB[0], FAR[0], 1)), Some(Over::SourceQuota));
+    assert!(matches!(fate(&user, LINK, FAR[0], SUB[0], 1), Fate::Forwarded(_)), "answers are charged too");
+    assert_eq!(over(&fate(&user, EDGE, SUB[0], FAR[0], 1)), Some(Over::SourceQuota));
     // What is dropped for another reason costs nothing; what is answered has gone nowhere.
-    assert!(matches!(fate(&mut user, EDGE, SUB[1], FAR[1], 1), Fate::Forwarded(_)));
-    assert_eq!(over(&fate(&mut user, EDGE, "198.51.100.99", FAR[0], 1)), Some(Over::SourcesFull));
-    user.follow(&policy(4));
-    assert!(matches!(fate(&mut user, EDGE, SUB[0], FAR[0], 1), Fate::Forwarded(_)), "one more");
-    assert_eq!(over(&fate(&mut user, EDGE, SUB[0], FAR[0], 1)), Some(Over::SourceQuota));
+    assert!(matches!(fate(&user, EDGE, SUB[1], FAR[1], 1), Fate::Forwarded(_)));
+    assert_eq!(over(&fate(&user, EDGE, "198.51.100.99", FAR[0], 1)), Some(Over::SourcesFull));
+    user = user.follow(&policy(4), user.host().clone());
+    assert!(matches!(fate(&user, EDGE, SUB[0], FAR[0], 1), Fate::Forwarded(_)), "one more");
+    assert_eq!(over(&fate(&user, EDGE, SUB[0], FAR[0], 1)), Some(Over::SourceQuota));
     let uses = user.uses(Instant::after_origin(Duration::from_secs(1)));
     let row = uses.iter().find(|used| used.who.to_string() == format!("{}/32", SUB[0])).unwrap();
     assert_eq!((row.packets, row.refused, row.left.quota_packets), (Some(4), Some(2), Some(0)));
     // The period is over: both are forgotten, and there is room.
-    assert!(matches!(fate(&mut user, EDGE, "198.51.100.99", FAR[0], 70), Fate::Forwarded(_)));
+    assert!(matches!(fate(&user, EDGE, "198.51.100.99", FAR[0], 70), Fate::Forwarded(_)));
 }

@@ -1,4 +1,7 @@
 //! What the kernel knows of ways and neighbours, asked by threads that may wait for the answer.
+//!
+//! They ask by a socket and a runtime of their own. On those of the rest of the process a flood of packets would stand before
+//! every other question, and who waits there for a lock would keep the answer from whoever holds it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use forwarder_core::user::Way;
 use rtnetlink::Handle;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::{DataplaneError, netlink};
 
@@ -35,7 +39,8 @@ pub(crate) enum Neighbour {
 #[derive(Debug)]
 pub(super) struct Asker {
     handle: Handle,
-    runtime: tokio::runtime::Handle,
+    /// Until the end.
+    runtime: Option<Runtime>,
     hops: Answers<IpAddr, Option<(u32, IpAddr)>>,
     neighbours: Answers<(u32, IpAddr), [u8; 6]>,
 }
@@ -44,8 +49,14 @@ pub(super) struct Asker {
 type Answers<K, V> = Mutex<BTreeMap<K, (Instant, V)>>;
 
 impl Asker {
-    pub(super) const fn new(handle: Handle, runtime: tokio::runtime::Handle) -> Self {
-        Self { handle, runtime, hops: Mutex::new(BTreeMap::new()), neighbours: Mutex::new(BTreeMap::new()) }
+    /// One for this network namespace.
+    pub(super) fn open() -> Result<Self, DataplaneError> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("ways").enable_all().build()?;
+        let handle = {
+            let _within = runtime.enter();
+            netlink::requests()?
+        };
+        Ok(Self { handle, runtime: Some(runtime), hops: Mutex::default(), neighbours: Mutex::default() })
     }
 
     /// Where `address` goes; without an answer, nowhere. Of the MTU no answer is kept: a packet that is larger by the time
@@ -64,7 +75,7 @@ impl Asker {
 
     /// Waits for an answer; a kernel that gives none is logged.
     fn answer<T>(&self, asking: impl Future<Output = Result<T, DataplaneError>>) -> Option<T> {
-        let answer = self.runtime.block_on(asking);
+        let answer = self.runtime.as_ref()?.block_on(asking);
         answer.inspect_err(|error| tracing::debug!(%error, "ways and neighbours")).ok()
     }
 
@@ -88,6 +99,15 @@ impl Asker {
     /// Makes the kernel ask a neighbour.
     pub(super) fn ask(&self, index: u32, address: IpAddr) {
         let _ = self.answer(netlink::ask(&self.handle, index, address));
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        // Whoever drops it may be where nothing may wait.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) use asker::Neighbour;
 use reader::Reader;
 use socket::Sender;
 
-use crate::{Counter, Counters};
+use crate::{Counter, Counters, DataplaneError};
 
 /// The user data plane of this network namespace.
 #[derive(Debug)]
@@ -41,7 +41,8 @@ struct Running {
 
 /// What the threads share.
 struct Shared {
-    user: Mutex<User>,
+    /// Another one for another policy or host; each step is by one of them.
+    user: Mutex<Arc<User>>,
     asker: Asker,
     senders: Mutex<BTreeMap<u32, Arc<Mutex<Sender>>>>,
     counted: Mutex<Counters>,
@@ -71,17 +72,20 @@ impl Rations {
 }
 
 impl UserPlane {
-    /// One that forwards nothing yet. The runtime is the one of the caller.
-    pub(crate) fn new(policy: Arc<Policy>, handle: rtnetlink::Handle) -> Self {
+    /// One for `policy` in this network namespace, that reads at no interface yet.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked for ways and neighbours.
+    pub fn new(policy: Arc<Policy>) -> Result<Self, DataplaneError> {
         let Rations(v4, v6) = Rations::read();
         let shared = Shared {
-            user: Mutex::new(User::new(policy, Host::default(), Ration::new(v4, v6))),
-            asker: Asker::new(handle, tokio::runtime::Handle::current()),
+            user: Mutex::new(Arc::new(User::new(policy, Host::default(), Ration::new(v4, v6)))),
+            asker: Asker::open()?,
             senders: Mutex::default(),
             counted: Mutex::default(),
             started: std::time::Instant::now(),
         };
-        Self { shared: Arc::new(shared), readers: BTreeMap::new() }
+        Ok(Self { shared: Arc::new(shared), readers: BTreeMap::new() })
     }
 
     /// Does what `policy` says from now on, and reads at the interfaces of `host`, and at no other.
@@ -94,14 +98,9 @@ impl UserPlane {
             self.leave(index);
         }
         let indexes: Vec<u32> = host.ports.keys().copied().collect();
-        {
-            let mut user = lock(&self.shared.user);
-            user.ration().set(rations.0, rations.1);
-            user.follow(policy);
-            if *user.host() != host {
-                user.moved(host);
-            }
-        }
+        let user = self.shared.user();
+        user.ration(rations.0, rations.1);
+        *lock(&self.shared.user) = Arc::new(user.follow(policy, host));
         for index in indexes {
             if !self.readers.contains_key(&index) {
                 self.join(index)?;
@@ -119,14 +118,14 @@ impl UserPlane {
     /// What each source and private prefix has used, and has left.
     #[must_use]
     pub fn uses(&self) -> Vec<Use> {
-        lock(&self.shared.user).uses(self.shared.now())
+        self.shared.user().uses(self.shared.now())
     }
 
     fn join(&mut self, index: u32) -> std::io::Result<()> {
         let (sender, receiver) = socket::open(index)?;
         lock(&self.shared.senders).insert(index, Arc::new(Mutex::new(sender)));
         let stop = Arc::<AtomicBool>::default();
-        let reader = Reader { port: index, shared: self.shared.clone(), stop: stop.clone(), waiting: Vec::new() };
+        let reader = Reader::new(index, self.shared.clone(), stop.clone());
         let thread = std::thread::Builder::new().name(format!("port-{index}")).spawn(move || reader.run(receiver))?;
         self.readers.insert(index, Running { stop, thread });
         Ok(())
@@ -153,11 +152,20 @@ impl Shared {
         cloakway_types::Instant::after_origin(self.started.elapsed())
     }
 
+    /// By what this moment's packet is decided.
+    fn user(&self) -> Arc<User> {
+        lock(&self.user).clone()
+    }
+
     fn count(&self, counter: &'static str, packets: u64, bytes: u64) {
         let mut counted = lock(&self.counted);
-        let Counter { packets: all, bytes: octets } = counted.entry(counter.to_owned()).or_default();
-        *all += packets;
-        *octets += bytes;
+        if !counted.contains_key(counter) {
+            counted.insert(counter.to_owned(), Counter::default());
+        }
+        if let Some(all) = counted.get_mut(counter) {
+            all.packets += packets;
+            all.bytes += bytes;
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use forwarder_core::Verdict;
 use forwarder_core::ruleset::{FROM_PRIVATE, LINK_UPKEEP, TO_PRIVATE};
-use forwarder_core::user::{Answer, Fate, Frame};
+use forwarder_core::user::{Answer, Fate, Frame, User, Way};
 
 use super::asker::Neighbour;
 use super::socket::{Offload, PATIENCE, Receiver};
@@ -21,14 +21,16 @@ const WAITING: usize = 256;
 const WAIT: Duration = Duration::from_secs(5);
 
 pub(super) struct Reader {
-    pub(super) port: u32,
-    pub(super) shared: Arc<Shared>,
-    pub(super) stop: Arc<AtomicBool>,
-    pub(super) waiting: Vec<Waiting>,
+    port: u32,
+    shared: Arc<Shared>,
+    stop: Arc<AtomicBool>,
+    waiting: Vec<Waiting>,
+    /// When those were looked after last.
+    looked: Instant,
 }
 
 /// A packet whose neighbour is being asked for.
-pub(super) struct Waiting {
+struct Waiting {
     index: u32,
     neighbour: IpAddr,
     offload: Offload,
@@ -39,6 +41,10 @@ pub(super) struct Waiting {
 }
 
 impl Reader {
+    pub(super) fn new(port: u32, shared: Arc<Shared>, stop: Arc<AtomicBool>) -> Self {
+        Self { port, shared, stop, waiting: Vec::new(), looked: Instant::now() }
+    }
+
     pub(super) fn run(mut self, mut receiver: Receiver) {
         while !self.stop.load(Ordering::Relaxed) {
             match receiver.next() {
@@ -50,8 +56,10 @@ impl Reader {
                     std::thread::sleep(PATIENCE);
                 }
             }
-            if !self.waiting.is_empty() {
+            // Each is a question to the kernel: not with every frame that comes in.
+            if !self.waiting.is_empty() && self.looked.elapsed() >= PATIENCE {
                 self.look_after();
+                self.looked = Instant::now();
             }
         }
     }
@@ -132,20 +140,22 @@ fn packet_length(frame: &[u8]) -> u64 {
 
 impl Shared {
     fn step(&self, frame: &Frame<'_>) -> Fate {
-        let mut user = lock(&self.user);
-        let ports = user.host().ports.clone();
-        user.step(frame, self.now(), &mut |address| self.asker.way(address, |index| ports.contains_key(&index)))
+        let user = self.user();
+        user.step(frame, self.now(), &mut |address| self.way(&user, address))
     }
 
     fn unreachable(&self, frame: &Frame<'_>) -> Fate {
-        let mut user = lock(&self.user);
-        let ports = user.host().ports.clone();
-        user.unreachable(frame, self.now(), &mut |address| self.asker.way(address, |index| ports.contains_key(&index)))
+        let user = self.user();
+        user.unreachable(frame, self.now(), &mut |address| self.way(&user, address))
+    }
+
+    fn way(&self, user: &User, address: IpAddr) -> Way {
+        self.asker.way(address, |index| user.host().ports.contains_key(&index))
     }
 
     /// Sends a packet to the neighbour with this link-layer address.
     fn send(&self, index: u32, to: [u8; 6], offload: &Offload, packet: &[u8]) {
-        let from = lock(&self.user).host().ports.get(&index).map(|port| port.mac);
+        let from = self.user().host().ports.get(&index).map(|port| port.mac);
         let kind: [u8; 2] = if packet.first().is_some_and(|first| first >> 4 == 4) { [8, 0] } else { [0x86, 0xdd] };
         let sender = lock(&self.senders).get(&index).cloned();
         let (Some(from), Some(sender)) = (from, sender) else { return };

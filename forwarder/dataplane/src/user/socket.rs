@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::IntoRawFd as _;
 use std::time::Duration;
 
-use nix::sys::socket::setsockopt;
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::{libc, setsockopt_impl, sockopt_impl};
 use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender, NetworkInterface};
 use socket2::{Domain, SockFilter, Socket, Type};
@@ -34,8 +34,10 @@ pub(super) fn open(index: u32) -> io::Result<(Sender, Receiver)> {
     let socket = Socket::new(Domain::PACKET, Type::from(libc::SOCK_RAW), None)?;
     socket.attach_filter(&filter())?;
     setsockopt(&socket, WithOffload, &true)?;
-    // As much as the host allows.
-    socket.set_recv_buffer_size(BUFFER)?;
+    // Without the right to it, as much as the host allows.
+    if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
+        socket.set_recv_buffer_size(BUFFER)?;
+    }
     let config = datalink::Config {
         read_timeout: Some(PATIENCE),
         read_buffer_size: LARGEST,
