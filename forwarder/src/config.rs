@@ -292,9 +292,6 @@ mod tests {
         let hook = plane("hook = \"auto\"", "hook = \"tc\"");
         assert!(hook.contains("data-plane.hook: \"tc\" is no hook: give \"xdp\", \"tcx\" or \"auto\""), "{hook}");
         assert!(with("link = \"main\"\ndscp = 64\n").contains("private-prefixes[0].dscp: 64 is no DSCP: 0 to 63"));
-        let clamp = EXAMPLE.replacen("mode = \"kernel\"", "mode = \"user\"", 1);
-        let clamp = error(&clamp.replacen("clamp-mss = false", "clamp-mss = true", 1));
-        assert!(clamp.contains("data-plane.clamp-mss: the user data plane does not"), "{clamp}");
         let pins = plane("pin-directory = \"/sys", "pin-directory = \"sys");
         assert!(pins.contains("data-plane.pin-directory: an absolute path is needed"), "{pins}");
         let same = EXAMPLE.replace("forwarder-health.sock", "forwarder.sock");

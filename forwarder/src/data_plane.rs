@@ -97,10 +97,6 @@ impl Settings {
         if !raw.pin_directory.is_absolute() {
             return Err(Invalid::at("data-plane.pin-directory", "an absolute path is needed"));
         }
-        if raw.clamp_mss && mode == Mode::User {
-            let why = "the user data plane does not: give mode = \"kernel\", \"bpf\" or \"auto\", or leave it out";
-            return Err(Invalid::at("data-plane.clamp-mss", why));
-        }
         Ok(Self { mode, hook, pin_directory: raw.pin_directory, clamp_mss: raw.clamp_mss })
     }
 }

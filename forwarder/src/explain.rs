@@ -124,6 +124,7 @@ fn parsed(matches: &ArgMatches, policy: &Policy) -> Result<Parsed, String> {
         is_fragment: matches.get_flag("fragment"),
         has_options: false,
         kind: Kind::Other,
+        transport: None,
     })
 }
 

@@ -239,6 +239,7 @@ mod tests {
             is_fragment: false,
             has_options: false,
             kind: forwarder_core::Kind::Other,
+            transport: None,
         };
         let link = policy.prefixes()[0].ways[0].link;
         let lines: Vec<_> = charged(&policy, &packet, Verdict::ToLink(link)).iter().map(ToString::to_string).collect();

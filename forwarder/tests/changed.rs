@@ -39,12 +39,8 @@ fn healthy(lab: &Lab) -> Forwarder {
 }
 
 on_data_planes! {
-    [on_the_kernel Kernel, on_tcx Tcx, on_xdp Xdp]
-    the_mss_is_what_fits_both_ways_when_it_is_asked_for,
-}
-
-on_data_planes! {
     [kernel Kernel, tcx Tcx, xdp Xdp, user User]
+    the_mss_is_what_fits_both_ways_when_it_is_asked_for,
     a_dscp_is_set_where_it_is_asked_for_and_ecn_and_other_packets_are_kept,
 }
 

@@ -23,6 +23,8 @@ pub struct Parsed {
     pub has_options: bool,
     /// What it is, as far as that matters.
     pub kind: Kind,
+    /// Where what IP carries begins, in octets from the packet's first; `None` in a later fragment.
+    pub transport: Option<usize>,
 }
 
 /// Why bytes are no IP packet. Offsets count octets from its first.
@@ -132,6 +134,7 @@ fn v4(bytes: &[u8]) -> Result<Parsed, Malformed> {
             (1, Some(3 | 11 | 12)) if is_first => Kind::IcmpError,
             _ => Kind::Other,
         },
+        transport: is_first.then_some(header),
     })
 }
 
@@ -169,6 +172,7 @@ fn v6(bytes: &[u8]) -> Result<Parsed, Malformed> {
             Some(1..=4) => Kind::IcmpError,
             _ => Kind::Other,
         },
+        transport: chain.is_first.then_some(chain.at),
     })
 }
 

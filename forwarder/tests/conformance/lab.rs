@@ -106,9 +106,20 @@ const PREFIXES: &[(&str, &str, &str)] = &[
     ("2001:db8:c10a::220/128", "second", ""),
 ];
 
-/// The policy of the table.
-fn policy() -> String {
-    let prefix = |(prefix, link, more): &(&str, &str, &str)| private_prefix(prefix, link, more);
+/// What some packets are marked with, where packets are changed.
+const MARKS: &[(&str, &str)] = &[
+    ("203.0.113.201/32", "dscp = 46"),
+    ("2001:db8:c10a::201/128", "dscp = 46"),
+    ("203.0.113.220/32", "dscp = 0"),
+    ("2001:db8:c10a::220/128", "dscp = 0"),
+];
+
+/// The policy of the table, with these marks.
+fn policy(marks: &[(&str, &str)]) -> String {
+    let prefix = |(prefix, link, more): &(&str, &str, &str)| {
+        let mark = marks.iter().find(|(marked, _)| marked == prefix).map_or("", |(_, mark)| mark);
+        private_prefix(prefix, link, &format!("{more}\n{mark}"))
+    };
     POLICY.to_owned() + &PREFIXES.iter().map(prefix).collect::<String>()
 }
 
@@ -133,6 +144,15 @@ impl Lab {
 
     /// With more in its configuration.
     pub(crate) fn with(plane: Plane, more: &str) -> Self {
+        Self::by(plane, &(policy(&[]) + more), "")
+    }
+
+    /// One whose forwarder changes packets: MSS of what begins connections, and DSCP.
+    pub(crate) fn changing(plane: Plane) -> Self {
+        Self::by(plane, &policy(MARKS), "clamp-mss = true\n")
+    }
+
+    fn by(plane: Plane, policy: &str, data_plane: &str) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("fwc{}-{number}", std::process::id());
         let arrivals = Arc::<Arrivals>::default();
@@ -149,14 +169,14 @@ impl Lab {
         lab.settings("isp", &["net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"]);
         lab.settings("isp", &["net.ipv4.icmp_msgs_per_sec=100000", "net.ipv4.icmp_msgs_burst=100000"]);
         lab.wires(plane);
-        lab.start(plane, &(policy() + more));
+        lab.start(plane, policy, data_plane);
         lab
     }
 
     /// Another forwarder, with another policy, in the place of the one that runs; its configuration.
     pub(crate) fn restart(&mut self, plane: Plane, policy: &str) -> String {
         self.kill();
-        self.start(plane, policy)
+        self.start(plane, policy, "")
     }
 
     fn wires(&mut self, plane: Plane) {
@@ -206,12 +226,13 @@ impl Lab {
     }
 
     /// Starts the forwarder, and waits until all is in place.
-    fn start(&mut self, plane: Plane, policy: &str) -> String {
+    fn start(&mut self, plane: Plane, policy: &str, data_plane: &str) -> String {
         let folder = self.folder.path().display();
         let mut text = format!("admin-socket = \"{folder}/admin.sock\"\nhealth-socket = \"{folder}/health.sock\"\n");
         text.push_str(policy);
         let pins = self.bpf().join("pins");
-        text.push_str(&format!("[data-plane]\n{}\npin-directory = \"{}\"\n", plane.mode(), pins.display()));
+        let mode = plane.mode();
+        text.push_str(&format!("[data-plane]\n{mode}\n{data_plane}pin-directory = \"{}\"\n", pins.display()));
         let config = self.folder.path().join("forwarder.toml");
         std::fs::write(&config, &text).unwrap();
         let mut command = Command::new("ip");

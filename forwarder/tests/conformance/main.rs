@@ -24,6 +24,7 @@ macro_rules! on_every_data_plane {
 
 on_every_data_plane! {
     crate::every_row_of_the_table_is_right: every_row_of_the_table_is_right,
+    crate::every_change_is_right: every_change_is_right,
     crate::random::what_the_model_says_is_what_happens: what_the_model_says_is_what_happens,
     crate::sequences::neighbours_are_found_followed_and_missed: neighbours_are_found_followed_and_missed,
     crate::sequences::a_changed_mtu_is_told_at_once: a_changed_mtu_is_told_at_once,
@@ -89,14 +90,21 @@ fn every_row_of_the_table_is_right(plane: Plane) {
 }
 
 fn every_row_is_right_with(plane: Plane, more: &str) {
-    if !possible() {
-        return;
+    if possible() {
+        play(plane, &Lab::with(plane, more), &table::cases());
     }
-    let cases = table::cases();
+}
+
+fn every_change_is_right(plane: Plane) {
+    if possible() {
+        play(plane, &Lab::changing(plane), &table::changes());
+    }
+}
+
+fn play(plane: Plane, lab: &Lab, cases: &[table::Case]) {
     assert!(cases.len() >= 80, "{} rows", cases.len());
-    let lab = Lab::with(plane, more);
     let started = std::time::Instant::now();
-    let mut player = Player::new(&lab);
+    let mut player = Player::new(lab);
     let wrong: Vec<String> = cases.iter().filter_map(|case| player.play(case).err()).collect();
     let late = player.late();
     eprintln!("{plane:?}: {} packets in {:?}", cases.len(), started.elapsed());

@@ -223,8 +223,11 @@ impl<'a> Words<'a> {
         let (protocol, mut payload, checksum) = if self.has("udp") {
             (17, [self.port("sport", 4000), self.port("dport", 4000), [0, 0], [0, 0]].concat(), Some(6))
         } else if self.has("tcp") {
-            let flags = [0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xfa, 0xf0, 0, 0, 0, 0];
-            (6, [&self.port("sport", 4000)[..], &self.port("dport", 443)[..], &flags[..]].concat(), Some(16))
+            let options = self.tcp_options();
+            let words = u8::try_from(5 + options.len() / 4).unwrap();
+            let flags = self.octet("flags").unwrap_or(2);
+            let rest = [0, 0, 0, 1, 0, 0, 0, 0, words << 4, flags, 0xfa, 0xf0, 0, 0, 0, 0];
+            (6, [&self.port("sport", 4000)[..], &self.port("dport", 443), &rest, &options].concat(), Some(16))
         } else if self.has("echo") {
             (icmp, vec![if self.v4 { 8 } else { 128 }, 0, 0, 0, 0, 1, 0, 1], Some(2))
         } else if self.has("error") || self.has("mtu-error") {
@@ -280,6 +283,25 @@ impl<'a> Words<'a> {
             payload[at..at + 2].copy_from_slice(&written.to_be_bytes());
         }
         (protocol, payload)
+    }
+
+    /// Behind the header of TCP: the MSS, and what may be wrong with it.
+    fn tcp_options(&self) -> Vec<u8> {
+        let Some(size) = self.number("mss") else { return Vec::new() };
+        let [high, low] = u16::try_from(size).unwrap().to_be_bytes();
+        match self.value("broken") {
+            None if self.has("behind") => vec![1, 1, 4, 2, 2, 4, high, low],
+            None if self.has("twice") => vec![2, 4, high, low, 2, 4, 0xff, 0xff],
+            // Behind what ends the list.
+            None if self.has("ended") => vec![1, 1, 1, 0, 2, 4, high, low],
+            None => vec![2, 4, high, low],
+            Some("empty") => vec![2, 0, high, low],
+            Some("short") => vec![2, 3, high, low],
+            Some("long") => vec![2, 5, high, low],
+            Some("cut") => vec![1, 1, 2, 4],
+            Some("hidden") => vec![4, 40, 2, 4, high, low, 1, 1],
+            Some(other) => panic!("broken={other}"),
+        }
     }
 
     /// Who has the destination? By ARP or a neighbour solicitation.

@@ -67,7 +67,7 @@ pub(crate) fn what_the_model_says_is_what_happens(plane: Plane) {
             for v4 in [true, false] {
                 let out = Out::Forwarded(to);
                 let (packet, says) = (packet.to_owned(), "a bystander".to_owned());
-                let case = Case { line: 0, v4, end: from, packet, out, counted: Vec::new(), says };
+                let case = Case { line: 0, v4, end: from, packet, changed: None, out, counted: Vec::new(), says };
                 wrong.extend(player.play(&case).err());
             }
         }
@@ -220,7 +220,7 @@ impl Model {
         let frame = words.frame(from, to, b"<#....#>");
         let port = u32::try_from(WIRES.iter().position(|wire| wire.0 == end).unwrap()).unwrap();
         let (out, counted) = self.outcome(end, port, &words, &frame);
-        Case { line: 0, v4, end, packet: text.clone(), out, counted, says: "at random".to_owned() }
+        Case { line: 0, v4, end, packet: text.clone(), changed: None, out, counted, says: "at random".to_owned() }
     }
 
     fn outcome(&self, end: &'static str, port: u32, words: &Words<'_>, frame: &[u8]) -> (Out, Vec<&'static str>) {

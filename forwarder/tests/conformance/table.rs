@@ -9,6 +9,8 @@ use crate::lab::{Lab, PATIENCE, WIRES, macs};
 use crate::packet::{Words, address, octets, sum};
 
 const CASES: &str = include_str!("cases.txt");
+/// Of a forwarder that changes packets.
+const CHANGES: &str = include_str!("changes.txt");
 
 /// One row, for one IP version.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub(crate) struct Case {
     pub(crate) v4: bool,
     pub(crate) end: &'static str,
     pub(crate) packet: String,
+    /// What comes out in its place, but for its age.
+    pub(crate) changed: Option<String>,
     pub(crate) out: Out,
     pub(crate) counted: Vec<&'static str>,
     pub(crate) says: String,
@@ -44,8 +48,17 @@ pub(crate) enum Out {
 
 /// Every row, once for each IP version that it is for.
 pub(crate) fn cases() -> Vec<Case> {
+    rows(CASES)
+}
+
+/// The same of what is changed.
+pub(crate) fn changes() -> Vec<Case> {
+    rows(CHANGES)
+}
+
+fn rows(table: &'static str) -> Vec<Case> {
     let mut cases = Vec::new();
-    for (number, line) in CASES.lines().enumerate().filter(|(_, line)| line.contains('|') && !line.starts_with('#')) {
+    for (number, line) in table.lines().enumerate().filter(|(_, line)| line.contains('|') && !line.starts_with('#')) {
         let columns: Vec<&str> = line.split('|').map(str::trim).collect();
         let [versions, end, packet, out, counted, says] = columns[..] else { panic!("line {}: {line}", number + 1) };
         for version in versions.chars() {
@@ -53,10 +66,20 @@ pub(crate) fn cases() -> Vec<Case> {
             let counted = counted.split_whitespace().filter(|name| *name != "-").collect();
             let end = known(end);
             let (packet, says) = (packet.to_owned(), says.to_owned());
-            cases.push(Case { line: number + 1, v4, end, packet, out: out_of(out, v4), counted, says });
+            let (out, words) = out.split_once(" as ").map_or((out, None), |(out, words)| (out, Some(words)));
+            let changed = words.map(|words| changed(&packet, words));
+            cases.push(Case { line: number + 1, v4, end, packet, changed, out: out_of(out, v4), counted, says });
         }
     }
     cases
+}
+
+/// The words of a packet with these in the place of those of the same name.
+fn changed(packet: &str, words: &str) -> String {
+    let key = |word: &str| word.split_once('=').map(|(key, _)| key.to_owned());
+    let replaced = |word: &&str| words.split_whitespace().any(|new| key(new).is_some() && key(new) == key(word));
+    let kept = packet.split_whitespace().filter(|word| !replaced(word));
+    kept.chain(words.split_whitespace()).collect::<Vec<_>>().join(" ")
 }
 
 pub(crate) fn known(end: &str) -> &'static str {
@@ -125,11 +148,13 @@ impl<'a> Player<'a> {
         let after = counters(self.lab);
         let before = std::mem::replace(&mut self.before, after);
         let sent = words.packet(&tag);
-        let problem = case.out.problem(&sent, &words, &arrived);
+        let wanted =
+            case.changed.as_deref().map_or_else(|| sent.clone(), |text| Words::new(text, case.v4).packet(&tag));
+        let problem = case.out.problem(&wanted, &words, &arrived);
         let octets = if sent.len() < 20 { 0 } else { sent.len() };
         let problem = problem.or_else(|| case.counted_wrong(&before, &self.before, fence, octets));
         // Of what was made up to be strange, nobody can say whether it is in order.
-        let strange = words.has("l4-bad") || case.packet.contains("proto=");
+        let strange = words.has("l4-bad") || ["proto=", "broken="].iter().any(|word| case.packet.contains(word));
         if problem.is_none() && matches!(case.out, Out::Forwarded(_)) && !strange {
             self.good.extend(arrived.iter().map(|arrival| arrival.frame.clone()));
         }
@@ -228,7 +253,7 @@ impl Case {
 }
 
 impl Out {
-    /// What is wrong with what arrived.
+    /// What is wrong with what arrived, where `sent` was sent or should look as if.
     fn problem(&self, sent: &[u8], words: &Words<'_>, arrived: &[Arrival]) -> Option<String> {
         let all = || arrived.iter().map(|a| format!("{} {}", a.end, hex(&a.frame))).collect::<Vec<_>>().join(", ");
         let one = |end: &str| match arrived {
@@ -300,8 +325,11 @@ fn fragments(arrived: &[Arrival], end: &str, sent: &[u8]) -> Result<(), String> 
         let packet = packet_in(arrival)?;
         let field = u16::from_be_bytes([packet[6], packet[7]]);
         let in_order = usize::from((field & 0x1fff) - (whole & 0x1fff)) * 8 == payload.len();
-        // Identification, age, protocol and addresses are the packet's.
-        let same = packet[4..6] == sent[4..6] && packet[8] == sent[8] - 1 && packet[9..10] == sent[9..10];
+        // Traffic class, identification, age, protocol and addresses are the packet's.
+        let same = packet[..2] == sent[..2]
+            && packet[4..6] == sent[4..6]
+            && packet[8] == sent[8] - 1
+            && packet[9..10] == sent[9..10];
         let (_, _, mtu, ..) = WIRES.into_iter().find(|wire| wire.0 == end).unwrap();
         if arrival.end != end || !in_order || !same || packet[12..20] != sent[12..20] || packet.len() > mtu as usize {
             return Err("not the fragments that are right".into());

@@ -1,6 +1,6 @@
-//! What a hop changes in a packet: its age, its checksum, and its size.
+//! What a hop changes in a packet: its age, its checksum, its size, and the segments that it asks for.
 
-use crate::parse::sums_up;
+use crate::parse::{Parsed, sums_up};
 
 /// The packet without padding, one hop older, its header checksum right.
 pub(super) fn aged(packet: &[u8]) -> Option<Vec<u8>> {
@@ -27,6 +27,50 @@ pub(super) fn mark(packet: &mut [u8], dscp: u8) -> Option<()> {
             Some(())
         }
         _ => None,
+    }
+}
+
+/// Whether it begins a TCP connection.
+pub(super) fn synchronises(packet: &[u8], parsed: &Parsed) -> bool {
+    const SYN: u8 = 2;
+    let flags = parsed.transport.filter(|_| parsed.protocol == 6).and_then(|at| packet.get(at + 13));
+    flags.is_some_and(|flags| flags & SYN != 0)
+}
+
+/// Lets a packet that begins a TCP connection ask for no larger segments than packets of `mtu` octets take: as nftables' `set
+/// rt mtu` does it, the first MSS that is there, never to more, and the checksum by what changed (RFC 1624).
+pub(super) fn clamp(packet: &mut [u8], parsed: &Parsed, mtu: usize) -> Option<()> {
+    const LEAST: usize = 20;
+    const NOTHING: u8 = 1;
+    const SIZE: u8 = 2;
+    // TCP_MSS_DEFAULT of linux/tcp.h, RFC 1122 §4.2.2.6.
+    const WITHOUT_ROOM: u16 = 536;
+    let headers = LEAST + if parsed.source.is_ipv4() { 20 } else { 40 };
+    let most = mtu.checked_sub(headers).filter(|most| *most > 0).and_then(|most| u16::try_from(most).ok());
+    let most = most.unwrap_or(WITHOUT_ROOM);
+    let segment = packet.get_mut(parsed.transport?..)?;
+    let header = usize::from(segment.get(12)? >> 4) * 4;
+    let header = segment.get_mut(..header).filter(|header| header.len() >= LEAST)?;
+    let mut at = LEAST;
+    loop {
+        match header.get(at..)? {
+            [kind, length, ..] if *kind > NOTHING && *length > 0 && *kind != SIZE => at += usize::from(*length),
+            [SIZE, length, high, low, ..] if *length >= 4 && at + usize::from(*length) <= header.len() => {
+                let asked = u16::from_be_bytes([*high, *low]);
+                if asked <= most {
+                    return None;
+                }
+                header.get_mut(at + 2..at + 4)?.copy_from_slice(&most.to_be_bytes());
+                let before = word(header, 16)?;
+                let after = !sum(&[!before, !asked, most].map(u16::to_be_bytes).concat());
+                header.get_mut(16..18)?.copy_from_slice(&after.to_be_bytes());
+                return Some(());
+            }
+            [SIZE, ..] => return None,
+            // An end of the list is passed over like padding.
+            [_, _, ..] => at += 1,
+            _ => return None,
+        }
     }
 }
 

@@ -257,6 +257,14 @@ impl User {
         if let Some(dscp) = self.policy.private_prefix(its).and_then(|entry| entry.dscp) {
             edit::mark(&mut aged, dscp);
         }
+        if let (true, Some((_, _, mtu))) = (self.policy.clamps_mss() && edit::synchronises(&aged, &parsed), out) {
+            // The lesser MTU of the way there and the way back.
+            let mtu = match way(parsed.source) {
+                Way::Out { mtu: back, .. } => mtu.min(back),
+                Way::Elsewhere | Way::Nowhere => mtu,
+            };
+            edit::clamp(&mut aged, &parsed, mtu);
+        }
         let (headers, largest) = edit::segment(&aged, frame.segment);
         let mtu = out.map_or(usize::MAX, |(_, _, mtu)| mtu);
         let pieces = match largest <= mtu {

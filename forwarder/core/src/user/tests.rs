@@ -174,6 +174,75 @@ fn a_super_packet_counts_as_what_it_is_on_the_wire() {
     assert!(matches!(of(1361), Fate::Answered(_)), "its packets are too big");
 }
 
+/// A frame with a TCP segment of these flags and options, behind `behind` of extension headers.
+fn segment(from: &str, to: &str, behind: &[u8], flags: u8, options: &[u8]) -> Vec<u8> {
+    let (v4, words) = (from.contains('.'), u8::try_from(5 + options.len() / 4).unwrap());
+    let mut tcp = [&[0, 80, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, words << 4, flags, 1, 0, 0, 0, 0, 0], options].concat();
+    let length = u8::try_from(tcp.len()).unwrap();
+    let pseudo = [octets(from), octets(to), vec![0, 0, 0, length, 0, 0, 0, 6]].concat();
+    let sum = checksum(&[pseudo, tcp.clone()].concat());
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    let size = u16::try_from(behind.len() + tcp.len()).unwrap();
+    let mut frame = frame(EDGE, from, to, 64, if v4 { 20 } else { 40 } + size.max(8), 0x4000);
+    if v4 {
+        frame[14 + 9] = 6;
+        edit::seal(&mut frame[14..], 20).unwrap();
+    } else {
+        frame[14 + 6] = if behind.is_empty() { 6 } else { 60 };
+    }
+    frame.truncate(frame.len() - usize::from(size.max(8)));
+    [&frame, behind, &tcp].concat()
+}
+
+/// What comes out of it at the far end, where segments of connections are clamped.
+fn clamped(sent: &[u8]) -> Vec<u8> {
+    let before = user();
+    let policy = Arc::new(Policy::new(example()).unwrap().clamping_mss());
+    let user = before.follow(&policy, before.host().clone());
+    let fate = user.step(&Frame { port: EDGE, octets: sent, segment: None }, Instant::ORIGIN, &mut way);
+    let Fate::Forwarded(done) = fate else { panic!("{fate:?}") };
+    done.packets[0].clone()
+}
+
+#[test]
+fn what_begins_a_connection_asks_for_no_more_than_fits_both_ways() {
+    const SYN: u8 = 2;
+    for ((from, to), (header, most)) in SUB.into_iter().zip(FAR).zip([(20, 1360_u16), (40, 1340)]) {
+        let extension: &[u8] = if header == 40 { &[6, 0, 1, 4, 0, 0, 0, 0] } else { &[] };
+        let with = |size: u16| [&[1, 1, 4, 2, 2, 4][..], &size.to_be_bytes()].concat();
+        for behind in [&[][..], extension] {
+            let sent = |size| segment(from, to, behind, SYN, &with(size));
+            let came = clamped(&sent(1460));
+            assert_eq!(came, clamped(&sent(most)), "and the checksum is right");
+            assert_eq!(came[header + behind.len() + 26..][..2], most.to_be_bytes());
+            let smaller = sent(most - 1);
+            assert_eq!(clamped(&smaller)[header..], smaller[14 + header..], "never more");
+        }
+        let kept = |flags, options: &[u8]| {
+            let sent = segment(from, to, &[], flags, options);
+            assert_eq!(clamped(&sent)[header..], sent[14 + header..], "{options:?}");
+        };
+        kept(16, &with(1460));
+        kept(SYN, &[]);
+        kept(SYN, &[1, 1, 2, 4]);
+        kept(SYN, &[2, 0, 5, 180]);
+        kept(SYN, &[2, 3, 5, 180]);
+        kept(SYN, &[2, 5, 5, 180]);
+        kept(SYN, &[4, 3, 2, 4]);
+        kept(SYN, &[4, 200, 2, 4, 5, 180, 0, 0]);
+        // The first that is there, behind what looks like the end.
+        assert_eq!(
+            clamped(&segment(from, to, &[], SYN, &[0, 0, 2, 4, 255, 255, 2, 4]))[header + 24..][..2],
+            most.to_be_bytes()
+        );
+    }
+    let cut = frame(EDGE, SUB[0], FAR[0], 64, 40, 0);
+    let mut cut = cut[..14 + 20 + 14].to_vec();
+    (cut[14 + 3], cut[14 + 9], cut[14 + 20 + 13]) = (34, 6, SYN);
+    edit::seal(&mut cut[14..], 20).unwrap();
+    assert_eq!(clamped(&cut)[20..], cut[14 + 20..], "a header that is cut off");
+}
+
 #[test]
 fn a_silent_neighbour_is_told_of() {
     let sent = frame(EDGE, SUB[1], FAR[1], 64, 100, 0);
