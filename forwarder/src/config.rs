@@ -140,6 +140,8 @@ impl config::Config for Config {
         let policy = policy.by_tunnels(made.iter().filter_map(MadeLink::tunnel).collect());
         let policy = if data_plane.clamp_mss { policy.clamping_mss() } else { policy };
         let in_user_space = data_plane.mode == data_plane::Mode::User;
+        let only_attended = data_plane.on_crash == data_plane::OnCrash::Drop && !in_user_space;
+        let policy = if only_attended { policy.only_attended() } else { policy };
         let policy = if in_user_space { policy.in_user_space() } else { policy };
         let policy = routing::routed(policy, &raw.routing)?;
         let policy = limits::limited(policy, raw.limits.as_ref(), data_plane.mode)?;
@@ -218,6 +220,7 @@ mod tests {
         assert_eq!(defaults.data_plane.mode, config.data_plane.mode);
         assert_eq!(defaults.data_plane.hook, config.data_plane.hook);
         assert_eq!(defaults.data_plane.pin_directory, config.data_plane.pin_directory);
+        assert_eq!(defaults.data_plane.on_crash, config.data_plane.on_crash);
     }
 
     #[test]
@@ -292,6 +295,14 @@ mod tests {
         let hook = plane("hook = \"auto\"", "hook = \"tc\"");
         assert!(hook.contains("data-plane.hook: \"tc\" is no hook: give \"xdp\", \"tcx\" or \"auto\""), "{hook}");
         assert!(with("link = \"main\"\ndscp = 64\n").contains("private-prefixes[0].dscp: 64 is no DSCP: 0 to 63"));
+        let crash = plane("# on-crash = \"keep\"", "on-crash = \"halt\"");
+        assert!(crash.contains("data-plane.on-crash: \"halt\" is not known: give \"keep\" or \"drop\""), "{crash}");
+        let user = EXAMPLE.replacen("mode = \"kernel\"", "mode = \"user\"", 1);
+        let user = error(&user.replacen("# on-crash", "on-crash", 1));
+        assert!(
+            user.contains("data-plane.on-crash: the user data plane forwards nothing without its process"),
+            "{user}"
+        );
         let pins = plane("pin-directory = \"/sys", "pin-directory = \"sys");
         assert!(pins.contains("data-plane.pin-directory: an absolute path is needed"), "{pins}");
         let same = EXAMPLE.replace("forwarder-health.sock", "forwarder.sock");

@@ -23,6 +23,10 @@ use crate::engine::lock;
 /// Between two tries of what the kernel refused.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// For how long the fast path forwards after this process has last said that it lives, where that matters: many times the
+/// time between two of these words.
+const LEASE: Duration = Duration::from_secs(3);
+
 const NOT_TRIED: &str = "not tried yet";
 const BY_CONFIGURATION: &str = "the configuration says so";
 
@@ -34,12 +38,13 @@ pub(crate) struct Raw {
     hook: String,
     pin_directory: PathBuf,
     clamp_mss: bool,
+    on_crash: Option<String>,
 }
 
 impl Default for Raw {
     fn default() -> Self {
         let (mode, hook) = ("kernel".into(), "auto".into());
-        Self { mode, hook, pin_directory: "/sys/fs/bpf/cloakway".into(), clamp_mss: false }
+        Self { mode, hook, pin_directory: "/sys/fs/bpf/cloakway".into(), clamp_mss: false, on_crash: None }
     }
 }
 
@@ -56,6 +61,24 @@ pub enum Mode {
     User,
 }
 
+/// What becomes of packets while no process runs that should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCrash {
+    /// They pass by the policy that was in force.
+    Keep,
+    /// Nothing passes.
+    Drop,
+}
+
+impl OnCrash {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Drop => "drop",
+        }
+    }
+}
+
 /// The data plane as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -67,6 +90,8 @@ pub struct Settings {
     pub pin_directory: PathBuf,
     /// Whether TCP is told to send no more than fits the way there and back.
     pub clamp_mss: bool,
+    /// What becomes of packets when the process does not end as it should.
+    pub on_crash: OnCrash,
 }
 
 impl Settings {
@@ -97,7 +122,19 @@ impl Settings {
         if !raw.pin_directory.is_absolute() {
             return Err(Invalid::at("data-plane.pin-directory", "an absolute path is needed"));
         }
-        Ok(Self { mode, hook, pin_directory: raw.pin_directory, clamp_mss: raw.clamp_mss })
+        let on_crash = match (raw.on_crash.as_deref(), mode) {
+            (Some("keep"), Mode::User) => {
+                let why = "the user data plane forwards nothing without its process: give \"drop\", or leave it out";
+                return Err(Invalid::at("data-plane.on-crash", why));
+            }
+            (Some("drop"), _) | (None, Mode::User) => OnCrash::Drop,
+            (Some("keep") | None, _) => OnCrash::Keep,
+            (Some(other), _) => {
+                let why = format!("{other:?} is not known: give \"keep\" or \"drop\"");
+                return Err(Invalid::at("data-plane.on-crash", why));
+            }
+        };
+        Ok(Self { mode, hook, pin_directory: raw.pin_directory, clamp_mss: raw.clamp_mss, on_crash })
     }
 }
 
@@ -109,6 +146,7 @@ pub(crate) struct Row {
     data_plane: &'static str,
     hook: Option<&'static str>,
     generation: Option<u64>,
+    on_crash: &'static str,
     why: String,
 }
 
@@ -206,6 +244,18 @@ impl DataPlane {
         }
     }
 
+    /// Says that this process lives to a fast path that forwards no longer without that.
+    pub(crate) fn renew_lease(&self) {
+        let settings = self.settings();
+        if !settings.has_fast_path() || settings.on_crash == OnCrash::Keep {
+            return;
+        }
+        match FastPath::renew_lease(&settings.pin_directory, LEASE) {
+            Ok(()) | Err(FastPathError::NoBpfFs(_)) => {}
+            Err(error) => tracing::error!(%error, "the fast path's lease is not renewed"),
+        }
+    }
+
     /// Brings the fast path to what the policy and the host are now.
     pub(crate) async fn apply(&self, kernel: &Kernel, policy: &Arc<Policy>) {
         let settings = self.settings();
@@ -229,6 +279,8 @@ impl DataPlane {
             if *asides == begun { fast.forwards(generation) } else { Ok(()) }
         };
         self.aside(move |work| work.apply(&settings, table, suits, &forward)).await;
+        // A program that was just loaded has none yet.
+        self.renew_lease();
     }
 
     /// The kernel alone: what an earlier configuration left behind is taken away, once.
@@ -316,7 +368,8 @@ impl DataPlane {
 
     /// Where what forwards.
     pub(crate) async fn rows(&self) -> Vec<Row> {
-        self.aside(|work| work.rows()).await.unwrap_or_default()
+        let on_crash = self.settings().on_crash.name();
+        self.aside(move |work| work.rows(on_crash)).await.unwrap_or_default()
     }
 }
 
@@ -324,7 +377,7 @@ impl DataPlane {
 type Forward<'a> = &'a dyn Fn(&FastPath, u64) -> Result<(), FastPathError>;
 
 impl Work {
-    fn rows(&self) -> Vec<Row> {
+    fn rows(&self, on_crash: &'static str) -> Vec<Row> {
         let (data_plane, hook, why) = match &self.now {
             Some((hook, why)) => ("bpf", Some(hook.name()), why),
             None if self.user.is_some() => ("user", None, &self.why_not),
@@ -340,6 +393,7 @@ impl Work {
             data_plane,
             hook,
             generation,
+            on_crash,
             why: why.clone(),
         };
         self.ports.iter().map(row).collect()

@@ -183,7 +183,10 @@ impl Engine {
                 }
                 () = self.kernel.guard_touched() => self.apply(),
                 why = self.kernel.guard_broken() => self.handle(Input::GuardBroken(&why)),
-                _ = heartbeat.tick() => self.socket.heartbeat(),
+                _ = heartbeat.tick() => {
+                    self.socket.heartbeat();
+                    self.data_plane.renew_lease();
+                }
                 Some(reload) = self.reloads.recv() => self.reload(reload),
                 _ = self.probes.tick() => self.probe(),
                 _ = check.tick() => self.check(),

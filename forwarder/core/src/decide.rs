@@ -112,11 +112,13 @@ pub enum Reason {
     HostOutput,
     /// Not charged by the program that charges: it is gone, or does not know the packet's interface or prefix.
     Unmetered,
+    /// No forwarder is running, and nothing is to pass then.
+    Unattended,
 }
 
 impl Reason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoRoute,
         Self::Hairpin,
         Self::NotPrivate,
@@ -133,6 +135,7 @@ impl Reason {
         Self::ToHostFromPrivate,
         Self::HostOutput,
         Self::Unmetered,
+        Self::Unattended,
     ];
 
     /// The name of its counter.
@@ -155,6 +158,7 @@ impl Reason {
             Self::ToHostFromPrivate => "to-host-from-private",
             Self::HostOutput => "host-output",
             Self::Unmetered => "unmetered",
+            Self::Unattended => "unattended",
         }
     }
 
@@ -177,7 +181,8 @@ impl Reason {
             | Self::FromPrivateOther
             | Self::ToHostFromPrivate
             | Self::HostOutput
-            | Self::Unmetered => false,
+            | Self::Unmetered
+            | Self::Unattended => false,
         }
     }
 
@@ -201,6 +206,7 @@ impl Reason {
             Self::ToHostFromPrivate => "in by a private link for this host itself",
             Self::HostOutput => "from this host to a private link or prefix",
             Self::Unmetered => "not charged by the program that charges",
+            Self::Unattended => "no forwarder is running, and nothing is to pass then (on-crash)",
         }
     }
 }

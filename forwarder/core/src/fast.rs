@@ -135,6 +135,8 @@ pub struct Table {
     pub metered: Option<Metered>,
     /// Whether what begins a TCP connection is left to the kernel, which changes its MSS.
     pub clamps_mss: bool,
+    /// Whether it stands aside unless somebody goes on saying that a forwarder is running.
+    pub leased: bool,
 }
 
 impl Policy {
@@ -194,6 +196,7 @@ impl Policy {
         table.subscribers = subscribers.into_iter().collect();
         table.metered = metered;
         table.clamps_mss = self.clamps_mss();
+        table.leased = self.is_only_attended();
         table
     }
 

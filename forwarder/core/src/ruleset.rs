@@ -4,6 +4,7 @@
 //! with the wanted one, and left alone when it is the same. It asks what [`Policy::decide`] asks, in
 //! the same order. Bystanders meet a few set look-ups and no verdict.
 
+pub mod attendance;
 mod table;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use crate::decide::Reason;
 use crate::made::Tunnel;
 use crate::meter::{MARK, Metering};
 use crate::policy::{Link, Policy, PrivatePrefix, name_of};
+use attendance::ATTENDED;
 pub use table::Table;
 
 /// The family of the guard's table.
@@ -276,7 +278,7 @@ fn set(text: &mut String, name: &str, kind: &str, shape: Shape, elements: &[Stri
 fn chains(text: &mut String, policy: &Policy) {
     use Reason::{
         ForgedPrivate, FromPrivateForeignSource, FromPrivateOther, Hairpin, HostOutput, NoRoute, NotPrivate, Options,
-        OwnSource, SpoofedSource, ToHostFromPrivate, ToPrivateByPublic, Unmetered, WrongInterface,
+        OwnSource, SpoofedSource, ToHostFromPrivate, ToPrivateByPublic, Unattended, Unmetered, WrongInterface,
     };
     let pass = |counter: &str| format!("counter name \"{counter}\" accept");
     let drop = |reason: Reason| format!("counter name \"{}\" drop", reason.name());
@@ -376,7 +378,11 @@ fn chains(text: &mut String, policy: &Policy) {
     }
     // The lesser MTU of the two ways, less the headers.
     let clamp = || policy.clamps_mss().then(|| "tcp flags syn tcp option maxseg size set rt mtu".to_owned());
-    let mut to_link: Vec<String> = clamp().into_iter().chain(mark_rules(policy, "daddr")).collect();
+    // Whoever runs has a table that marks what is forwarded, and the kernel takes it away with him.
+    let unattended = format!("meta mark & {ATTENDED:#010x} != {ATTENDED:#010x} {}", drop(Unattended));
+    let unattended = policy.is_only_attended().then_some(unattended);
+    let mut to_link: Vec<String> = unattended.clone().into_iter().collect();
+    to_link.extend(clamp().into_iter().chain(mark_rules(policy, "daddr")));
     // The program that charges marks what it charged; when it is gone nothing has the mark.
     let unmetered = format!("meta mark & {MARK:#010x} != {MARK:#010x} {}", drop(Unmetered));
     let by_mark = policy.metering() == Metering::Mark;
@@ -389,6 +395,7 @@ fn chains(text: &mut String, policy: &Policy) {
 
     let mut from_link = both("daddr != ", "@subscribers", FromPrivateOther).to_vec();
     from_link.push(format!("oifname != @subscriber-ports {}", drop(WrongInterface)));
+    from_link.extend(unattended);
     from_link.extend((by_mark && policy.limits().answers).then_some(unmetered));
     from_link.extend(clamp());
     from_link.extend(mark_rules(policy, "saddr"));
@@ -488,6 +495,16 @@ mod tests {
     }
 
     #[test]
+    fn nothing_passes_unattended_where_that_is_asked_for() {
+        let rule = "\t\tmeta mark & 0x20000000 != 0x20000000 counter name \"unattended\" drop\n";
+        let policy = Policy::new(example()).unwrap();
+        assert!(!render(&policy).contains(rule));
+        let text = render(&policy.only_attended());
+        assert!(text.contains(&format!("\tchain to-link {{\n{rule}")), "{text}");
+        assert!(text.contains(&format!("{rule}\t\tcounter name \"from-private\" accept\n")), "{text}");
+    }
+
+    #[test]
     fn a_tunnel_leaves_by_its_underlay_alone() {
         let tunnel = |remote: &str, protocol, port| Tunnel {
             underlay: "eth1".into(),
@@ -510,7 +527,8 @@ mod tests {
         let mut spec = example();
         spec.prefixes[0].services = vec!["tcp/443".into()];
         let policy = Policy::new(spec).unwrap();
-        let text = render(&policy.with_limits(crate::meter::tests::limits(), Metering::Mark).unwrap());
+        let policy = policy.with_limits(crate::meter::tests::limits(), Metering::Mark).unwrap();
+        let text = render(&policy.only_attended());
         for counter in counters() {
             assert!(text.contains(&format!("counter {counter} {{")), "{counter}");
             assert!(text.contains(&format!("counter name \"{counter}\"")), "{counter}");

@@ -228,7 +228,7 @@ mod tests {
     fn the_copy_logs_where_the_guard_drops_and_drops_nothing() {
         let mut spec = example();
         spec.prefixes[0].services = vec!["tcp/443".into()];
-        let policy = Policy::new(spec).unwrap();
+        let policy = Policy::new(spec).unwrap().only_attended();
         let policy = policy.with_limits(crate::meter::tests::limits(), Metering::Mark).unwrap();
         let metered = policy.clone().with_limits(crate::meter::tests::limits(), Metering::Kernel).unwrap();
         let followed = command(&metered, "cloakway_trace", 7);

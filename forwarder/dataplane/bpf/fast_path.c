@@ -118,7 +118,12 @@ static __always_inline int stands_aside(void)
 {
     __u32 zero = 0;
     struct state *wanted = bpf_map_lookup_elem(&state, &zero);
-    return !wanted || wanted->generation != generation;
+    if (!wanted || wanted->generation != generation)
+        return 1;
+    if (!leased)
+        return 0;
+    __u64 *until = bpf_map_lookup_elem(&lease, &zero);
+    return !until || bpf_ktime_get_coarse_ns() > *until;
 }
 
 // Sends a packet by a tunnel. What it hands to the kernel is as it was. A tunnel of either family has headers of its own length.

@@ -157,6 +157,9 @@ volatile const __u64 generation = 0;
 // Whether the kernel is to write another MSS into what begins a connection.
 volatile const __u32 clamps_mss = 0;
 
+// Whether it forwards only for as long as the lease says.
+volatile const __u32 leased = 0;
+
 // Pinned: what outlives a program.
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -173,6 +176,15 @@ struct {
     __type(value, struct count);
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } counts SEC(".maps");
+
+// Until when a forwarder that runs has said that it does, by the clock that counts from the start of the host.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u64);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} lease SEC(".maps");
 
 // Each program's own: filled before it is attached and not changed afterwards.
 struct {

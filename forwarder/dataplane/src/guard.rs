@@ -278,7 +278,18 @@ impl Kernel {
             tracing::info!(route = %netlink::describe(route), "blackhole added");
             repaired.push(netlink::describe(route));
         }
+        // Before the guard that wants it, and after the last that did.
+        if policy.is_only_attended()
+            && let Some(table) = self.attendance.begin().await?
+        {
+            let table = format!("table {} {table}", ruleset::FAMILY);
+            missing(&table);
+            repaired.push(table);
+        }
         repaired.extend(self.guard.apply(policy, missing).await?);
+        if !policy.is_only_attended() {
+            self.attendance.end().await;
+        }
         sysctl::apply(&policy.settings(probe_interval), &mut *self.rounded.lock().await)?;
         if !late.is_empty() {
             let interfaces = self.links(policy).await?;

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use rtnetlink::Handle;
 use tokio::sync::{Mutex, mpsc};
 
+use crate::attendance::Attendance;
 use crate::guard::Guard;
 use crate::netlink::{self, Effective, OwnRoute, Standing};
 use crate::{DataplaneError, LinkProblem, made, rules, sysctl, wireguard};
@@ -36,6 +37,7 @@ pub struct Interface {
 pub struct Kernel {
     pub(crate) handle: Handle,
     pub(crate) guard: Guard,
+    pub(crate) attendance: Attendance,
     pub(crate) rounded: Mutex<sysctl::Rounded>,
     /// Whether this process has found the guard whole: what is missing after that was taken away by somebody.
     stood: AtomicBool,
@@ -53,7 +55,8 @@ impl Kernel {
         let (handle, guard) = (netlink::requests()?, Guard::open()?);
         let (broken, breaks) = mpsc::unbounded_channel();
         let (rounded, stood) = (Mutex::default(), AtomicBool::new(false));
-        Ok(Self { handle, guard, rounded, stood, broken, breaks: Mutex::new(breaks) })
+        let attendance = Attendance::default();
+        Ok(Self { handle, guard, attendance, rounded, stood, broken, breaks: Mutex::new(breaks) })
     }
 
     /// Waits until something of a guard that stood is found missing. It is being put back then, by [`Kernel::apply`].

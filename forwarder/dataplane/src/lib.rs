@@ -5,6 +5,7 @@
 //! so that a restart adopts the state of the process before it without a gap. Nothing here is undone
 //! when the process dies. [`Events`] says when it is worth applying again.
 
+mod attendance;
 mod events;
 mod fast;
 mod guard;

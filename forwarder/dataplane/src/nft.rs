@@ -5,13 +5,16 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use forwarder_core::ruleset::{FAMILY, TABLE, Table};
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::DataplaneError;
 
 /// A large policy takes a second, and many of them on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// To make a small table takes a moment.
+const OWNER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What one counter of the guard counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -110,6 +113,37 @@ pub(crate) async fn run(arguments: &[&str], input: Option<&str>) -> Result<Strin
     }
     let why = String::from_utf8_lossy(&output.stderr);
     Err(DataplaneError::Nft(why.lines().next().unwrap_or("refused without a word").to_owned()))
+}
+
+/// A process that owns the table `name`, made by `command`.
+pub(crate) async fn own(name: &str, command: &str) -> Result<(Child, ChildStdin), DataplaneError> {
+    let mut child = Command::new("nft")
+        .arg("-i")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(DataplaneError::NftMissing)?;
+    let silent = || DataplaneError::Nft("it does not take commands".into());
+    let mut input = child.stdin.take().ok_or_else(silent)?;
+    input.write_all(format!("{command}\n").as_bytes()).await?;
+    input.flush().await?;
+    let deadline = tokio::time::Instant::now() + OWNER_PATIENCE;
+    while !is_there(name).await? {
+        if tokio::time::Instant::now() < deadline && child.try_wait()?.is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        }
+        drop(input);
+        let mut words = String::new();
+        if let Some(mut errors) = child.stderr.take() {
+            let _ = tokio::time::timeout(OWNER_PATIENCE, errors.read_to_string(&mut words)).await;
+        }
+        let why = words.lines().next().unwrap_or("a table that logs is refused without a word");
+        return Err(DataplaneError::Nft(why.to_owned()));
+    }
+    Ok((child, input))
 }
 
 #[cfg(test)]

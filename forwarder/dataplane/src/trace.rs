@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::process::Stdio;
 use std::time::Duration;
 
 use forwarder_core::Policy;
@@ -14,8 +13,7 @@ use forwarder_core::trace::{self, LIMITS_GROUP, Limits, Sample};
 use rtnetlink::Handle;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStdin};
 
 use crate::{DataplaneError, netlink, nft};
 
@@ -64,7 +62,7 @@ impl Trace {
             Metering::Kernel => Some((follow()?, limits().await?)),
             Metering::None | Metering::Mark | Metering::User => None,
         };
-        let owner = own(&name, &trace::command(policy, &name, number)).await?;
+        let owner = nft::own(&name, &trace::command(policy, &name, number)).await?;
         Ok(Self { socket, meter, handle, names: BTreeMap::new(), _owner: owner })
     }
 
@@ -147,35 +145,4 @@ async fn listen(group: u16) -> Result<TokioSocket, DataplaneError> {
         }
     }
     Ok(socket)
-}
-
-/// A process that owns the table `name`, made by `command`.
-async fn own(name: &str, command: &str) -> Result<(Child, ChildStdin), DataplaneError> {
-    let mut child = Command::new("nft")
-        .arg("-i")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(DataplaneError::NftMissing)?;
-    let silent = || DataplaneError::Nft("it does not take commands".into());
-    let mut input = child.stdin.take().ok_or_else(silent)?;
-    input.write_all(format!("{command}\n").as_bytes()).await?;
-    input.flush().await?;
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !nft::is_there(name).await? {
-        if tokio::time::Instant::now() < deadline && child.try_wait()?.is_none() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        }
-        drop(input);
-        let mut words = String::new();
-        if let Some(mut errors) = child.stderr.take() {
-            let _ = tokio::time::timeout(PATIENCE, errors.read_to_string(&mut words)).await;
-        }
-        let why = words.lines().next().unwrap_or("a table that logs is refused without a word");
-        return Err(DataplaneError::Nft(why.to_owned()));
-    }
-    Ok((child, input))
 }

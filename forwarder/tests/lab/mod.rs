@@ -634,6 +634,19 @@ impl Forwarder {
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()
     }
+
+    /// The processes that it has begun, and their command lines.
+    pub(crate) fn children(&self) -> Vec<(i32, String)> {
+        let parent = format!("PPid:\t{}\n", self.child.id());
+        let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let child = |entry: std::fs::DirEntry| {
+            let id = entry.file_name().to_str()?.parse().ok()?;
+            let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+            let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?.replace('\0', " ");
+            status.contains(&parent).then_some((id, command))
+        };
+        processes.filter_map(child).collect()
+    }
 }
 
 impl Drop for Forwarder {

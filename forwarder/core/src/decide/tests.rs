@@ -308,7 +308,7 @@ proptest! {
                 Reason::ToHostFromPrivate => facts.from_link.is_some() && packet.egress == Egress::Host,
                 Reason::HostOutput => packet.ingress == Ingress::Host,
                 // The meter's word, which is none of the policy's.
-                Reason::Unmetered => false,
+                Reason::Unmetered | Reason::Unattended => false,
             };
             prop_assert!(true_reason, "{:?}", reason);
         }

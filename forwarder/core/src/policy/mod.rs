@@ -122,6 +122,7 @@ pub struct Policy {
     metering: Metering,
     tunnels: Vec<Tunnel>,
     clamps_mss: bool,
+    only_attended: bool,
     own_table: Option<OwnTable>,
 }
 
@@ -160,6 +161,7 @@ impl Policy {
             metering: Metering::None,
             tunnels: Vec::new(),
             clamps_mss: false,
+            only_attended: false,
             own_table: None,
         })
     }
@@ -187,6 +189,18 @@ impl Policy {
     #[must_use]
     pub const fn clamps_mss(&self) -> bool {
         self.clamps_mss
+    }
+
+    /// The same policy, of which nothing passes while no forwarder is running.
+    #[must_use]
+    pub fn only_attended(self) -> Self {
+        Self { only_attended: true, ..self }
+    }
+
+    /// Whether nothing passes then.
+    #[must_use]
+    pub const fn is_only_attended(&self) -> bool {
+        self.only_attended
     }
 
     /// The same with limits, and who counts.

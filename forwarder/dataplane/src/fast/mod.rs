@@ -14,8 +14,11 @@ mod pins;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use forwarder_core::fast::{Hook, Outcome, Table};
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::Counter;
 use object::Object;
@@ -162,6 +165,19 @@ impl FastPath {
         }
         let pins = Pins::open(directory)?;
         pins.set(0, pins.newest()?)
+    }
+
+    /// Lets a program with pins below `directory` that forwards on a lease do so for `time` from now on; none there is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn renew_lease(directory: &Path, time: Duration) -> Result<(), FastPathError> {
+        if !directory.exists() {
+            return Ok(());
+        }
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(refused("the clock"))?;
+        let until = Duration::from(now).saturating_add(time);
+        Pins::open(directory)?.lease(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// What was counted since the pins were made.

@@ -73,11 +73,12 @@ impl Object {
         let tunnels: Vec<_> = table.tunnels().filter(|_| hook == Hook::Xdp).collect();
         let of_source = encoded_limit(&table.metered.as_ref().map_or_else(Limit::default, |metered| metered.source), 0);
         let limits_prefixes = u32::from(table.metered.as_ref().is_some_and(|metered| !metered.prefixes.is_empty()));
-        let clamps_mss = u32::from(table.clamps_mss);
+        let [clamps_mss, leased] = [table.clamps_mss, table.leased].map(u32::from);
         let mut loader = EbpfLoader::new();
         loader
             .override_global("generation", &generation, true)
             .override_global("clamps_mss", &clamps_mss, true)
+            .override_global("leased", &leased, true)
             .override_global("metered", &ways, true)
             .override_global("of_source", &of_source, true)
             .override_global("limits_prefixes", &limits_prefixes, true)

@@ -65,6 +65,18 @@ impl Pins {
         state.set(0, [forwarding, newest], 0).map_err(refused("set the state"))
     }
 
+    /// Lets a program that forwards on a lease do so until then, in nanoseconds since the start of the host.
+    pub(crate) fn lease(&self, until: u64) -> Result<(), FastPathError> {
+        let path = self.directory.join("lease");
+        if !path.exists() {
+            return Ok(());
+        }
+        let what = || format!("open {}", path.display());
+        let data = MapData::from_pin(&path).map_err(refused(what()))?;
+        let mut lease: Array<_, u64> = Array::try_from(Map::Array(data)).map_err(refused(what()))?;
+        lease.set(0, until, 0).map_err(refused("renew the lease"))
+    }
+
     fn state(&self) -> Result<Option<Array<MapData, [u64; 2]>>, FastPathError> {
         let path = self.directory.join("state");
         if !path.exists() {
