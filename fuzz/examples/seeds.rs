@@ -1,6 +1,9 @@
 //! Writes the first inputs of each corpus: `cargo run --example seeds`. It makes what libFuzzer would
 //! take long to guess, valid messages of every kind, and leaves what was found later alone.
 
+#[path = "seeds/kept.rs"]
+mod kept;
+
 use std::fs;
 use std::path::Path;
 
@@ -26,7 +29,7 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() -> std::io::Result<()> {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora");
-    let all: [(&str, Seeds); 16] = [
+    let all: [(&str, Seeds); 21] = [
         ("bgp_flow", flow()),
         ("bgp_framer", streams(&bgp())),
         ("bgp_message", bgp()),
@@ -38,10 +41,15 @@ fn main() -> std::io::Result<()> {
         ("forwarder_packet", packets()),
         ("iso8583_framer", framed_iso8583()),
         ("iso8583_message", iso8583()),
+        ("journal_log", kept::log()),
         ("mrt_rib", mrt()),
         ("radius_packet", radius()),
         ("rtr_client", rtr()),
+        ("tap_frame", kept::frames()),
+        ("toolbox_row", kept::rows()),
+        ("toolbox_stream", kept::streams()),
         ("toolbox_verify", toolbox()),
+        ("toolbox_words", kept::words()),
         ("transact_json", transact()),
     ];
     for (target, seeds) in all {

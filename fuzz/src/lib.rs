@@ -9,11 +9,13 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod bank;
 mod bgp;
 mod bytes;
 mod cloak;
 mod json;
+mod kept;
 mod look_up;
 mod monitor;
 mod mrt;
@@ -21,10 +23,12 @@ mod packet;
 mod radius;
 mod rib;
 
+pub use access::{conntrack_message, dhcp_tap, ipfix_message, lease_file};
 pub use bank::{iso8583_framer, iso8583_message};
 pub use bgp::{bgp_flow, bgp_framer, bgp_message};
 pub use cloak::cloak_frames;
 pub use json::{forwarder_line, toolbox_verify, transact_json};
+pub use kept::{journal_log, tap_frame, toolbox_row, toolbox_stream, toolbox_words};
 pub use look_up::look_up;
 pub use monitor::{bmp_station, rtr_client};
 pub use mrt::mrt_rib;
@@ -43,15 +47,24 @@ pub const TARGETS: &[Target] = &[
     ("bgp_rib", bgp_rib),
     ("bmp_station", bmp_station),
     ("cloak_frames", cloak_frames),
+    ("conntrack_message", conntrack_message),
+    ("dhcp_tap", dhcp_tap),
     ("forwarder_frame", forwarder_frame),
     ("forwarder_line", forwarder_line),
     ("forwarder_packet", forwarder_packet),
+    ("ipfix_message", ipfix_message),
     ("iso8583_framer", iso8583_framer),
     ("iso8583_message", iso8583_message),
+    ("journal_log", journal_log),
+    ("lease_file", lease_file),
     ("look_up", look_up),
     ("mrt_rib", mrt_rib),
     ("radius_packet", radius_packet),
     ("rtr_client", rtr_client),
+    ("tap_frame", tap_frame),
+    ("toolbox_row", toolbox_row),
+    ("toolbox_stream", toolbox_stream),
     ("toolbox_verify", toolbox_verify),
+    ("toolbox_words", toolbox_words),
     ("transact_json", transact_json),
 ];
