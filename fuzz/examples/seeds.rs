@@ -20,7 +20,10 @@ use cloakway_fuzz::SECRET;
 use cloakway_types::{Money, Timestamp};
 use toolbox_wire::accounting::kind;
 use toolbox_wire::radius::{Request, build_request};
-use transact_bank::{Acceptor, Authorisation, CardNumber, Expiry, NetworkCode, Reversal, Trace, frame};
+use transact_bank::{
+    Acceptor, Authorisation, CardNumber, Codec, Expiry, MacKey, Movement, NetworkCode, Profile, Reversal, ReversalKind,
+    Trace, frame,
+};
 use transact_wire::order::{Issued, Order, Placement, Reference};
 use transact_wire::payment::{Claim, Outcome, Page, Payment, PaymentState};
 use transact_wire::result::{Acknowledgement, Pending, PurchaseResult, SignedResult, Verdict};
@@ -29,7 +32,7 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() -> std::io::Result<()> {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora");
-    let all: [(&str, Seeds); 21] = [
+    let all: [(&str, Seeds); 23] = [
         ("bgp_flow", flow()),
         ("bgp_framer", streams(&bgp())),
         ("bgp_message", bgp()),
@@ -41,6 +44,8 @@ fn main() -> std::io::Result<()> {
         ("forwarder_packet", packets()),
         ("iso8583_framer", framed_iso8583()),
         ("iso8583_message", iso8583()),
+        ("iso8583_profile", iso8583_profiles()),
+        ("card_range", card_ranges()),
         ("journal_log", kept::log()),
         ("mrt_rib", mrt()),
         ("radius_packet", radius()),
@@ -493,9 +498,9 @@ fn card() -> (CardNumber, Expiry) {
 fn iso8583() -> Seeds {
     let acceptor = Acceptor::new("CLOAK001", "CLOAKWAY0000001", "424242", "5999").expect("it fits");
     let trace = Trace::new(42, Timestamp::from_secs(1_700_000_000)).expect("in range");
-    let reversal = Reversal { trace, amount: amount() };
+    let reversal = Reversal { trace, movement: Movement::Authorisation, amount: amount() };
     let (card, expiry) = card();
-    let authorisation = Authorisation { trace, card, expiry, amount: amount() }.message(&acceptor);
+    let authorisation = Authorisation { trace, movement: Movement::Authorisation, card, expiry, amount: amount() }.message(&acceptor);
     let mut answer = transact_bank::Message::new(transact_bank::MessageType::AuthorisationResponse);
     answer.copy(&authorisation, &[3, 4, 7, 11, 37, 41, 42, 49]);
     for (field, value) in [(38, "A1B2C3"), (39, "00"), (54, "0040978D000000001000"), (64, "0123456789ABCDEF")] {
@@ -505,11 +510,34 @@ fn iso8583() -> Seeds {
     vec![
         ("authorisation", written(&authorisation)),
         ("answer", written(&answer)),
-        ("reversal", written(&reversal.message(&acceptor, false))),
-        ("reversal-again", written(&reversal.message(&acceptor, true))),
+        ("reversal", written(&reversal.message(&acceptor, ReversalKind::Request, false))),
+        ("reversal-again", written(&reversal.message(&acceptor, ReversalKind::Advice, true))),
         ("sign-on", written(&NetworkCode::SignOn.message(trace))),
         ("echo", written(&NetworkCode::Echo.message(trace))),
     ]
+}
+
+/// The same messages in every profile and with every kind of code, behind the byte that says which.
+fn iso8583_profiles() -> Seeds {
+    let codes = |first: u8| match first / 3 {
+        0 => None,
+        1 => MacKey::retail(Secret::new(vec![7; 16])).ok(),
+        _ => MacKey::aes_cmac(Secret::new(vec![7; 16])).ok(),
+    };
+    let names = ["ascii", "raw", "binary", "ascii-x919", "raw-x919", "binary-x919", "ascii-cmac", "raw-cmac", "binary-cmac"];
+    let (_, octets) = iso8583().swap_remove(1);
+    let answer = transact_bank::Message::decode(&octets).expect("it was written here");
+    let write = |(first, name): (u8, &'static str)| {
+        let codec = Codec { profile: Profile::NAMED[usize::from(first % 3)].1, mac: codes(first) };
+        (name, [&[first], codec.encode(&answer).expose().as_slice()].concat())
+    };
+    (0..).zip(names).map(write).collect()
+}
+
+fn card_ranges() -> Seeds {
+    [("all", "*"), ("one", "4"), ("several", "51-55"), ("longest", "9999999999999999999"), ("backwards", "55-51")]
+        .map(|(name, text)| (name, text.as_bytes().to_vec()))
+        .into()
 }
 
 fn framed_iso8583() -> Seeds {
@@ -519,7 +547,7 @@ fn framed_iso8583() -> Seeds {
         ("octets", [&[1], stream.as_slice()].concat()),
         ("pieces", [&[100], stream.as_slice()].concat()),
         ("empty-message", [&[7], stream.as_slice(), &[0, 0, 1]].concat()),
-        ("too-long", [&[7], stream.as_slice(), &[4, 1, b'0']].concat()),
+        ("too-long", [&[7], stream.as_slice(), &[0x27, 0x10, b'0']].concat()),
     ]
 }
 

@@ -24,7 +24,7 @@ mod radius;
 mod rib;
 
 pub use access::{conntrack_message, dhcp_tap, ipfix_message, lease_file};
-pub use bank::{iso8583_framer, iso8583_message};
+pub use bank::{card_range, iso8583_framer, iso8583_message, iso8583_profile};
 pub use bgp::{bgp_flow, bgp_framer, bgp_message};
 pub use cloak::cloak_frames;
 pub use json::{forwarder_line, toolbox_verify, transact_json};
@@ -46,6 +46,7 @@ pub const TARGETS: &[Target] = &[
     ("bgp_message", bgp_message),
     ("bgp_rib", bgp_rib),
     ("bmp_station", bmp_station),
+    ("card_range", card_range),
     ("cloak_frames", cloak_frames),
     ("conntrack_message", conntrack_message),
     ("dhcp_tap", dhcp_tap),
@@ -55,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     ("ipfix_message", ipfix_message),
     ("iso8583_framer", iso8583_framer),
     ("iso8583_message", iso8583_message),
+    ("iso8583_profile", iso8583_profile),
     ("journal_log", journal_log),
     ("lease_file", lease_file),
     ("look_up", look_up),

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use cloakway_crypto::Secret;
 use cloakway_types::{Instant, Money, Timestamp};
 use transact_bank::{
-    Acceptor, Authorisation, CardNumber, Expiry, Input, Link, LinkConfig, Output, ResponseCode, Reversal, Trace,
-    Verdict, Why,
+    Acceptor, Authorisation, CardNumber, Codec, Count, Expiry, Framing, Input, LengthKind, Link, LinkConfig, MacKey,
+    Movement, Original, Output, Profile, Refund, ResponseCode, Reversal, ReversalKind, Trace, Verdict, Why,
 };
 
 struct Bank {
@@ -21,9 +21,14 @@ struct Bank {
 
 impl Bank {
     fn start(books: &Path) -> Self {
+        Self::with(books, &[])
+    }
+
+    fn with(books: &Path, more: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_bank-simulator"))
-            .args(["--listen", "127.0.0.1:0", "--slow-ms", "1000", "--books"])
+            .args(["--listen", "127.0.0.1:0", "--slow-ms", "3000", "--books"])
             .arg(books)
+            .args(more)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -51,12 +56,14 @@ struct Caller {
 
 impl Caller {
     fn connect(bank: &Bank) -> Self {
-        let acceptor = Acceptor::new("CLOAK001", "CLOAKWAY", "12345", "5815").unwrap();
-        let config = LinkConfig { answer_timeout: Duration::from_secs(1), ..LinkConfig::new(acceptor) };
+        Self::with(bank, config())
+    }
+
+    fn with(bank: &Bank, config: LinkConfig) -> Self {
         let stream = TcpStream::connect(bank.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let mut caller = Self { link: Link::new(config), stream, began: std::time::Instant::now() };
-        caller.handle(Input::Connected);
+        caller.handle(Input::Connected(0));
         for _ in 0..500 {
             if caller.link.is_up() {
                 return caller;
@@ -72,7 +79,7 @@ impl Caller {
         let mut told = vec![];
         while let Some(output) = self.link.poll_output() {
             match output {
-                Output::Send(octets) => self.stream.write_all(octets.expose()).unwrap(),
+                Output::Send(_, octets) => self.stream.write_all(octets.expose()).unwrap(),
                 output => told.push(output),
             }
         }
@@ -82,23 +89,29 @@ impl Caller {
     fn listen(&mut self) -> Vec<Output<u32>> {
         let mut octets = [0; 4096];
         match self.stream.read(&mut octets) {
-            Ok(0) => self.handle(Input::Disconnected),
-            Ok(number) => self.handle(Input::Bytes(&octets[..number])),
+            Ok(0) => self.handle(Input::Disconnected(0)),
+            Ok(number) => self.handle(Input::Bytes(0, &octets[..number])),
             Err(_) => self.handle(Input::Tick),
         }
     }
 
-    /// The first thing that the caller is told, within ten seconds.
+    /// The first thing that the caller is told, within a minute.
     fn outcome(&mut self, input: Option<Input<'_, u32>>) -> Output<u32> {
         let mut told = input.map(|input| self.handle(input)).unwrap_or_default();
-        for _ in 0..500 {
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_secs(60) {
             if !told.is_empty() {
                 return told.remove(0);
             }
             told = self.listen();
         }
-        panic!("nothing within ten seconds");
+        panic!("nothing within a minute");
     }
+}
+
+fn config() -> LinkConfig {
+    let acceptor = Acceptor::new("CLOAK001", "CLOAKWAY", "12345", "5815").unwrap();
+    LinkConfig { answer_timeout: Duration::from_secs(30), ..LinkConfig::new(acceptor) }
 }
 
 fn wall() -> Timestamp {
@@ -113,6 +126,7 @@ fn amount() -> Money {
 fn ask(trace: Trace, card: &str) -> Option<Input<'static, u32>> {
     let authorisation = Authorisation {
         trace,
+        movement: Movement::Authorisation,
         card: CardNumber::parse(&Secret::from(card)).unwrap(),
         expiry: Expiry::parse("12/49").unwrap(),
         amount: amount(),
@@ -121,7 +135,7 @@ fn ask(trace: Trace, card: &str) -> Option<Input<'static, u32>> {
 }
 
 fn take_back(trace: Trace) -> Option<Input<'static, u32>> {
-    Some(Input::Reverse(1, Reversal { trace, amount: amount() }))
+    Some(Input::Reverse(1, Reversal { trace, movement: Movement::Authorisation, amount: amount() }))
 }
 
 fn code(text: &str) -> ResponseCode {
@@ -132,7 +146,7 @@ fn code(text: &str) -> ResponseCode {
 fn approval_refusal_silence_and_a_late_answer() {
     let folder = tempfile::tempdir().unwrap();
     let bank = Bank::start(&folder.path().join("books"));
-    let mut caller = Caller::connect(&bank);
+    let mut caller = Caller::with(&bank, LinkConfig { answer_timeout: Duration::from_secs(3), ..config() });
     let trace = |stan| Trace::new(stan, wall()).unwrap();
 
     let approved = Verdict::Approved { authorisation_code: "S00001".into() };
@@ -150,6 +164,79 @@ fn approval_refusal_silence_and_a_late_answer() {
     assert_eq!(caller.outcome(ask(slow, "4000000000000127")), Output::TimedOut(1, Why::Deadline));
     assert_eq!(caller.outcome(None), Output::Late(1, code("00")));
     assert_eq!(caller.outcome(take_back(slow)), Output::Reversed(1, code("00")));
+}
+
+#[test]
+fn an_answer_that_is_cut_and_one_that_comes_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let bank = Bank::start(&folder.path().join("books"));
+    let mut caller = Caller::connect(&bank);
+    let (twice, cut) = (Trace::new(1, wall()).unwrap(), Trace::new(2, wall()).unwrap());
+    let approved = Verdict::Approved { authorisation_code: "S00001".into() };
+    assert_eq!(caller.outcome(ask(twice, "4000000000000143")), Output::Authorised(1, approved));
+    assert_eq!(caller.outcome(ask(cut, "4000000000000135")), Output::TimedOut(1, Why::ConnectionLost));
+    assert_eq!(caller.link.counters().get(Count::Duplicate), 1);
+    let mut caller = Caller::connect(&bank);
+    assert_eq!(caller.outcome(take_back(cut)), Output::Reversed(1, code("00")));
+}
+
+/// Every profile, framing and kind of code, through a process of its own.
+#[test]
+fn every_way_of_speaking_is_understood() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    std::fs::write(&key, "0123456789abcdeffedcba9876543210").unwrap();
+    let key_bytes = Secret::new(cloakway_crypto::encode::unhex("0123456789abcdeffedcba9876543210").unwrap());
+    let key = key.to_str().unwrap();
+    let retail = MacKey::retail(key_bytes.clone()).ok();
+    let cmac = MacKey::aes_cmac(key_bytes).ok();
+    let digits = Framing { length: LengthKind::Digits, header: b"ISO".to_vec() };
+    let tpdu = Framing { length: LengthKind::Octets, header: vec![0x60, 0, 1, 0, 0] };
+    let (plain, advice) = (ReversalKind::Request, ReversalKind::Advice);
+    let ways: [(&[&str], Profile, _, Framing, _); 4] = [
+        (
+            &["--profile", "ascii-raw", "--length-in-digits", "--header", "49534f"],
+            Profile::ASCII_RAW,
+            None,
+            digits,
+            plain,
+        ),
+        (&["--profile", "binary", "--header", "6000010000"], Profile::BINARY, None, tpdu.clone(), advice),
+        (&["--profile", "ascii", "--retail-mac-key", key], Profile::ASCII, retail, Framing::default(), plain),
+        (
+            &["--profile", "binary", "--header", "6000010000", "--aes-cmac-key", key],
+            Profile::BINARY,
+            cmac,
+            tpdu,
+            advice,
+        ),
+    ];
+    for (number, (arguments, profile, mac, framing, reversals)) in ways.into_iter().enumerate() {
+        let bank = Bank::with(&folder.path().join(format!("books-{number}")), arguments);
+        let codec = Codec { profile, mac };
+        let mut caller = Caller::with(&bank, LinkConfig { codec, framing, reversals, ..config() });
+        let trace = |stan| Trace::new(stan, wall()).unwrap();
+        let bought = trace(1);
+        let purchase = Authorisation {
+            trace: bought,
+            movement: Movement::Purchase,
+            card: CardNumber::parse(&Secret::from("4111111111111111")).unwrap(),
+            expiry: Expiry::parse("12/49").unwrap(),
+            amount: amount(),
+        };
+        let answered = caller.outcome(Some(Input::Authorise(1, Box::new(purchase))));
+        let Output::Authorised(1, Verdict::Approved { authorisation_code }) = answered else { panic!("{answered:?}") };
+        let original =
+            Original { trace: bought, movement: Movement::Purchase, authorisation_code: Some(authorisation_code) };
+        let refund = |stan, minor| {
+            let amount = Money::new(minor, "EUR".parse().unwrap()).unwrap();
+            Some(Input::Refund(1, Box::new(Refund { trace: trace(stan), amount, original: original.clone() })))
+        };
+        assert!(matches!(caller.outcome(refund(2, 1000)), Output::Authorised(1, Verdict::Approved { .. })), "{number}");
+        assert_eq!(caller.outcome(refund(3, 1000)), Output::Authorised(1, Verdict::Declined(code("61"))), "{number}");
+        let held = Reversal { trace: bought, movement: Movement::Purchase, amount: amount() };
+        assert_eq!(caller.outcome(Some(Input::Reverse(1, held))), Output::Reversed(1, code("00")), "{number}");
+    }
 }
 
 #[test]

@@ -1,88 +1,100 @@
-//! The TCP side of the bank link: connects, moves bytes, and hands what the link says to the engine.
+//! The TCP side of the links to institutions: connects, moves bytes, and hands what a link says to the engine.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cloakway_crypto::Secret;
 use cloakway_runtime::{Stop, clock};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use transact_bank::{Authorisation, Input, Link, LinkConfig, Output, Reversal, Trace, TraceError, Verdict};
+use transact_bank::{Authorisation, Input, Link, Output, Reversal, Trace, TraceError, Verdict};
 use transact_core::{BankEvent, OrderKey};
 
 use crate::engine::{BankRequest, Engine};
+use crate::institutions::Institution;
 
 const RECONNECT: Duration = Duration::from_millis(500);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// What connections have heard and the link has not taken yet.
+const HEARD: usize = 64;
 
-/// The link's state, for `show`.
+/// The links' state, for `show`.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct BankState(Arc<Mutex<Value>>);
+pub(crate) struct BankState(Arc<Mutex<BTreeMap<String, Value>>>);
 
 impl BankState {
     pub(crate) fn show(&self) -> Value {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    fn set(&self, link: &Link<OrderKey>) {
+    fn set(&self, id: &str, link: &Link<OrderKey>) {
         let counters: serde_json::Map<String, Value> =
             link.counters().iter().map(|(name, count)| (name.to_owned(), count.into())).collect();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = json!({
-            "up": link.is_up(), "outstanding": link.outstanding(), "reversing": link.reversing(), "counters": counters,
+        let shown = json!({
+            "institution": id, "up": link.is_up(), "connections_up": link.lines_up(),
+            "outstanding": link.outstanding(), "reversing": link.reversing(), "counters": counters,
         });
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), shown);
     }
 }
 
-/// Keeps a connection to `address` until the stop, and does what `requests` ask over it.
+/// Octets on their way out.
+type Out = mpsc::UnboundedSender<Secret<Vec<u8>>>;
+
+/// What a connection says.
+#[derive(Debug)]
+enum Heard {
+    /// It was made; what is sent here goes out, and it ends when this is dropped.
+    Connected(Out),
+    Bytes(Secret<Vec<u8>>),
+    Disconnected,
+}
+
+/// Keeps connections to the institution until the stop, and does what `requests` ask over them.
 pub(crate) async fn run(
-    address: SocketAddr,
-    config: LinkConfig,
+    institution: Institution,
     mut requests: mpsc::UnboundedReceiver<BankRequest>,
     engine: Engine,
     state: BankState,
     stop: Stop,
 ) {
-    let mut link = Link::new(config);
-    let mut stream: Option<TcpStream> = None;
-    // A task of its own, so that requests that come meanwhile do not start the attempt anew.
-    let mut connecting = Some(tokio::spawn(connect(address, clock::now())));
-    let mut buffer = vec![0; 16 * 1024];
+    let Institution { id, addresses, link } = institution;
+    let mut link = Link::new(link);
+    let mut lines: Vec<Option<Out>> = addresses.iter().map(|_| None).collect();
+    let (tell, mut heard) = mpsc::channel(HEARD);
+    for (line, address) in addresses.into_iter().enumerate() {
+        tokio::spawn(connection(line, id.clone(), address, tell.clone()));
+    }
     loop {
-        drain(&mut link, &mut stream, &engine).await;
-        state.set(&link);
-        let connected = stream.is_some();
-        if !connected && connecting.is_none() {
-            connecting = Some(tokio::spawn(connect(address, clock::now() + RECONNECT)));
-        }
+        drain(&mut link, &mut lines, &engine, &id).await;
+        state.set(&id, &link);
+        metrics::gauge!("cloakway_bank_connections", "institution" => id.clone())
+            .set(u32::try_from(link.lines_up()).unwrap_or(u32::MAX));
+        metrics::gauge!("cloakway_bank_reversals_owed", "institution" => id.clone())
+            .set(u32::try_from(link.reversing()).unwrap_or(u32::MAX));
         tokio::select! {
             () = stop.told() => return,
             request = requests.recv() => match request {
                 Some(request) => ask(&mut link, request, &engine).await,
                 None => return,
             },
-            made = attempt(&mut connecting) => {
-                connecting = None;
-                match made {
-                    Ok(made) => {
-                        tracing::info!(bank = %address, "bank connected");
-                        stream = Some(made);
-                        link.handle(Input::Connected, clock::now(), clock::wall());
-                    }
-                    Err(error) => tracing::warn!(bank = %address, %error, "bank not reachable"),
-                }
-            },
-            read = receive(&mut stream, &mut buffer), if connected => match read {
-                Ok(octets) if octets > 0 => {
-                    let bytes = buffer.get(..octets).unwrap_or_default();
-                    link.handle(Input::Bytes(bytes), clock::now(), clock::wall());
-                }
-                end => {
-                    tracing::warn!(bank = %address, error = ?end.err(), "bank disconnected");
-                    stream = None;
-                    link.handle(Input::Disconnected, clock::now(), clock::wall());
+            said = heard.recv() => {
+                let Some((line, said)) = said else { return };
+                let input = match &said {
+                    Heard::Connected(_) => Input::Connected(line),
+                    Heard::Bytes(octets) => Input::Bytes(line, octets.expose()),
+                    Heard::Disconnected => Input::Disconnected(line),
+                };
+                link.handle(input, clock::now(), clock::wall());
+                if let (Some(out), Heard::Connected(_) | Heard::Disconnected) = (lines.get_mut(line), &said) {
+                    *out = match said {
+                        Heard::Connected(sender) => Some(sender),
+                        Heard::Bytes(_) | Heard::Disconnected => None,
+                    };
                 }
             },
             () = clock::until(link.poll_timeout()) => link.handle(Input::Tick, clock::now(), clock::wall()),
@@ -90,25 +102,63 @@ pub(crate) async fn run(
     }
 }
 
-async fn connect(address: SocketAddr, at: cloakway_types::Instant) -> std::io::Result<TcpStream> {
-    clock::until(Some(at)).await;
-    let stream = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// The end of the attempt that is under way, if there is one.
-async fn attempt(connecting: &mut Option<JoinHandle<std::io::Result<TcpStream>>>) -> std::io::Result<TcpStream> {
-    match connecting {
-        Some(attempt) => attempt.await.unwrap_or_else(|error| Err(std::io::Error::other(error))),
-        None => std::future::pending().await,
+/// Makes one connection after another. What it says comes in order, so that what an old connection said is never taken
+/// for a word of the next one.
+async fn connection(line: usize, id: String, address: SocketAddr, tell: mpsc::Sender<(usize, Heard)>) {
+    let mut told = false;
+    loop {
+        match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await.map_err(Into::into).flatten() {
+            Ok(stream) => {
+                told = false;
+                tracing::info!(institution = id, bank = %address, "bank connected");
+                let (out, outgoing) = mpsc::unbounded_channel();
+                if tell.send((line, Heard::Connected(out))).await.is_err() {
+                    return;
+                }
+                let end = converse(stream, line, outgoing, &tell).await;
+                tracing::warn!(institution = id, bank = %address, error = ?end.err(), "bank disconnected");
+                if tell.send((line, Heard::Disconnected)).await.is_err() {
+                    return;
+                }
+            }
+            // Once, and not every half second of a long night.
+            Err(error) if !told => {
+                told = true;
+                tracing::warn!(institution = id, bank = %address, %error, "bank not reachable");
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RECONNECT) => {}
+            () = tell.closed() => return,
+        }
     }
 }
 
-async fn receive(stream: &mut Option<TcpStream>, buffer: &mut [u8]) -> std::io::Result<usize> {
-    match stream {
-        Some(stream) => stream.read(buffer).await,
-        None => std::future::pending().await,
+/// Moves bytes both ways until one side ends, or the link lets go of it.
+async fn converse(
+    mut stream: TcpStream,
+    line: usize,
+    mut outgoing: mpsc::UnboundedReceiver<Secret<Vec<u8>>>,
+    tell: &mpsc::Sender<(usize, Heard)>,
+) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut reading, mut writing) = stream.split();
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        tokio::select! {
+            read = reading.read(&mut buffer) => {
+                let octets = read?;
+                let bytes = Secret::new(buffer.get(..octets).unwrap_or_default().to_vec());
+                if octets == 0 || tell.send((line, Heard::Bytes(bytes))).await.is_err() {
+                    return Ok(());
+                }
+            }
+            octets = outgoing.recv() => match octets {
+                Some(octets) => tokio::time::timeout(CONNECT_LIMIT, writing.write_all(octets.expose())).await??,
+                None => return Ok(()),
+            },
+        }
     }
 }
 
@@ -117,16 +167,17 @@ async fn ask(link: &mut Link<OrderKey>, request: BankRequest, engine: &Engine) {
         BankRequest::Authorise(order) => {
             let key = order.key.clone();
             let input = Trace::new(order.attempt.stan, order.attempt.sent_at).map(|trace| {
-                let authorisation =
-                    Authorisation { trace, card: order.card, expiry: order.expiry, amount: order.amount };
-                Input::Authorise(order.key, Box::new(authorisation))
+                let movement = order.attempt.movement;
+                let (card, expiry, amount) = (order.card, order.expiry, order.amount);
+                Input::Authorise(order.key, Box::new(Authorisation { trace, movement, card, expiry, amount }))
             });
             (key, input)
         }
         BankRequest::Reverse(reversal) => {
             let key = reversal.key.clone();
+            let movement = reversal.attempt.movement;
             let input = Trace::new(reversal.attempt.stan, reversal.attempt.sent_at)
-                .map(|trace| Input::Reverse(reversal.key, Reversal { trace, amount: reversal.amount }));
+                .map(|trace| Input::Reverse(reversal.key, Reversal { trace, movement, amount: reversal.amount }));
             (key, input)
         }
     };
@@ -141,40 +192,40 @@ async fn ask(link: &mut Link<OrderKey>, request: BankRequest, engine: &Engine) {
 }
 
 /// Does everything that the link wants done.
-async fn drain(link: &mut Link<OrderKey>, stream: &mut Option<TcpStream>, engine: &Engine) {
+async fn drain(link: &mut Link<OrderKey>, lines: &mut [Option<Out>], engine: &Engine, id: &str) {
     while let Some(output) = link.poll_output() {
         match output {
-            Output::Send(octets) => {
-                let written = match stream.as_mut() {
-                    Some(stream) => tokio::time::timeout(CONNECT_LIMIT, stream.write_all(octets.expose())).await,
-                    None => continue,
-                };
-                if !matches!(written, Ok(Ok(()))) {
-                    *stream = None;
-                    link.handle(Input::Disconnected, clock::now(), clock::wall());
+            Output::Send(line, octets) => {
+                // A connection that is gone says so itself.
+                if let Some(Some(out)) = lines.get(line) {
+                    let _ = out.send(octets);
                 }
             }
             Output::Authorised(key, Verdict::Approved { authorisation_code }) => {
                 engine.bank(key, BankEvent::Approved { authorisation_code }).await;
             }
             Output::Authorised(key, Verdict::Declined(code)) => {
-                tracing::info!(order = %key, %code, "declined");
+                tracing::info!(order = %key, %code, institution = id, "declined");
                 engine.bank(key, BankEvent::Declined).await;
             }
             Output::TimedOut(key, why) => {
-                tracing::warn!(order = %key, ?why, "no clear answer from the bank: reversing");
+                tracing::warn!(order = %key, ?why, institution = id, "no clear answer from the bank: reversing");
                 metrics::counter!("cloakway_bank_timeouts_total").increment(1);
                 engine.bank(key, BankEvent::TimedOut).await;
             }
             Output::NotSent(key) => engine.bank(key, BankEvent::NotSent).await,
-            Output::Late(key, code) => tracing::warn!(order = %key, %code, "late answer: the reversal stands"),
+            Output::Late(key, code) => {
+                tracing::warn!(order = %key, %code, institution = id, "late answer: the reversal stands");
+            }
             Output::Reversed(key, code) => {
-                tracing::info!(order = %key, %code, "reversed");
+                tracing::info!(order = %key, %code, institution = id, "reversed");
                 engine.bank(key, BankEvent::Reversed).await;
             }
-            Output::Disconnect(reason) => {
-                tracing::warn!(%reason, "bank connection ended");
-                *stream = None;
+            Output::Disconnect(line, reason) => {
+                tracing::warn!(%reason, institution = id, "bank connection ended");
+                if let Some(out) = lines.get_mut(line) {
+                    *out = None;
+                }
             }
         }
     }

@@ -13,10 +13,11 @@ use cloakway_runtime::tls::Identity;
 use cloakway_types::IspId;
 use ipnet::IpNet;
 use serde::Deserialize;
-use transact_bank::{Acceptor, LinkConfig};
 use transact_cloak::{Checksum, CloakConfig, Limits};
 use transact_core::Policy;
 use transact_core::admission::Bounds;
+
+use crate::institutions::{self, Institution, RawInstitution};
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -35,10 +36,8 @@ pub struct Config {
     pub private: PrivateConfig,
     /// The side of facilitation.
     pub management: ManagementConfig,
-    /// The institution's address.
-    pub bank: SocketAddr,
-    /// How it is spoken to.
-    pub bank_link: LinkConfig,
+    /// The financial institutions.
+    pub institutions: Vec<Institution>,
 }
 
 /// The private side.
@@ -85,7 +84,9 @@ pub struct Raw {
     private: RawPrivate,
     isps: Vec<RawIsp>,
     management: RawManagement,
-    bank: RawBank,
+    bank: Option<RawInstitution>,
+    #[serde(default)]
+    institutions: Vec<RawInstitution>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -186,22 +187,6 @@ struct RawManagement {
     client_names: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawBank {
-    address: SocketAddr,
-    terminal: String,
-    acceptor: String,
-    acquirer: String,
-    merchant_type: String,
-    #[serde(default = "bank_timeout")]
-    answer_timeout_ms: u64,
-}
-
-fn bank_timeout() -> u64 {
-    15_000
-}
-
 fn positive(field: &str, value: u64) -> Result<u64, Invalid> {
     if value == 0 { Err(Invalid::at(field, "0 is not allowed: give at least 1")) } else { Ok(value) }
 }
@@ -297,10 +282,7 @@ impl config::Config for Config {
         if management.client_names.is_empty() {
             return Err(Invalid::at("management.client-names", "no name: give the one in facilitation's certificate"));
         }
-        let bank = raw.bank;
-        let acceptor = Acceptor::new(&bank.terminal, &bank.acceptor, &bank.acquirer, &bank.merchant_type)
-            .map_err(|error| Invalid::at(format!("bank.{}", error.name.replace(' ', "-")), error.source))?;
-        let answer_timeout = Duration::from_millis(positive("bank.answer-timeout-ms", bank.answer_timeout_ms)?);
+        let (institutions, known) = institutions::validate(raw.bank, raw.institutions)?;
         let orders = raw.orders;
         Ok(Self {
             data: raw.data,
@@ -321,6 +303,7 @@ impl config::Config for Config {
                 ),
                 addresses: by_isp,
                 port: private.port,
+                institutions: known,
             },
             private: PrivateConfig {
                 interface: private.interface,
@@ -339,8 +322,7 @@ impl config::Config for Config {
                 client_ca: management.client_ca,
                 client_names: management.client_names,
             },
-            bank: bank.address,
-            bank_link: LinkConfig { answer_timeout, ..LinkConfig::new(acceptor) },
+            institutions,
         })
     }
 }
@@ -357,6 +339,15 @@ impl Config {
             ),
             format!("results are signed by {}", self.result_key.verifying_key().to_base64()),
         ];
+        for institution in &self.institutions {
+            let link = &institution.link;
+            if link.codec.mac.is_none() {
+                lines.push(format!(
+                    "warning: messages of {} are not authenticated: mac = \"x9.19\" or \"aes-cmac\" does that",
+                    institution.id
+                ));
+            }
+        }
         if private.checksum == Checksum::Offloaded {
             lines.push("warning: checksums = \"trust\" is for virtual links on one machine".to_owned());
         }

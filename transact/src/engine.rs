@@ -31,7 +31,21 @@ pub(crate) enum EngineError {
     Stopping,
 }
 
-/// What the bank link is asked to do.
+/// Why the engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "order {order} has to be taken back at institution {institution:?}, which is not in the configuration: put it back until that is done"
+    )]
+    Institution { order: OrderKey, institution: String },
+}
+
+/// Where each institution takes requests.
+pub(crate) type Institutions = BTreeMap<String, mpsc::UnboundedSender<BankRequest>>;
+
+/// What a bank link is asked to do.
 #[derive(Debug)]
 pub(crate) enum BankRequest {
     Authorise(Box<BankOrder>),
@@ -109,12 +123,20 @@ pub(crate) fn start(
     policy: Policy,
     store: Store,
     outbox: Arc<Outbox>,
-    bank: mpsc::UnboundedSender<BankRequest>,
+    bank: Institutions,
     stop: Stop,
-) -> Result<Engine, StoreError> {
+) -> Result<Engine, StartError> {
     let stored = read(&store)?;
     tracing::info!(orders = stored.orders.len(), "orders loaded");
     let (orders, first) = Orders::restore(policy, stored.orders, stored.stan);
+    for effect in &first.effects {
+        if let Effect::Reverse(reversal) = effect
+            && !bank.contains_key(&reversal.attempt.institution)
+        {
+            let institution = reversal.attempt.institution.clone();
+            return Err(StartError::Institution { order: reversal.key.clone(), institution });
+        }
+    }
     let (commands, receive) = mpsc::channel(QUEUE);
     let waiters = Arc::new(Mutex::new(Waiters::default()));
     let (finish, finished) = mpsc::channel(QUEUE);
@@ -177,7 +199,7 @@ async fn carry_out(
     mut steps: mpsc::Receiver<Finish>,
     waiters: Arc<Mutex<Waiters>>,
     outbox: Arc<Outbox>,
-    bank: mpsc::UnboundedSender<BankRequest>,
+    bank: Institutions,
     stop: Stop,
 ) {
     while let Some((committed, effects)) = steps.recv().await {
@@ -204,8 +226,16 @@ async fn carry_out(
                         gate.prove(matched);
                     }
                 }
-                Effect::Authorise(order) => drop(bank.send(BankRequest::Authorise(order))),
-                Effect::Reverse(reversal) => drop(bank.send(BankRequest::Reverse(reversal))),
+                Effect::Authorise(order) => {
+                    if let Some(bank) = bank.get(&order.attempt.institution) {
+                        let _ = bank.send(BankRequest::Authorise(order));
+                    }
+                }
+                Effect::Reverse(reversal) => {
+                    if let Some(bank) = bank.get(&reversal.attempt.institution) {
+                        let _ = bank.send(BankRequest::Reverse(reversal));
+                    }
+                }
                 Effect::Publish(id, result) => {
                     metrics::counter!("cloakway_orders_decided_total", "verdict" => format!("{:?}", result.verdict).to_lowercase())
                         .increment(1);
@@ -318,6 +348,7 @@ fn list(orders: &Orders) -> Value {
                 "isp": order.isp,
                 "amount": order.amount.to_string(),
                 "state": state(order),
+                "institution": attempt.map(|attempt| &attempt.institution),
                 "stan": attempt.map(|attempt| attempt.stan),
                 "card": attempt.map(|attempt| format!("…{}", attempt.last_four)),
                 "created_at": order.created_at.to_string(),

@@ -15,6 +15,7 @@ mod bank;
 pub mod config;
 mod engine;
 mod gate;
+mod institutions;
 mod link;
 mod management;
 mod outbox;
@@ -44,10 +45,10 @@ impl Role for TransactionServer {
   transaction-server run --config /etc/cloakway/transaction-server.toml
   transaction-server show orders --json";
     const TOPICS: &'static [Topic] = &[
-        Topic { name: "status", about: "Orders by state, results waiting, bank link" },
+        Topic { name: "status", about: "Orders by state, results waiting, bank links" },
         Topic { name: "orders", about: "Every order: state, trace number, last four digits" },
         Topic { name: "cloak", about: "Connections, and what was dropped, by reason" },
-        Topic { name: "bank", about: "The link to the financial institution" },
+        Topic { name: "bank", about: "The links to the financial institutions" },
     ];
     type Config = config::Config;
 
@@ -64,17 +65,17 @@ impl Role for TransactionServer {
         std::fs::create_dir_all(&config.data)?;
         let store = Store::open(&config.data.join("orders.redb"))?;
         let outbox = Arc::new(outbox::Outbox::new(config.result_key));
-        let (ask_bank, bank_requests) = mpsc::unbounded_channel();
-        let engine = engine::start(config.policy, store, outbox.clone(), ask_bank, stop.clone())?;
+        let (mut ask, mut requests) = (engine::Institutions::new(), Vec::new());
+        for institution in config.institutions {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            ask.insert(institution.id.clone(), sender);
+            requests.push((institution, receiver));
+        }
+        let engine = engine::start(config.policy, store, outbox.clone(), ask, stop.clone())?;
         let bank_state = bank::BankState::default();
-        tokio::spawn(bank::run(
-            config.bank,
-            config.bank_link,
-            bank_requests,
-            engine.clone(),
-            bank_state.clone(),
-            stop.clone(),
-        ));
+        for (institution, receiver) in requests {
+            tokio::spawn(bank::run(institution, receiver, engine.clone(), bank_state.clone(), stop.clone()));
+        }
 
         let management = config.management;
         let listener = tokio::net::TcpListener::bind(management.listen)
@@ -110,7 +111,7 @@ impl Role for TransactionServer {
                     "status" => Ok(serde_json::json!({
                         "orders": engine.show(false).await?,
                         "results_waiting": outbox.len(),
-                        "bank_up": bank.get("up"),
+                        "banks_up": bank_state_up(&bank),
                         "connections": cloak.get("connections"),
                     })),
                     "orders" => engine.show(true).await,
@@ -124,6 +125,13 @@ impl Role for TransactionServer {
         stop.told().await;
         Ok(())
     }
+}
+
+/// How many institutions can be asked now, and of how many.
+fn bank_state_up(banks: &serde_json::Value) -> String {
+    let rows = banks.as_array().map(Vec::as_slice).unwrap_or_default();
+    let up = rows.iter().filter(|row| row.get("up") == Some(&serde_json::Value::Bool(true))).count();
+    format!("{up} of {}", rows.len())
 }
 
 /// What every payer's connection needs.

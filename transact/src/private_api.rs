@@ -64,6 +64,9 @@ fn told(
         Ok(Err(error @ PayError::CardExpired)) => {
             Err(refusal(StatusCode::UNPROCESSABLE_ENTITY, "card_expired", &error).field("expiry"))
         }
+        Ok(Err(error @ PayError::CardNotTaken)) => {
+            Err(refusal(StatusCode::UNPROCESSABLE_ENTITY, "card_not_taken", &error).field("card_number"))
+        }
         Ok(Err(error @ PayError::BankUnreachable)) => {
             Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "bank_unreachable", &error))
         }
@@ -157,6 +160,7 @@ mod tests {
         let key = SigningKey::from_base64(&Secret::new(base64(&[1; 32]))).unwrap();
         let outbox = Arc::new(Outbox::new(key));
         let (ask, bank) = mpsc::unbounded_channel();
+        let ask = BTreeMap::from([("bank".to_owned(), ask)]);
         let policy = Policy {
             secret: Secret::new(vec![7; 32]),
             lifetime: Duration::from_secs(900),
@@ -165,6 +169,7 @@ mod tests {
             retention: Duration::from_secs(1000),
             addresses: BTreeMap::from([("isp".parse().unwrap(), vec!["203.0.113.200".parse().unwrap()])]),
             port: 443,
+            institutions: transact_core::Institutions::one("bank"),
         };
         let store = Store::open(&folder.path().join("orders")).unwrap();
         let engine = engine::start(policy, store, outbox.clone(), ask, Stop::new()).unwrap();

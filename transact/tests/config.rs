@@ -35,6 +35,63 @@ fn the_example_is_valid_and_a_stray_key_in_any_table_is_refused_with_its_line() 
     }
 }
 
+/// The example with institutions in the place of `[bank]`.
+fn with_institutions(text: &str, rows: &[(&str, &str)]) -> String {
+    let bank = text.find("\n[bank]\n").unwrap();
+    let tables = rows.iter().map(|(id, cards)| {
+        format!(
+            "[[institutions]]\nid = \"{id}\"\ncards = {cards}\naddresses = [\"192.0.2.82:8583\", \"192.0.2.83:8583\"]\n\
+             terminal = \"T\"\nacceptor = \"A\"\nacquirer = \"1\"\nmerchant-type = \"5999\"\nprofile = \"binary\"\n"
+        )
+    });
+    format!("{}\n{}", &text[..bank], tables.collect::<String>())
+}
+
+#[test]
+fn several_institutions_have_names_cards_and_connections_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = example(folder.path());
+    let two = with_institutions(&text, &[("blue", "[\"4\"]"), ("red", "[\"51-55\", \"2221-2720\"]")]);
+    let config = config::parse::<Config>("t.toml", &two).unwrap();
+    let shown: Vec<_> = config.institutions.iter().map(|i| (i.id.as_str(), i.link.lines)).collect();
+    assert_eq!(shown, [("blue", 2), ("red", 2)]);
+    for (rows, says) in [
+        (&[("blue", "[\"4\"]"), ("red", "[\"4\"]")][..], "institutions[1].cards[0]: cards 4 belong to blue and to red"),
+        (&[("blue", "[]"), ("red", "[]")], "institutions[1].cards[0]: cards * belong to blue and to red"),
+        (&[("blue", "[\"4\"]"), ("blue", "[\"5\"]")], "institutions[1].id: blue is there twice"),
+        (&[("no name", "[\"4\"]")], "institutions[0].id: give a name"),
+        (&[("blue", "[\"4x\"]")], "institutions[0].cards[0]: \"4x\" is no card range"),
+    ] {
+        let error = error(&with_institutions(&text, rows));
+        assert!(error.contains(says), "{error}");
+    }
+    assert!(error(&with_institutions(&text, &[])).contains("institutions: no financial institution"));
+    let both = format!(
+        "{text}\n[[institutions]]\nid = \"x\"\nterminal = \"T\"\nacceptor = \"A\"\nacquirer = \"1\"\nmerchant-type = \"5999\"\n"
+    );
+    assert!(error(&both).contains("bank: there are [[institutions]] as well"));
+}
+
+#[test]
+fn a_key_for_messages_to_the_bank_is_read_and_not_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = example(folder.path());
+    let key = folder.path().join("bank-mac.key");
+    std::fs::write(&key, "0123456789abcdeffedcba9876543210\n").unwrap();
+    let with = |mac: &str| {
+        text.replacen("mac = \"none\"", &format!("mac = \"{mac}\""), 1).replacen("# mac-key-file", "mac-key-file", 1)
+    };
+    for mac in ["x9.19", "aes-cmac"] {
+        let config = config::parse::<Config>("t.toml", &with(mac)).unwrap();
+        assert!(config.institutions[0].link.codec.mac.is_some());
+        assert!(!format!("{config:?}").contains("0123456789abcdef") && !format!("{config:?}").contains("[1, 35"));
+    }
+    assert!(error(&with("none")).contains("bank.mac-key-file: there is a key and mac = \"none\""));
+    assert!(error(&text.replacen("mac = \"none\"", "mac = \"x9.19\"", 1)).contains("bank.mac-key-file: no key"));
+    std::fs::write(&key, "0123").unwrap();
+    assert!(error(&with("x9.19")).contains("bank.mac-key-file: the key has 2 octets, 16 are needed"));
+}
+
 #[test]
 fn each_wrong_value_names_its_line_its_field_and_what_would_be_right() {
     let folder = tempfile::tempdir().unwrap();
@@ -55,6 +112,10 @@ fn each_wrong_value_names_its_line_its_field_and_what_would_be_right() {
         ),
         ("client-names = [\"facilitation.cloakway.example\"]", "client-names = []", "management.client-names: no name"),
         ("acquirer = \"424242\"", "acquirer = \"42x\"", "bank.acquirer: "),
+        ("profile = \"ascii\"", "profile = \"ebcdic\"", "bank.profile: \"ebcdic\" is not known: give one of \"ascii\""),
+        ("header = \"\"", "header = \"6\"", "bank.header: \"6\" is no header"),
+        ("address = \"192.0.2.82:8583\"\n", "", "bank.addresses: 0 addresses"),
+        ("answer-timeout-ms = 15000", "answer-timeout-ms = 0", "bank.answer-timeout-ms: 0 is not allowed"),
         (
             "page-origins = [\"https://192.0.2.34\"]",
             "page-origins = [\"http://192.0.2.34\"]",

@@ -7,13 +7,15 @@ cloakway_types::counts! {
         SignedOn = "signed-on",
         /// A connection ended, for whatever reason.
         Disconnected = "disconnected",
-        /// An authorisation was asked for.
+        /// An authorisation or a purchase was asked for.
         Authorisation = "authorisation-sent",
-        /// An authorisation was approved.
+        /// A refund was asked for.
+        Refund = "refund-sent",
+        /// A request was approved.
         Approved = "approved",
-        /// An authorisation was declined.
+        /// A request was declined.
         Declined = "declined",
-        /// An authorisation was refused here, because the link was down or full: nothing was sent.
+        /// A request was refused here, because the link was down or full: nothing was sent.
         NotSent = "not-sent",
         /// No answer in time.
         TimedOut = "timed-out",
@@ -37,6 +39,8 @@ cloakway_types::counts! {
         Unmatched = "answer-unmatched",
         /// A message that could not be read, or lacked a field.
         Undecodable = "message-undecodable",
+        /// A message without its code of authentication, or with a wrong one.
+        Unauthentic = "message-unauthentic",
         /// A message of a type that an institution does not send here.
         Unexpected = "message-unexpected",
     }

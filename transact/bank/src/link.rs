@@ -1,142 +1,32 @@
-//! One connection after another to one institution, and what is owed over them.
+//! The connections to one institution, and what is owed over them.
 //!
 //! ```text
 //! Down --Connected--> SigningOn --0810/00--> Up --silence--> echo 0800/301 --silence--> Disconnect
 //!   ^                     |                   |
-//!   └── Disconnected, or a Disconnect output ─┘   every authorisation without an answer: TimedOut
+//!   └── Disconnected, or a Disconnect output ─┘   every request of this connection without an answer: TimedOut
 //! ```
 //!
-//! An authorisation (0100) is sent once or not at all: while the link is not up it is refused with
-//! [`Output::NotSent`], and when its answer does not come it ends in [`Output::TimedOut`], upon which the
-//! caller hands in the reversal. A reversal (0400, then 0401) is repeated, with back-off and over as many
-//! connections as it takes, until the institution confirms it.
+//! A request (0100, 0200) is sent once or not at all, over the connection that has the fewest waiting: while none is up
+//! it is refused with [`Output::NotSent`], and when its answer does not come it ends in [`Output::TimedOut`], upon which
+//! the caller hands in the reversal. A reversal (0400, then 0401; or 0420, then 0421) is repeated, with back-off and over
+//! as many connections as it takes, until the institution confirms it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use cloakway_crypto::Secret;
 use cloakway_types::{Instant, Money, Timestamp};
 
 use crate::counters::{Count, Counters};
-use crate::frame::{FrameError, Framer, frame};
-use crate::message::{Message, MessageType};
-use crate::request::{Acceptor, Answer, Authorisation, NetworkCode, ResponseCode, Reversal, Trace};
+use crate::events::{DisconnectReason, Input, LinkConfig, Output, Verdict, Why};
+use crate::frame::Framer;
+use crate::message::{DecodeError, Message, MessageType};
+use crate::request::{Answer, Movement, NetworkCode, ResponseCode, Reversal, Trace};
 
 /// Ended requests that are remembered, to tell late and repeated answers from answers to nothing.
 const REMEMBERED: usize = 4096;
 /// Reversals that are sent at one time; the others follow [`REVERSAL_PACE`] later.
 const REVERSALS_AT_ONCE: usize = 32;
 const REVERSAL_PACE: Duration = Duration::from_millis(100);
-
-/// How the link behaves.
-#[derive(Debug, Clone)]
-pub struct LinkConfig {
-    /// Who we are to the institution.
-    pub acceptor: Acceptor,
-    /// How long an answer may take, to authorisations, sign-on and echo alike.
-    pub answer_timeout: Duration,
-    /// How long nothing may be heard before an echo is sent.
-    pub echo_interval: Duration,
-    /// From a reversal to its first repetition; doubled each time.
-    pub reversal_retry: Duration,
-    /// The longest time between two repetitions.
-    pub reversal_retry_max: Duration,
-    /// Authorisations that may wait for an answer; more are refused.
-    pub max_outstanding: usize,
-}
-
-impl LinkConfig {
-    /// The usual times: 15 s for an answer, an echo after 60 s, reversals repeated after 2 s to 60 s, 256
-    /// authorisations at a time.
-    #[must_use]
-    pub const fn new(acceptor: Acceptor) -> Self {
-        Self {
-            acceptor,
-            answer_timeout: Duration::from_secs(15),
-            echo_interval: Duration::from_secs(60),
-            reversal_retry: Duration::from_secs(2),
-            reversal_retry_max: Duration::from_secs(60),
-            max_outstanding: 256,
-        }
-    }
-}
-
-/// What happens to the link. `K` is the caller's own name for a request.
-#[derive(Debug)]
-pub enum Input<'a, K> {
-    /// A connection was made.
-    Connected,
-    /// Octets arrived on it.
-    Bytes(&'a [u8]),
-    /// It ended.
-    Disconnected,
-    /// Ask for an authorisation. The caller has stored its trace before.
-    Authorise(K, Box<Authorisation>),
-    /// Take an authorisation back. The caller keeps it stored until [`Output::Reversed`]; the link holds as
-    /// many as the caller hands in, each once.
-    Reverse(K, Reversal),
-    /// [`Link::poll_timeout`] is due.
-    Tick,
-}
-
-/// What is to be done.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Output<K> {
-    /// Write these octets to the connection.
-    Send(Secret<Vec<u8>>),
-    /// The institution has answered.
-    Authorised(K, Verdict),
-    /// Whether the institution holds an authorisation is unknown: reverse it.
-    TimedOut(K, Why),
-    /// Nothing was sent and nothing will be: nothing is to be reversed.
-    NotSent(K),
-    /// An answer came after [`Output::TimedOut`]; the reversal stands. For the log.
-    Late(K, ResponseCode),
-    /// The institution holds no authorisation any more.
-    Reversed(K, ResponseCode),
-    /// End the connection; [`Input::Disconnected`] need not follow.
-    Disconnect(DisconnectReason),
-}
-
-/// An institution's decision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// The card may be charged.
-    Approved {
-        /// Field 38; empty when the institution gave none.
-        authorisation_code: String,
-    },
-    /// It may not.
-    Declined(ResponseCode),
-}
-
-/// Why an authorisation's outcome is unknown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// No answer within [`LinkConfig::answer_timeout`].
-    Deadline,
-    /// The connection ended first.
-    ConnectionLost,
-    /// Approved, but conditionally or for something else than what was asked.
-    Unclear(ResponseCode),
-}
-
-/// Why the link wants its connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum DisconnectReason {
-    /// The sign-on was not answered.
-    #[error("the institution did not answer the sign-on in time")]
-    SignOnTimedOut,
-    /// The sign-on was refused.
-    #[error("the institution refused the sign-on with response code {0}")]
-    SignOnRefused(ResponseCode),
-    /// The echo was not answered.
-    #[error("the institution did not answer the echo in time")]
-    EchoTimedOut,
-    /// The stream cannot be read on.
-    #[error("the institution's stream cannot be read on: {0}")]
-    Stream(FrameError),
-}
 
 /// The name of a request on the wire: trace number and transmission time. The terminal is always ours.
 type Key = (String, String);
@@ -146,15 +36,26 @@ fn key_of(trace: Trace) -> Key {
 }
 
 #[derive(Debug)]
-enum Connection {
+enum State {
     Down,
     SigningOn { deadline: Instant },
     Up { heard_at: Instant, echo: Option<Instant> },
 }
 
 #[derive(Debug)]
+struct Line {
+    state: State,
+    framer: Framer,
+    /// Of the last 0800.
+    network_stan: u32,
+}
+
+#[derive(Debug)]
 struct Outstanding<K> {
     reference: K,
+    /// The connection that it was sent over.
+    line: usize,
+    movement: Movement,
     retrieval_reference: String,
     amount: Money,
     deadline: Instant,
@@ -180,8 +81,7 @@ enum Past<K> {
 #[derive(Debug)]
 pub struct Link<K> {
     config: LinkConfig,
-    connection: Connection,
-    framer: Framer,
+    lines: Vec<Line>,
     outstanding: BTreeMap<Key, Outstanding<K>>,
     reversing: BTreeMap<Key, Reversing<K>>,
     /// Reversals by the time when they are sent next.
@@ -197,10 +97,10 @@ impl<K: Clone> Link<K> {
     /// A link that is down and owes nothing.
     #[must_use]
     pub fn new(config: LinkConfig) -> Self {
+        let line = || Line { state: State::Down, framer: Framer::new(config.framing.clone()), network_stan: 0 };
         Self {
+            lines: (0..config.lines.max(1)).map(|_| line()).collect(),
             config,
-            connection: Connection::Down,
-            framer: Framer::default(),
             outstanding: BTreeMap::new(),
             reversing: BTreeMap::new(),
             schedule: BTreeSet::new(),
@@ -215,15 +115,25 @@ impl<K: Clone> Link<K> {
     /// Takes what happened. Then take every [`Link::poll_output`].
     pub fn handle(&mut self, input: Input<'_, K>, now: Instant, wall: Timestamp) {
         match input {
-            Input::Connected => {
-                self.lose_connection();
-                self.framer = Framer::default();
-                self.connection = Connection::SigningOn { deadline: now + self.config.answer_timeout };
-                self.send_network(NetworkCode::SignOn, wall);
+            Input::Connected(line) => {
+                self.lose(line);
+                let framer = Framer::new(self.config.framing.clone());
+                if let Some(line) = self.lines.get_mut(line) {
+                    line.framer = framer;
+                    line.state = State::SigningOn { deadline: now + self.config.answer_timeout };
+                }
+                self.send_network(line, NetworkCode::SignOn, wall);
             }
-            Input::Bytes(octets) => self.bytes(octets, now),
-            Input::Disconnected => self.lose_connection(),
-            Input::Authorise(reference, authorisation) => self.authorise(reference, &authorisation, now),
+            Input::Bytes(line, octets) => self.bytes(line, octets, now),
+            Input::Disconnected(line) => self.lose(line),
+            Input::Authorise(reference, asked) => {
+                let message = asked.message(&self.config.acceptor);
+                self.ask(reference, &message, asked.trace, asked.movement, asked.amount, now);
+            }
+            Input::Refund(reference, asked) => {
+                let message = asked.message(&self.config.acceptor);
+                self.ask(reference, &message, asked.trace, Movement::Refund, asked.amount, now);
+            }
             Input::Reverse(reference, reversal) => self.reverse(reference, reversal, now),
             Input::Tick => {}
         }
@@ -238,24 +148,30 @@ impl<K: Clone> Link<K> {
     /// When [`Input::Tick`] is due, if ever.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let connection = match self.connection {
-            Connection::Down => return None,
-            Connection::SigningOn { deadline } => return Some(deadline),
-            Connection::Up { echo: Some(deadline), .. } => deadline,
-            Connection::Up { heard_at, echo: None } => heard_at + self.config.echo_interval,
-        };
-        let answers = self.outstanding.values().map(|request| request.deadline).min();
-        let reversals = self.schedule.first().map(|(due, _)| *due);
-        [Some(connection), answers, reversals].into_iter().flatten().min()
+        let lines = self.lines.iter().filter_map(|line| match line.state {
+            State::Down => None,
+            State::SigningOn { deadline } => Some(deadline),
+            State::Up { echo: Some(deadline), .. } => Some(deadline),
+            State::Up { heard_at, echo: None } => Some(heard_at + self.config.echo_interval),
+        });
+        let answers = self.outstanding.values().map(|request| request.deadline);
+        let reversals = self.schedule.first().filter(|_| self.is_up()).map(|(due, _)| *due);
+        lines.chain(answers).chain(reversals).min()
     }
 
-    /// Whether authorisations can be sent now.
+    /// Whether requests can be sent now.
     #[must_use]
-    pub const fn is_up(&self) -> bool {
-        matches!(self.connection, Connection::Up { .. })
+    pub fn is_up(&self) -> bool {
+        self.lines_up() > 0
     }
 
-    /// Authorisations that wait for an answer.
+    /// Connections over which requests can be sent now.
+    #[must_use]
+    pub fn lines_up(&self) -> usize {
+        self.lines.iter().filter(|line| matches!(line.state, State::Up { .. })).count()
+    }
+
+    /// Requests that wait for an answer.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.outstanding.len()
@@ -273,21 +189,31 @@ impl<K: Clone> Link<K> {
         &self.counters
     }
 
-    fn authorise(&mut self, reference: K, authorisation: &Authorisation, now: Instant) {
-        let key = key_of(authorisation.trace);
+    /// The connection over which the next message goes: of those that are up, the one with the fewest requests waiting.
+    fn choose(&self) -> Option<usize> {
+        let waiting = |line: usize| self.outstanding.values().filter(|request| request.line == line).count();
+        let up = self.lines.iter().enumerate().filter(|(_, line)| matches!(line.state, State::Up { .. }));
+        up.map(|(line, _)| line).min_by_key(|line| if self.lines.len() > 1 { waiting(*line) } else { 0 })
+    }
+
+    fn ask(&mut self, reference: K, message: &Message, trace: Trace, movement: Movement, amount: Money, now: Instant) {
+        let key = key_of(trace);
         let used =
             self.outstanding.contains_key(&key) || self.reversing.contains_key(&key) || self.past.contains_key(&key);
-        if !self.is_up() || self.outstanding.len() >= self.config.max_outstanding || used {
+        let free = self.outstanding.len() < self.config.max_outstanding;
+        let Some(line) = self.choose().filter(|_| free && !used) else {
             self.counters.add(Count::NotSent);
             self.outputs.push_back(Output::NotSent(reference));
             return;
-        }
-        self.counters.add(Count::Authorisation);
-        self.send(&authorisation.message(&self.config.acceptor));
+        };
+        self.counters.add(if movement == Movement::Refund { Count::Refund } else { Count::Authorisation });
+        self.send(line, message);
         let request = Outstanding {
             reference,
-            retrieval_reference: authorisation.trace.retrieval_reference(),
-            amount: authorisation.amount,
+            line,
+            movement,
+            retrieval_reference: trace.retrieval_reference(),
+            amount,
             deadline: now + self.config.answer_timeout,
         };
         self.outstanding.insert(key, request);
@@ -305,72 +231,80 @@ impl<K: Clone> Link<K> {
         self.reversing.insert(key, Reversing { reference, reversal, sent: 0, due: now });
     }
 
-    fn bytes(&mut self, octets: &[u8], now: Instant) {
-        if matches!(self.connection, Connection::Down) {
-            return;
-        }
+    fn bytes(&mut self, number: usize, octets: &[u8], now: Instant) {
+        let Some(line) = self.lines.get_mut(number).filter(|line| !matches!(line.state, State::Down)) else { return };
         let mut messages = Vec::new();
-        let read = self.framer.push(octets, |message| messages.push(Message::decode(message)));
+        let codec = &self.config.codec;
+        let read = line.framer.push(octets, |message| messages.push(codec.decode(message)));
+        if let State::Up { heard_at, .. } = &mut line.state
+            && !messages.is_empty()
+        {
+            *heard_at = now;
+        }
         for message in messages {
-            if let Connection::Up { heard_at, .. } = &mut self.connection {
-                *heard_at = now;
-            }
             match message {
-                Ok(message) => self.message(&message, now),
+                Ok(message) => self.message(number, &message, now),
+                Err(DecodeError::NoCode { .. } | DecodeError::WrongCode { .. }) => {
+                    self.counters.add(Count::Unauthentic);
+                }
                 Err(_) => self.counters.add(Count::Undecodable),
             }
         }
         if let Err(error) = read {
-            self.disconnect(DisconnectReason::Stream(error));
+            self.disconnect(number, DisconnectReason::Stream(error));
         }
     }
 
-    fn message(&mut self, message: &Message, now: Instant) {
+    fn message(&mut self, line: usize, message: &Message, now: Instant) {
+        use MessageType as T;
         match message.message_type() {
-            MessageType::NetworkResponse => self.network_answer(message, now),
-            MessageType::NetworkRequest => {
-                let mut answer = Message::new(MessageType::NetworkResponse);
+            T::NetworkResponse => self.network_answer(line, message, now),
+            T::NetworkRequest => {
+                let mut answer = Message::new(T::NetworkResponse);
                 answer.copy(message, &[7, 11, 70]);
                 // Two characters of field 39 always fit.
                 let _ = answer.set(39, "00");
-                self.send(&answer);
+                self.send(line, &answer);
             }
-            MessageType::AuthorisationResponse => match Answer::from_message(message) {
-                Ok(answer) => self.authorisation_answer(&answer),
+            T::AuthorisationResponse | T::FinancialResponse => match Answer::from_message(message) {
+                Ok(answer) => self.request_answer(message.message_type(), &answer),
                 Err(_) => self.counters.add(Count::Undecodable),
             },
-            MessageType::ReversalResponse => match Answer::from_message(message) {
+            T::ReversalResponse | T::ReversalAdviceResponse => match Answer::from_message(message) {
                 Ok(answer) => self.reversal_answer(&answer),
                 Err(_) => self.counters.add(Count::Undecodable),
             },
-            MessageType::AuthorisationRequest | MessageType::ReversalRequest | MessageType::ReversalRepeat => {
-                self.counters.add(Count::Unexpected);
-            }
+            T::AuthorisationRequest
+            | T::FinancialRequest
+            | T::ReversalRequest
+            | T::ReversalRepeat
+            | T::ReversalAdvice
+            | T::ReversalAdviceRepeat => self.counters.add(Count::Unexpected),
         }
     }
 
-    fn network_answer(&mut self, message: &Message, now: Instant) {
+    fn network_answer(&mut self, number: usize, message: &Message, now: Instant) {
         let Some(code) = message.get(39).and_then(ResponseCode::parse) else {
             return self.counters.add(Count::Undecodable);
         };
-        let ours = message.get(11) == Some(format!("{:06}", self.network_stan).as_str());
-        match &mut self.connection {
-            Connection::SigningOn { .. } if ours && code.is_approval() => {
-                self.connection = Connection::Up { heard_at: now, echo: None };
+        let first = !self.is_up();
+        let Some(line) = self.lines.get_mut(number) else { return };
+        let ours = message.get(11) == Some(format!("{:06}", line.network_stan).as_str());
+        match &mut line.state {
+            State::SigningOn { .. } if ours && code.is_approval() => {
+                line.state = State::Up { heard_at: now, echo: None };
                 self.counters.add(Count::SignedOn);
-                // A new connection is the moment to try what is owed.
-                let owed: Vec<Key> = self.reversing.keys().cloned().collect();
+                // The first connection is the moment to try what is owed.
+                let owed: Vec<Key> = if first { self.reversing.keys().cloned().collect() } else { Vec::new() };
                 owed.into_iter().for_each(|key| self.reschedule(&key, now));
             }
-            Connection::SigningOn { .. } if ours => self.disconnect(DisconnectReason::SignOnRefused(code)),
-            Connection::Up { echo, .. } if ours && echo.is_some() => *echo = None,
-            Connection::SigningOn { .. } | Connection::Up { .. } | Connection::Down => {
-                self.counters.add(Count::Unmatched);
-            }
+            State::SigningOn { .. } if ours => self.disconnect(number, DisconnectReason::SignOnRefused(code)),
+            State::Up { echo, .. } if ours && echo.is_some() => *echo = None,
+            State::SigningOn { .. } | State::Up { .. } | State::Down => self.counters.add(Count::Unmatched),
         }
     }
 
-    fn authorisation_answer(&mut self, answer: &Answer) {
+    fn request_answer(&mut self, answered_by: MessageType, answer: &Answer) {
         let key = (answer.stan.clone(), answer.transmitted.clone());
         if answer.terminal != self.config.acceptor.terminal() {
             return self.counters.add(Count::Unmatched);
@@ -386,7 +320,10 @@ impl<K: Clone> Link<K> {
                 None => self.counters.add(Count::Unmatched),
             };
         };
-        if answer.retrieval_reference.as_ref().is_some_and(|retrieval| *retrieval != request.retrieval_reference) {
+        let other_type = request.movement.request().answer() != Some(answered_by);
+        let other_reference =
+            answer.retrieval_reference.as_ref().is_some_and(|retrieval| *retrieval != request.retrieval_reference);
+        if other_type || other_reference {
             return self.counters.add(Count::Unmatched);
         }
         let as_asked = answer.amount_minor.is_none_or(|minor| minor == request.amount.minor())
@@ -427,17 +364,22 @@ impl<K: Clone> Link<K> {
     }
 
     fn run_timers(&mut self, now: Instant, wall: Timestamp) {
-        match self.connection {
-            Connection::SigningOn { deadline } if now >= deadline => self.disconnect(DisconnectReason::SignOnTimedOut),
-            Connection::Up { echo: Some(deadline), .. } if now >= deadline => {
-                self.disconnect(DisconnectReason::EchoTimedOut);
+        for number in 0..self.lines.len() {
+            let Some(line) = self.lines.get_mut(number) else { continue };
+            match line.state {
+                State::SigningOn { deadline } if now >= deadline => {
+                    self.disconnect(number, DisconnectReason::SignOnTimedOut);
+                }
+                State::Up { echo: Some(deadline), .. } if now >= deadline => {
+                    self.disconnect(number, DisconnectReason::EchoTimedOut);
+                }
+                State::Up { heard_at, echo: None } if now >= heard_at + self.config.echo_interval => {
+                    line.state = State::Up { heard_at, echo: Some(now + self.config.answer_timeout) };
+                    self.counters.add(Count::Echo);
+                    self.send_network(number, NetworkCode::Echo, wall);
+                }
+                State::Down | State::SigningOn { .. } | State::Up { .. } => {}
             }
-            Connection::Up { heard_at, echo: None } if now >= heard_at + self.config.echo_interval => {
-                self.connection = Connection::Up { heard_at, echo: Some(now + self.config.answer_timeout) };
-                self.counters.add(Count::Echo);
-                self.send_network(NetworkCode::Echo, wall);
-            }
-            Connection::Down | Connection::SigningOn { .. } | Connection::Up { .. } => {}
         }
         let late: Vec<Key> = self
             .outstanding
@@ -448,21 +390,21 @@ impl<K: Clone> Link<K> {
         for key in late {
             self.give_up(key, Why::Deadline, Count::TimedOut);
         }
-        if self.is_up() {
-            self.send_reversals(now);
-        }
+        self.send_reversals(now);
     }
 
     fn send_reversals(&mut self, now: Instant) {
         for _ in 0..REVERSALS_AT_ONCE {
+            let Some(line) = self.choose() else { return };
             let Some((_, key)) = self.schedule.first().filter(|(due, _)| *due <= now).cloned() else { return };
             let Some(reversing) = self.reversing.get_mut(&key) else { return };
-            let message = reversing.reversal.message(&self.config.acceptor, reversing.sent > 0);
+            let (kind, repeated) = (self.config.reversals, reversing.sent > 0);
+            let message = reversing.reversal.message(&self.config.acceptor, kind, repeated);
             let pause = self.config.reversal_retry.saturating_mul(2_u32.saturating_pow(reversing.sent));
             reversing.sent = reversing.sent.saturating_add(1);
             self.reschedule(&key, now + pause.min(self.config.reversal_retry_max));
             self.counters.add(Count::Reversal);
-            self.send(&message);
+            self.send(line, &message);
         }
         let crowd: Vec<Key> =
             self.schedule.range(..).take_while(|(due, _)| *due <= now).map(|(_, key)| key.clone()).collect();
@@ -477,18 +419,17 @@ impl<K: Clone> Link<K> {
         }
     }
 
-    fn disconnect(&mut self, reason: DisconnectReason) {
-        self.outputs.push_back(Output::Disconnect(reason));
-        self.lose_connection();
+    fn disconnect(&mut self, line: usize, reason: DisconnectReason) {
+        self.outputs.push_back(Output::Disconnect(line, reason));
+        self.lose(line);
     }
 
-    fn lose_connection(&mut self) {
-        if matches!(self.connection, Connection::Down) {
-            return;
-        }
-        self.connection = Connection::Down;
+    fn lose(&mut self, number: usize) {
+        let Some(line) = self.lines.get_mut(number).filter(|line| !matches!(line.state, State::Down)) else { return };
+        line.state = State::Down;
         self.counters.add(Count::Disconnected);
-        let keys: Vec<Key> = self.outstanding.keys().cloned().collect();
+        let asked = self.outstanding.iter().filter(|(_, request)| request.line == number);
+        let keys: Vec<Key> = asked.map(|(key, _)| key.clone()).collect();
         for key in keys {
             self.give_up(key, Why::ConnectionLost, Count::ConnectionLost);
         }
@@ -513,14 +454,17 @@ impl<K: Clone> Link<K> {
         }
     }
 
-    fn send_network(&mut self, code: NetworkCode, wall: Timestamp) {
+    fn send_network(&mut self, line: usize, code: NetworkCode, wall: Timestamp) {
         self.network_stan = self.network_stan % 999_999 + 1;
+        if let Some(line) = self.lines.get_mut(line) {
+            line.network_stan = self.network_stan;
+        }
         if let Ok(trace) = Trace::new(self.network_stan, wall) {
-            self.send(&code.message(trace));
+            self.send(line, &code.message(trace));
         }
     }
 
-    fn send(&mut self, message: &Message) {
-        self.outputs.push_back(Output::Send(frame(&message.encode())));
+    fn send(&mut self, line: usize, message: &Message) {
+        self.outputs.push_back(Output::Send(line, self.config.framing.frame(&self.config.codec.encode(message))));
     }
 }

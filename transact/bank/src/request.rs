@@ -3,16 +3,48 @@
 use std::fmt;
 
 use cloakway_types::{Currency, Money, Timestamp};
+use serde::{Deserialize, Serialize};
 use transact_wire::card::{CardNumber, Expiry};
 
 use crate::message::{FieldError, Message, MessageType};
 
-/// Field 3: goods and services, no account chosen.
-const PURCHASE: &str = "000000";
 /// Field 22: typed in, no terminal that could take a PIN.
 const TYPED_IN: &str = "010";
 /// Field 25: electronic commerce.
 const ELECTRONIC_COMMERCE: &str = "59";
+
+/// Which way money goes, and by which message it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Movement {
+    /// 0100: money is held.
+    #[default]
+    Authorisation,
+    /// 0200: money is taken at once.
+    Purchase,
+    /// 0200 with processing code 20: money goes back.
+    Refund,
+}
+
+impl Movement {
+    /// The message that asks for it.
+    #[must_use]
+    pub const fn request(self) -> MessageType {
+        match self {
+            Self::Authorisation => MessageType::AuthorisationRequest,
+            Self::Purchase | Self::Refund => MessageType::FinancialRequest,
+        }
+    }
+
+    /// Field 3: goods and services, or a refund; no account chosen.
+    #[must_use]
+    pub const fn processing_code(self) -> &'static str {
+        match self {
+            Self::Authorisation | Self::Purchase => "000000",
+            Self::Refund => "200000",
+        }
+    }
+}
 
 /// Why a number is no trace number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -127,11 +159,13 @@ impl Acceptor {
     }
 }
 
-/// May this card be charged with this amount (0100)?
+/// May this card be charged with this amount (0100), or: charge it (0200)?
 #[derive(Debug, Clone)]
 pub struct Authorisation {
     /// Its name.
     pub trace: Trace,
+    /// By which of the two it is asked; a refund is a [`Refund`].
+    pub movement: Movement,
     /// The card.
     pub card: CardNumber,
     /// The card's expiry.
@@ -141,11 +175,10 @@ pub struct Authorisation {
 }
 
 impl Authorisation {
-    /// The 0100.
+    /// The 0100 or the 0200.
     #[must_use]
     pub fn message(&self, acceptor: &Acceptor) -> Message {
-        let mut message = Message::new(MessageType::AuthorisationRequest);
-        common(&mut message, self.trace, self.amount, acceptor);
+        let mut message = common(self.movement.request(), self.movement, self.trace, self.amount, acceptor);
         set(&mut message, 2, self.card.expose_digits());
         set(&mut message, 14, &self.expiry.yymm());
         set(&mut message, 22, TYPED_IN);
@@ -153,51 +186,117 @@ impl Authorisation {
     }
 }
 
-/// Take back whatever an authorisation led to (0400). It names the authorisation by its trace and
-/// carries no card number: after a crash there is none, by design.
+/// A purchase as it is named afterwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reversal {
-    /// The authorisation's name.
+pub struct Original {
+    /// Its name.
     pub trace: Trace,
-    /// The authorisation's amount.
-    pub amount: Money,
+    /// How it was asked for.
+    pub movement: Movement,
+    /// The institution's code for it, if it gave one.
+    pub authorisation_code: Option<String>,
 }
 
-impl Reversal {
-    /// The 0400, or the 0401 when it was sent before.
+/// Give money of a purchase back (0200, processing code 20). It names the purchase by its trace and, as a reversal does,
+/// carries no card number: it is not kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refund {
+    /// Its own name.
+    pub trace: Trace,
+    /// How much goes back.
+    pub amount: Money,
+    /// The purchase.
+    pub original: Original,
+}
+
+impl Refund {
+    /// The 0200.
     #[must_use]
-    pub fn message(&self, acceptor: &Acceptor, repeated: bool) -> Message {
-        let message_type = if repeated { MessageType::ReversalRepeat } else { MessageType::ReversalRequest };
-        let mut message = Message::new(message_type);
-        common(&mut message, self.trace, self.amount, acceptor);
-        set(&mut message, 90, &original_data(&self.trace.stan(), &self.trace.transmitted(), &acceptor.acquirer));
+    pub fn message(&self, acceptor: &Acceptor) -> Message {
+        let refund = Movement::Refund;
+        let mut message = common(refund.request(), refund, self.trace, self.amount, acceptor);
+        // What an institution made up need not fit into a request.
+        if let Some(code) = &self.original.authorisation_code {
+            let _ = message.set(38, &format!("{code:<6}"));
+        }
+        set(
+            &mut message,
+            90,
+            &original_data(self.original.movement.request(), self.original.trace, &acceptor.acquirer),
+        );
         message
     }
 }
 
-/// Field 90 for an authorisation request: its type, trace number, time, acquirer, and no forwarder.
-#[must_use]
-pub fn original_data(stan: &str, transmitted: &str, acquirer: &str) -> String {
-    let request = MessageType::AuthorisationRequest.code();
-    format!("{request}{stan:0>6}{transmitted:0>10}{acquirer:0>11}{:011}", 0)
+/// Take back whatever a request led to (0400 or 0420). It names the request by its trace and
+/// carries no card number: after a crash there is none, by design.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reversal {
+    /// The request's name.
+    pub trace: Trace,
+    /// What was asked.
+    pub movement: Movement,
+    /// The request's amount.
+    pub amount: Money,
 }
 
-fn common(message: &mut Message, trace: Trace, amount: Money, acceptor: &Acceptor) {
+/// By which messages requests are taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReversalKind {
+    /// 0400, repeated as 0401, answered by 0410.
+    #[default]
+    Request,
+    /// 0420, repeated as 0421, answered by 0430.
+    Advice,
+}
+
+impl ReversalKind {
+    /// The type of the message, the first or a later time.
+    #[must_use]
+    pub const fn message_type(self, repeated: bool) -> MessageType {
+        match (self, repeated) {
+            (Self::Request, false) => MessageType::ReversalRequest,
+            (Self::Request, true) => MessageType::ReversalRepeat,
+            (Self::Advice, false) => MessageType::ReversalAdvice,
+            (Self::Advice, true) => MessageType::ReversalAdviceRepeat,
+        }
+    }
+}
+
+impl Reversal {
+    /// The message, or its repetition when it was sent before.
+    #[must_use]
+    pub fn message(&self, acceptor: &Acceptor, kind: ReversalKind, repeated: bool) -> Message {
+        let mut message = common(kind.message_type(repeated), self.movement, self.trace, self.amount, acceptor);
+        set(&mut message, 90, &original_data(self.movement.request(), self.trace, &acceptor.acquirer));
+        message
+    }
+}
+
+/// Field 90 for a request: its type, trace number, time, acquirer, and no forwarder.
+#[must_use]
+pub fn original_data(request: MessageType, trace: Trace, acquirer: &str) -> String {
+    format!("{}{}{}{acquirer:0>11}{:011}", request.code(), trace.stan(), trace.transmitted(), 0)
+}
+
+fn common(message_type: MessageType, movement: Movement, trace: Trace, amount: Money, acceptor: &Acceptor) -> Message {
+    let mut message = Message::new(message_type);
     let transmitted = trace.transmitted();
     let (date, time) = transmitted.split_at(4);
-    set(message, 3, PURCHASE);
-    set(message, 4, &format!("{:012}", amount.minor()));
-    set(message, 7, &transmitted);
-    set(message, 11, &trace.stan());
-    set(message, 12, time);
-    set(message, 13, date);
-    set(message, 18, &acceptor.merchant_type);
-    set(message, 25, ELECTRONIC_COMMERCE);
-    set(message, 32, &acceptor.acquirer);
-    set(message, 37, &trace.retrieval_reference());
-    set(message, 41, &acceptor.terminal);
-    set(message, 42, &acceptor.acceptor);
-    set(message, 49, &format!("{:03}", amount.currency().numeric()));
+    set(&mut message, 3, movement.processing_code());
+    set(&mut message, 4, &format!("{:012}", amount.minor()));
+    set(&mut message, 7, &transmitted);
+    set(&mut message, 11, &trace.stan());
+    set(&mut message, 12, time);
+    set(&mut message, 13, date);
+    set(&mut message, 18, &acceptor.merchant_type);
+    set(&mut message, 25, ELECTRONIC_COMMERCE);
+    set(&mut message, 32, &acceptor.acquirer);
+    set(&mut message, 37, &trace.retrieval_reference());
+    set(&mut message, 41, &acceptor.terminal);
+    set(&mut message, 42, &acceptor.acceptor);
+    set(&mut message, 49, &format!("{:03}", amount.currency().numeric()));
+    message
 }
 
 /// Sets a field from a value whose type has been checked to fit it.
@@ -282,7 +381,7 @@ impl NetworkCode {
 #[error("answer without field {0}")]
 pub struct AnswerError(u8);
 
-/// The answer to an authorisation or a reversal (0110, 0410).
+/// The answer to a request or a reversal (0110, 0210, 0410, 0430).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// Fields 11 and 7: which request it answers.
@@ -355,6 +454,7 @@ mod tests {
     fn an_authorisation_has_the_card_and_a_reversal_has_not() {
         let authorisation = Authorisation {
             trace: trace(),
+            movement: Movement::Authorisation,
             card: CardNumber::parse(&Secret::from("4111 1111 1111 1111")).unwrap(),
             expiry: Expiry::parse("12/29").unwrap(),
             amount: amount(),
@@ -367,12 +467,41 @@ mod tests {
         assert_eq!(message.get(42), Some("CLOAKWAY       "));
         assert!(!format!("{authorisation:?} {message:?}").contains("4111"));
 
-        let reversal = Reversal { trace: trace(), amount: amount() };
-        let message = reversal.message(&acceptor(), false);
+        let reversal = Reversal { trace: trace(), movement: Movement::Authorisation, amount: amount() };
+        let message = reversal.message(&acceptor(), ReversalKind::Request, false);
         assert_eq!(message.message_type().code(), "0400");
         assert_eq!((message.get(2), message.get(14)), (None, None));
         assert_eq!(message.get(90), Some("010000004211142213200000001234500000000000"));
-        assert_eq!(reversal.message(&acceptor(), true).message_type().code(), "0401");
+        let codes = [
+            (ReversalKind::Request, true, "0401"),
+            (ReversalKind::Advice, false, "0420"),
+            (ReversalKind::Advice, true, "0421"),
+        ];
+        for (kind, repeated, code) in codes {
+            assert_eq!(reversal.message(&acceptor(), kind, repeated).message_type().code(), code);
+        }
+    }
+
+    #[test]
+    fn a_refund_names_its_purchase_and_has_a_trace_of_its_own() {
+        let refund = Refund {
+            trace: Trace::new(43, Timestamp::from_secs(1_700_003_600)).unwrap(),
+            amount: amount(),
+            original: Original {
+                trace: trace(),
+                movement: Movement::Purchase,
+                authorisation_code: Some("A1".to_owned()),
+            },
+        };
+        let message = refund.message(&acceptor());
+        assert_eq!((message.message_type().code(), message.get(3), message.get(2)), ("0200", Some("200000"), None));
+        assert_eq!((message.get(11), message.get(38)), (Some("000043"), Some("A1    ")));
+        assert_eq!(message.get(90), Some("020000004211142213200000001234500000000000"));
+        let strange = Refund {
+            original: Original { authorisation_code: Some("too long".to_owned()), ..refund.original.clone() },
+            ..refund
+        };
+        assert_eq!(strange.message(&acceptor()).get(38), None);
     }
 
     #[test]

@@ -14,9 +14,11 @@
 //! ```
 
 pub mod admission;
+mod institutions;
 mod order;
 mod orders;
 
+pub use institutions::Institutions;
 pub use order::{Attempt, Order, OrderKey, State};
 pub use orders::{
     Answer, BankEvent, BankOrder, BankReversal, Effect, Orders, PasswordMatched, PayError, PlaceError, Policy, Step,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use cloakway_types::{IspId, Money, Timestamp, TransactionId, VendorId};
 use serde::{Deserialize, Serialize};
+use transact_bank::Movement;
 use transact_wire::payment::PaymentState;
 use transact_wire::result::{PurchaseResult, Verdict};
 
@@ -31,6 +32,17 @@ pub struct Attempt {
     pub sent_at: Timestamp,
     /// The card's last four digits.
     pub last_four: String,
+    /// Which institution is asked.
+    #[serde(default = "only_institution")]
+    pub institution: String,
+    /// How it is asked.
+    #[serde(default)]
+    pub movement: Movement,
+}
+
+/// Attempts from before there were several institutions are of the one in `[bank]`.
+fn only_institution() -> String {
+    "bank".to_owned()
 }
 
 /// Where an order stands.

@@ -13,6 +13,7 @@ use transact_wire::order::{Issued, Placement, Reference};
 use transact_wire::payment::{Claim, Payment, PaymentState};
 use transact_wire::result::{PurchaseResult, Verdict};
 
+use crate::institutions::Institutions;
 use crate::order::{Attempt, Order, OrderKey, State};
 
 /// What the operator decides.
@@ -32,6 +33,8 @@ pub struct Policy {
     pub addresses: BTreeMap<IspId, Vec<IpAddr>>,
     /// The TCP port at those addresses.
     pub port: u16,
+    /// Who is asked about which card.
+    pub institutions: Institutions,
 }
 
 /// A caller that waits for an [`Answer`]; numbered by the shell.
@@ -76,6 +79,9 @@ pub enum PayError {
     /// The card is past its month.
     #[error("the card has expired")]
     CardExpired,
+    /// No institution here takes cards of this kind.
+    #[error("cards of this kind are not taken here: use another card")]
+    CardNotTaken,
     /// The institution cannot be reached; nothing was sent to it.
     #[error("the bank cannot be reached now: nothing was charged, try again")]
     BankUnreachable,
@@ -291,8 +297,18 @@ impl Orders {
                 step.effects.push(Effect::Answer(ticket, Answer::Payment(Err(PayError::CardExpired))));
             }
             State::Open => {
+                let Some((institution, movement)) = self.policy.institutions.find(&payment.card_number) else {
+                    step.effects.push(Effect::Answer(ticket, Answer::Payment(Err(PayError::CardNotTaken))));
+                    return step;
+                };
                 self.stan = self.stan % 999_999 + 1;
-                let attempt = Attempt { stan: self.stan, sent_at: now, last_four: payment.card_number.last_four() };
+                let attempt = Attempt {
+                    stan: self.stan,
+                    sent_at: now,
+                    last_four: payment.card_number.last_four(),
+                    institution: institution.to_owned(),
+                    movement,
+                };
                 order.state = State::Authorising(attempt.clone());
                 self.open -= 1;
                 step.writes.push(Write::Stan(self.stan));

@@ -294,7 +294,7 @@ impl World {
                 self.connections += 1;
                 let server = self.server.as_mut().unwrap();
                 server.connection = Some(self.connections);
-                server.link.handle(Input::Connected, now, wall);
+                server.link.handle(Input::Connected(0), now, wall);
                 self.bank.connection = self.connections;
                 self.bank.framer = Framer::default();
                 self.drain();
@@ -307,7 +307,7 @@ impl World {
             Event::FromBank(connection, octets) => {
                 let server = self.server.as_mut().unwrap();
                 if server.connection == Some(connection) {
-                    server.link.handle(Input::Bytes(&octets), now, wall);
+                    server.link.handle(Input::Bytes(0, &octets), now, wall);
                     self.drain();
                 }
             }
@@ -323,7 +323,7 @@ impl World {
         let (now, wall) = (self.now(), self.wall());
         let server = self.server.as_mut().unwrap();
         server.connection = None;
-        server.link.handle(Input::Disconnected, now, wall);
+        server.link.handle(Input::Disconnected(0), now, wall);
         self.net.after(Duration::from_millis(300), SERVER, Event::Connect(self.life));
         self.drain();
     }
@@ -344,14 +344,19 @@ impl World {
             Effect::Proven(..) => {}
             Effect::Authorise(order) => {
                 let trace = Trace::new(order.attempt.stan, order.attempt.sent_at).unwrap();
-                let authorisation =
-                    Authorisation { trace, card: order.card, expiry: order.expiry, amount: order.amount };
+                let authorisation = Authorisation {
+                    trace,
+                    card: order.card,
+                    expiry: order.expiry,
+                    amount: order.amount,
+                    movement: order.attempt.movement,
+                };
                 server.link.handle(Input::Authorise(order.key, Box::new(authorisation)), now, wall);
                 self.drain();
             }
             Effect::Reverse(reversal) => {
                 let trace = Trace::new(reversal.attempt.stan, reversal.attempt.sent_at).unwrap();
-                let asked = Reversal { trace, amount: reversal.amount };
+                let asked = Reversal { trace, movement: reversal.attempt.movement, amount: reversal.amount };
                 server.link.handle(Input::Reverse(reversal.key, asked), now, wall);
                 self.drain();
             }
@@ -367,7 +372,7 @@ impl World {
         while let Some(output) = self.server.as_mut().and_then(|server| server.link.poll_output()) {
             let server = self.server.as_mut().unwrap();
             let step = match output {
-                Output::Send(octets) => {
+                Output::Send(_, octets) => {
                     if let Some(connection) = server.connection {
                         let octets = octets.expose().clone();
                         self.net.send_ordered(SERVER, BANK, Event::ToBank(connection, octets));
@@ -382,7 +387,7 @@ impl World {
                 Output::NotSent(key) => server.orders.bank(&key, BankEvent::NotSent, wall),
                 Output::Reversed(key, _) => server.orders.bank(&key, BankEvent::Reversed, wall),
                 Output::Late(..) => continue,
-                Output::Disconnect(_) => {
+                Output::Disconnect(..) => {
                     self.disconnected();
                     continue;
                 }

@@ -25,6 +25,9 @@ pub(crate) struct Entry {
     pub(crate) last_four: String,
     /// Response code, field 39.
     pub(crate) code: String,
+    /// Of a refund: trace number and time of what it gives back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) of: Option<(String, String)>,
     /// Field 38, if approved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) authorisation_code: Option<String>,
@@ -43,6 +46,8 @@ pub(crate) enum Event {
     Authorised,
     /// It is not.
     Refused,
+    /// Money of an authorisation went back.
+    Refunded,
     /// What was decided before is taken back; money that was held is free.
     Reversed,
     /// A reversal of something never seen, which is refused should it still come.
@@ -109,10 +114,23 @@ impl Books {
         self.entries.get(key).cloned().unwrap_or_default()
     }
 
+    /// How much of an authorisation went back, in minor units.
+    pub(crate) fn refunded(&self, key: &Key) -> u64 {
+        let standing =
+            self.entries.iter().filter(|((terminal, ..), standing)| *terminal == key.0 && standing.reversal.is_none());
+        standing
+            .filter_map(|(_, standing)| standing.decision.as_ref())
+            .filter(|d| {
+                d.event == Event::Refunded && d.of.as_ref().is_some_and(|(stan, time)| (stan, time) == (&key.1, &key.2))
+            })
+            .map(|decision| decision.amount)
+            .sum()
+    }
+
     fn apply(&mut self, entry: Entry) {
         let standing = self.entries.entry(entry.key()).or_default();
         match entry.event {
-            Event::Authorised | Event::Refused => standing.decision = Some(entry),
+            Event::Authorised | Event::Refused | Event::Refunded => standing.decision = Some(entry),
             Event::Reversed | Event::Buried => standing.reversal = Some(entry),
         }
     }

@@ -1,8 +1,11 @@
 //! One sentence a test.
 
-use transact_bank::{Count, DisconnectReason, FrameError, Input, MessageType, Output, ResponseCode, Verdict, Why};
+use transact_bank::{
+    Codec, Count, DisconnectReason, FrameError, Framer, Input, LinkConfig, MacKey, MessageType, Movement, Output,
+    Profile, ResponseCode, Reversal, ReversalKind, Verdict, Why,
+};
 
-use crate::common::{Bench, answer, authorisation, reversal};
+use crate::common::{Bench, answer, authorisation, config, refund, reversal};
 
 fn code(text: &str) -> ResponseCode {
     ResponseCode::parse(text).unwrap()
@@ -41,7 +44,7 @@ fn what_is_asked_while_the_link_is_down_is_refused_at_once() {
     bench.handle(Input::Authorise(1, authorisation(42, 0)));
     assert_eq!((bench.said(), bench.told()), (vec![], vec![Output::NotSent(1)]));
 
-    bench.handle(Input::Connected);
+    bench.handle(Input::Connected(0));
     bench.said();
     bench.handle(Input::Authorise(2, authorisation(43, 0)));
     assert_eq!((bench.said(), bench.told()), (vec![], vec![Output::NotSent(2)]), "not signed on yet");
@@ -81,7 +84,7 @@ fn silence_past_the_deadline_is_told_once_and_nothing_is_sent_again() {
 #[test]
 fn a_lost_connection_ends_what_was_asked_at_once() {
     let (mut bench, _) = asked();
-    bench.handle(Input::Disconnected);
+    bench.handle(Input::Disconnected(0));
     assert_eq!(bench.told(), [Output::TimedOut(1, Why::ConnectionLost)]);
     assert_eq!(bench.link.poll_timeout(), None);
 }
@@ -181,7 +184,7 @@ fn a_reversal_waits_for_a_connection_and_goes_out_on_the_next() {
 
     bench.connect();
     assert_eq!(bench.said().iter().map(|m| m.message_type().code()).collect::<Vec<_>>(), ["0400"]);
-    bench.handle(Input::Disconnected);
+    bench.handle(Input::Disconnected(0));
     bench.connect();
     assert_eq!(bench.said().iter().map(|m| m.message_type().code()).collect::<Vec<_>>(), ["0401"]);
 }
@@ -210,14 +213,14 @@ fn reversing_what_is_still_waiting_makes_its_answer_late() {
 #[test]
 fn a_sign_on_without_answer_or_with_a_refusal_ends_the_connection() {
     let mut bench = Bench::down();
-    bench.handle(Input::Connected);
+    bench.handle(Input::Connected(0));
     bench.wait_until(10_000);
-    assert_eq!(bench.told(), [Output::Disconnect(DisconnectReason::SignOnTimedOut)]);
+    assert_eq!(bench.told(), [Output::Disconnect(0, DisconnectReason::SignOnTimedOut)]);
 
-    bench.handle(Input::Connected);
+    bench.handle(Input::Connected(0));
     let sign_on = bench.said().pop().unwrap();
     bench.hear(&answer(&sign_on, "91"));
-    assert_eq!(bench.told(), [Output::Disconnect(DisconnectReason::SignOnRefused(code("91")))]);
+    assert_eq!(bench.told(), [Output::Disconnect(0, DisconnectReason::SignOnRefused(code("91")))]);
     assert!(!bench.link.is_up());
 }
 
@@ -231,7 +234,7 @@ fn an_idle_link_is_echoed_and_a_dead_one_is_left() {
     bench.wait_until(59_999);
     assert_eq!(bench.said(), []);
     bench.wait_until(70_000);
-    assert_eq!(bench.told(), [Output::Disconnect(DisconnectReason::EchoTimedOut)]);
+    assert_eq!(bench.told(), [Output::Disconnect(0, DisconnectReason::EchoTimedOut)]);
 }
 
 #[test]
@@ -252,20 +255,20 @@ fn the_institution_may_send_an_echo_of_its_own() {
 #[test]
 fn a_stream_that_cannot_be_read_ends_the_connection_and_what_was_asked() {
     let (mut bench, _) = asked();
-    bench.handle(Input::Bytes(&[0, 0]));
+    bench.handle(Input::Bytes(0, &[0, 0]));
     assert_eq!(
         bench.told(),
-        [Output::Disconnect(DisconnectReason::Stream(FrameError::Empty)), Output::TimedOut(1, Why::ConnectionLost)]
+        [Output::Disconnect(0, DisconnectReason::Stream(FrameError::Empty)), Output::TimedOut(1, Why::ConnectionLost)]
     );
-    bench.handle(Input::Bytes(b"more"));
-    bench.handle(Input::Disconnected);
+    bench.handle(Input::Bytes(0, b"more"));
+    bench.handle(Input::Disconnected(0));
     assert_eq!(bench.told(), []);
 }
 
 #[test]
 fn an_unreadable_message_is_counted_and_the_link_goes_on() {
     let (mut bench, request) = asked();
-    bench.handle(Input::Bytes(b"\x00\x040200"));
+    bench.handle(Input::Bytes(0, b"\x00\x040300"));
     assert_eq!(bench.link.counters().get(Count::Undecodable), 1);
     bench.hear(&answer(&request, "05"));
     assert_eq!(bench.told(), [Output::Authorised(1, Verdict::Declined(code("05")))]);
@@ -277,4 +280,136 @@ fn nothing_that_is_said_shows_a_card_in_debug() {
     bench.link.handle(Input::Authorise(1, authorisation(42, 0)), crate::common::at(0), crate::common::wall(0));
     let output = bench.link.poll_output().unwrap();
     assert!(!format!("{output:?} {:?}", bench.link).contains("4111"));
+}
+
+#[test]
+fn a_purchase_is_a_0200_and_its_reversal_names_it_as_one() {
+    let mut bench = Bench::with(LinkConfig { reversals: ReversalKind::Advice, ..config() });
+    bench.connect();
+    let mut purchase = authorisation(42, 0);
+    purchase.movement = Movement::Purchase;
+    bench.handle(Input::Authorise(1, purchase));
+    let request = bench.said().remove(0);
+    assert_eq!((request.message_type().code(), request.get(3)), ("0200", Some("000000")));
+
+    let mut other = transact_bank::Message::new(MessageType::AuthorisationResponse);
+    other.copy(&answer(&request, "00"), &[4, 7, 11, 37, 39, 41, 49]);
+    bench.hear(&other);
+    assert_eq!(bench.told(), [], "a 0110 is no answer to a 0200");
+
+    bench.handle(Input::Reverse(1, Reversal { movement: Movement::Purchase, ..reversal(42, 0) }));
+    bench.wait_until(2_000);
+    let reversals = bench.said();
+    assert_eq!(reversals.iter().map(|m| m.message_type().code()).collect::<Vec<_>>(), ["0420", "0421"]);
+    assert!(reversals[0].get(90).unwrap().starts_with("0200000042"));
+    bench.hear(&answer(&reversals[1], "00"));
+    assert_eq!(bench.told(), [Output::Reversed(1, code("00"))]);
+}
+
+#[test]
+fn a_refund_is_answered_or_reversed_like_everything_else() {
+    let mut bench = Bench::up();
+    bench.handle(Input::Refund(1, refund(43, 0)));
+    let request = bench.said().remove(0);
+    assert_eq!((request.message_type().code(), request.get(3), request.get(2)), ("0200", Some("200000"), None));
+    bench.hear(&answer(&request, "00"));
+    assert!(matches!(bench.told()[..], [Output::Authorised(1, Verdict::Approved { .. })]));
+
+    bench.handle(Input::Refund(2, refund(44, 0)));
+    bench.said();
+    bench.wait_until(10_000);
+    assert_eq!(bench.told(), [Output::TimedOut(2, Why::Deadline)]);
+    let refused =
+        Reversal { trace: crate::common::trace(44, 0), movement: Movement::Refund, amount: crate::common::money(200) };
+    bench.handle(Input::Reverse(2, refused));
+    let reversal = bench.said().remove(0);
+    assert_eq!(
+        (reversal.get(3), reversal.get(90).map(|d| d[..10].to_owned())),
+        (Some("200000"), Some("0200000044".into()))
+    );
+    assert_eq!(bench.link.counters().get(Count::Refund), 2);
+}
+
+/// Signs on over `line`, and gives what else is said then, each with its connection.
+fn sign_on(bench: &mut Bench, line: usize) -> Vec<(usize, transact_bank::Message)> {
+    bench.link.handle(Input::Connected(line), crate::common::at(0), crate::common::wall(0));
+    let mut said = sends(bench);
+    let (over, request) = said.remove(0);
+    assert_eq!((over, said.len()), (line, 0));
+    let reply = crate::common::framed(&answer(&request, "00"));
+    bench.link.handle(Input::Bytes(line, &reply), crate::common::at(0), crate::common::wall(0));
+    sends(bench)
+}
+
+fn sends(bench: &mut Bench) -> Vec<(usize, transact_bank::Message)> {
+    let mut said = vec![];
+    while let Some(output) = bench.link.poll_output() {
+        match output {
+            Output::Send(line, octets) => said.push((line, crate::common::unframed(&octets))),
+            told => bench.told.push(told),
+        }
+    }
+    said
+}
+
+#[test]
+fn several_connections_share_the_work_and_one_that_is_lost_takes_only_its_own_down() {
+    let mut bench = Bench::with(LinkConfig { lines: 2, ..config() });
+    sign_on(&mut bench, 0);
+    sign_on(&mut bench, 1);
+    assert_eq!(bench.link.lines_up(), 2);
+    for stan in 1..=4 {
+        bench.link.handle(Input::Authorise(stan, authorisation(stan, 0)), crate::common::at(0), crate::common::wall(0));
+    }
+    let asked = sends(&mut bench);
+    assert_eq!(asked.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [0, 1, 0, 1]);
+
+    bench.link.handle(Input::Disconnected(0), crate::common::at(0), crate::common::wall(0));
+    assert_eq!(sends(&mut bench), []);
+    let lost = |k| Output::TimedOut(k, Why::ConnectionLost);
+    assert_eq!(bench.told(), [lost(1), lost(3)]);
+
+    // What is owed goes over the one that is left, and answers are taken from wherever they come.
+    bench.link.handle(Input::Reverse(1, reversal(1, 0)), crate::common::at(0), crate::common::wall(0));
+    let owed = sends(&mut bench);
+    assert_eq!((owed.len(), owed[0].0, owed[0].1.message_type().code()), (1, 1, "0400"));
+    assert_eq!(sign_on(&mut bench, 0), [], "what is owed was tried already");
+    let reply = crate::common::framed(&answer(&asked[1].1, "00"));
+    bench.link.handle(Input::Bytes(0, &reply), crate::common::at(0), crate::common::wall(0));
+    sends(&mut bench);
+    assert!(matches!(bench.told()[..], [Output::Authorised(2, _)]));
+    bench.link.handle(Input::Connected(7), crate::common::at(0), crate::common::wall(0));
+    assert_eq!(bench.link.lines_up(), 2, "there is no connection 7");
+}
+
+#[test]
+fn an_answer_that_is_not_authentic_counts_as_none() {
+    let mac = MacKey::aes_cmac(cloakway_crypto::Secret::new(vec![7; 16])).unwrap();
+    let codec = Codec { profile: Profile::BINARY, mac: Some(mac) };
+    let mut bench = Bench::with(LinkConfig { codec: codec.clone(), ..config() });
+    let (at, wall) = (crate::common::at, crate::common::wall);
+    let say = |bench: &mut Bench, codec: &Codec, message: &transact_bank::Message| {
+        let octets = transact_bank::frame(&codec.encode(message)).expose().clone();
+        bench.link.handle(Input::Bytes(0, &octets), at(0), wall(0));
+    };
+    let heard = |bench: &mut Bench| {
+        let Some(Output::Send(0, octets)) = bench.link.poll_output() else { panic!("nothing is said") };
+        let mut messages = vec![];
+        Framer::default().push(octets.expose(), |message| messages.push(codec.decode(message).unwrap())).unwrap();
+        messages.remove(0)
+    };
+    bench.link.handle(Input::Connected(0), at(0), wall(0));
+    let request = heard(&mut bench);
+    say(&mut bench, &codec, &answer(&request, "00"));
+    bench.link.handle(Input::Authorise(1, authorisation(42, 0)), at(0), wall(0));
+    let request = heard(&mut bench);
+    assert!(request.get(64).is_some());
+
+    let bare = Codec { mac: None, ..codec.clone() };
+    say(&mut bench, &bare, &answer(&request, "00"));
+    let other = MacKey::aes_cmac(cloakway_crypto::Secret::new(vec![8; 16])).ok();
+    say(&mut bench, &Codec { mac: other, ..codec.clone() }, &answer(&request, "00"));
+    assert_eq!((bench.link.poll_output(), bench.link.counters().get(Count::Unauthentic)), (None, 2));
+    say(&mut bench, &codec, &answer(&request, "05"));
+    assert_eq!(bench.link.poll_output(), Some(Output::Authorised(1, Verdict::Declined(code("05")))));
 }

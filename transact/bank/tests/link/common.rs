@@ -5,7 +5,8 @@ use std::time::Duration;
 use cloakway_crypto::Secret;
 use cloakway_types::{Instant, Money, Timestamp};
 use transact_bank::{
-    Acceptor, Authorisation, Framer, Input, Link, LinkConfig, Message, MessageType, Output, Reversal, Trace, frame,
+    Acceptor, Authorisation, Framer, Input, Link, LinkConfig, Message, MessageType, Movement, Original, Output, Refund,
+    Reversal, Trace, frame,
 };
 use transact_wire::card::{CardNumber, Expiry};
 
@@ -39,6 +40,7 @@ pub(crate) fn trace(stan: u32, millis: u64) -> Trace {
 pub(crate) fn authorisation(stan: u32, millis: u64) -> Box<Authorisation> {
     Box::new(Authorisation {
         trace: trace(stan, millis),
+        movement: Movement::Authorisation,
         card: CardNumber::parse(&Secret::from("4111111111111111")).unwrap(),
         expiry: Expiry::parse("12/29").unwrap(),
         amount: money(1234),
@@ -46,7 +48,13 @@ pub(crate) fn authorisation(stan: u32, millis: u64) -> Box<Authorisation> {
 }
 
 pub(crate) fn reversal(stan: u32, millis: u64) -> Reversal {
-    Reversal { trace: trace(stan, millis), amount: money(1234) }
+    Reversal { trace: trace(stan, millis), movement: Movement::Authorisation, amount: money(1234) }
+}
+
+pub(crate) fn refund(stan: u32, millis: u64) -> Box<Refund> {
+    let original =
+        Original { trace: trace(42, 0), movement: Movement::Authorisation, authorisation_code: Some("A12345".into()) };
+    Box::new(Refund { trace: trace(stan, millis), amount: money(200), original })
 }
 
 /// The one message in octets that were sent.
@@ -63,16 +71,11 @@ pub(crate) fn framed(message: &Message) -> Vec<u8> {
 
 /// An institution's answer to `request` with this response code.
 pub(crate) fn answer(request: &Message, code: &str) -> Message {
-    let message_type = match request.message_type() {
-        MessageType::AuthorisationRequest => MessageType::AuthorisationResponse,
-        MessageType::ReversalRequest | MessageType::ReversalRepeat => MessageType::ReversalResponse,
-        MessageType::NetworkRequest => MessageType::NetworkResponse,
-        other => panic!("nobody answers {other:?}"),
-    };
+    let message_type = request.message_type().answer().unwrap();
     let mut answer = Message::new(message_type);
     answer.copy(request, &[3, 4, 7, 11, 37, 41, 42, 49, 70]);
     answer.set(39, code).unwrap();
-    if message_type == MessageType::AuthorisationResponse && code == "00" {
+    if matches!(message_type, MessageType::AuthorisationResponse | MessageType::FinancialResponse) && code == "00" {
         answer.set(38, "A12345").unwrap();
     }
     answer
@@ -88,7 +91,11 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn down() -> Self {
-        Self { link: Link::new(config()), now: 0, said: vec![], told: vec![] }
+        Self::with(config())
+    }
+
+    pub(crate) fn with(config: LinkConfig) -> Self {
+        Self { link: Link::new(config), now: 0, said: vec![], told: vec![] }
     }
 
     pub(crate) fn up() -> Self {
@@ -98,7 +105,7 @@ impl Bench {
     }
 
     pub(crate) fn connect(&mut self) {
-        self.handle(Input::Connected);
+        self.handle(Input::Connected(0));
         let sign_on = self.said.pop().unwrap();
         assert_eq!((sign_on.message_type().code(), sign_on.get(70)), ("0800", Some("001")));
         let owed = std::mem::take(&mut self.said);
@@ -111,14 +118,14 @@ impl Bench {
         self.link.handle(input, at(self.now), wall(self.now));
         while let Some(output) = self.link.poll_output() {
             match output {
-                Output::Send(octets) => self.said.push(unframed(&octets)),
+                Output::Send(_, octets) => self.said.push(unframed(&octets)),
                 told => self.told.push(told),
             }
         }
     }
 
     pub(crate) fn hear(&mut self, message: &Message) {
-        self.handle(Input::Bytes(&framed(message)));
+        self.handle(Input::Bytes(0, &framed(message)));
     }
 
     /// Lets time pass to `millis` after the start, with every tick on time.

@@ -168,7 +168,7 @@ impl World {
 
     fn output(&mut self, output: Output<u32>) {
         match output {
-            Output::Send(octets) => {
+            Output::Send(_, octets) => {
                 let connection = self.connection.unwrap();
                 // A broken connection swallows what is written until the break is noticed. What does get
                 // through belongs to its own stream and may overtake, or be overtaken by, the next one.
@@ -195,7 +195,7 @@ impl World {
                 self.stored.insert(id, Purchase::Reversed);
             }
             Output::Late(..) => {}
-            Output::Disconnect(_) => self.drop_connection(),
+            Output::Disconnect(..) => self.drop_connection(),
         }
     }
 
@@ -235,11 +235,11 @@ impl World {
                         self.alive.remove(&connection);
                     }
                 }
-                self.link(Input::Connected);
+                self.link(Input::Connected(0));
             }
             Event::Down(connection) if self.connection == Some(connection) => {
                 self.drop_connection();
-                self.link(Input::Disconnected);
+                self.link(Input::Disconnected(0));
             }
             Event::ToBank(connection, octets) => {
                 for (late, answer) in self.bank.hear(connection, &octets, &mut self.net) {
@@ -247,7 +247,7 @@ impl World {
                 }
             }
             Event::ToServer(connection, octets) if self.connection == Some(connection) => {
-                self.link(Input::Bytes(&octets));
+                self.link(Input::Bytes(0, &octets));
             }
             Event::Buy(id) => {
                 let at = self.millis();

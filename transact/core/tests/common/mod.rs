@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cloakway_crypto::Secret;
 use cloakway_types::{Money, Timestamp};
-use transact_core::Policy;
+use transact_core::{Institutions, Policy};
 use transact_wire::card::{CardNumber, Expiry};
 use transact_wire::order::{Issued, Order, Placement, Reference};
 use transact_wire::payment::{Claim, Payment};
@@ -30,6 +30,7 @@ pub(crate) fn policy() -> Policy {
         )]
         .into(),
         port: 443,
+        institutions: Institutions::one("bank"),
     }
 }
 
