@@ -732,6 +732,7 @@ fn transact() -> Seeds {
         amount: amount(),
         verdict: Verdict::Approved,
         decided_at: now,
+        refund: None,
     };
     let key = SigningKey::from_base64(&Secret::new(encode::base64(&[7; 32]))).expect("a key");
     let signed = SignedResult::sign("r-1", &result, &key, now).expect("plain data");

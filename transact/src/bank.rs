@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use transact_bank::{Authorisation, Input, Link, Output, Reversal, Trace, TraceError, Verdict};
-use transact_core::{BankEvent, OrderKey};
+use transact_bank::{Authorisation, Input, Link, Original, Output, Refund, Reversal, Trace, TraceError, Verdict};
+use transact_core::{Asked, Attempt, BankEvent, BankOrder, BankRefund, BankReversal};
 
 use crate::engine::{BankRequest, Engine};
 use crate::institutions::Institution;
@@ -31,7 +31,7 @@ impl BankState {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    fn set(&self, id: &str, link: &Link<OrderKey>) {
+    fn set(&self, id: &str, link: &Link<Asked>) {
         let counters: serde_json::Map<String, Value> =
             link.counters().iter().map(|(name, count)| (name.to_owned(), count.into())).collect();
         let shown = json!({
@@ -162,37 +162,49 @@ async fn converse(
     }
 }
 
-async fn ask(link: &mut Link<OrderKey>, request: BankRequest, engine: &Engine) {
-    let (key, input): (OrderKey, Result<Input<'_, OrderKey>, TraceError>) = match request {
-        BankRequest::Authorise(order) => {
-            let key = order.key.clone();
-            let input = Trace::new(order.attempt.stan, order.attempt.sent_at).map(|trace| {
-                let movement = order.attempt.movement;
-                let (card, expiry, amount) = (order.card, order.expiry, order.amount);
-                Input::Authorise(order.key, Box::new(Authorisation { trace, movement, card, expiry, amount }))
-            });
-            (key, input)
-        }
-        BankRequest::Reverse(reversal) => {
-            let key = reversal.key.clone();
-            let movement = reversal.attempt.movement;
-            let input = Trace::new(reversal.attempt.stan, reversal.attempt.sent_at)
-                .map(|trace| Input::Reverse(reversal.key, Reversal { trace, movement, amount: reversal.amount }));
-            (key, input)
-        }
+async fn ask(link: &mut Link<Asked>, request: BankRequest, engine: &Engine) {
+    let (asked, input) = match request {
+        BankRequest::Authorise(order) => (order.asked.clone(), authorise(*order)),
+        BankRequest::Refund(refund) => (refund.asked.clone(), give_back(*refund)),
+        BankRequest::Reverse(reversal) => (reversal.asked.clone(), take_back(reversal)),
     };
     match input {
         Ok(input) => link.handle(input, clock::now(), clock::wall()),
         // The engine makes trace numbers within their range.
         Err(error) => {
-            tracing::error!(%error, order = %key, "not sent");
-            engine.bank(key, BankEvent::NotSent).await;
+            tracing::error!(%error, order = %asked, "not sent");
+            engine.bank(asked, BankEvent::NotSent).await;
         }
     }
 }
 
+fn trace(attempt: &Attempt) -> Result<Trace, TraceError> {
+    Trace::new(attempt.stan, attempt.sent_at)
+}
+
+fn authorise(order: BankOrder) -> Result<Input<'static, Asked>, TraceError> {
+    let (trace, movement) = (trace(&order.attempt)?, order.attempt.movement);
+    let (card, expiry, amount) = (order.card, order.expiry, order.amount);
+    Ok(Input::Authorise(order.asked, Box::new(Authorisation { trace, movement, card, expiry, amount })))
+}
+
+fn give_back(refund: BankRefund) -> Result<Input<'static, Asked>, TraceError> {
+    let original = Original {
+        trace: trace(&refund.original)?,
+        movement: refund.original.movement,
+        authorisation_code: refund.authorisation_code.filter(|code| !code.is_empty()),
+    };
+    let asked = Refund { trace: trace(&refund.attempt)?, amount: refund.amount, original };
+    Ok(Input::Refund(refund.asked, Box::new(asked)))
+}
+
+fn take_back(reversal: BankReversal) -> Result<Input<'static, Asked>, TraceError> {
+    let (trace, movement) = (trace(&reversal.attempt)?, reversal.attempt.movement);
+    Ok(Input::Reverse(reversal.asked, Reversal { trace, movement, amount: reversal.amount }))
+}
+
 /// Does everything that the link wants done.
-async fn drain(link: &mut Link<OrderKey>, lines: &mut [Option<Out>], engine: &Engine, id: &str) {
+async fn drain(link: &mut Link<Asked>, lines: &mut [Option<Out>], engine: &Engine, id: &str) {
     while let Some(output) = link.poll_output() {
         match output {
             Output::Send(line, octets) => {

@@ -9,9 +9,10 @@ use cloakway_store::{Batch, Store, StoreError};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use transact_core::{
-    Answer, BankEvent, BankOrder, BankReversal, Effect, Order, OrderKey, Orders, PayError, PlaceError, Policy, State,
-    Step, Ticket, Write,
+    Answer, Asked, BankEvent, BankOrder, BankRefund, BankReversal, CancelError, Effect, Known, Order, OrderKey, Orders,
+    PayError, PlaceError, Policy, RefundError, State, Step, Ticket, Write,
 };
+use transact_wire::after::{OrderName, Phase, RefundPlacement, RefundReceipt};
 use transact_wire::order::{Issued, Placement};
 use transact_wire::payment::{Claim, Payment, PaymentState};
 
@@ -49,6 +50,7 @@ pub(crate) type Institutions = BTreeMap<String, mpsc::UnboundedSender<BankReques
 #[derive(Debug)]
 pub(crate) enum BankRequest {
     Authorise(Box<BankOrder>),
+    Refund(Box<BankRefund>),
     Reverse(BankReversal),
 }
 
@@ -58,7 +60,10 @@ enum Command {
     Pay(Ticket, Box<Payment>),
     Outcome(Ticket, Box<Claim>),
     Acknowledge(Ticket, Vec<String>),
-    Bank(OrderKey, BankEvent),
+    Bank(Asked, BankEvent),
+    Refund(Ticket, Box<RefundPlacement>),
+    Cancel(Ticket, OrderName),
+    Status(Ticket, OrderName),
     Show(oneshot::Sender<Value>, bool),
 }
 
@@ -128,13 +133,13 @@ pub(crate) fn start(
 ) -> Result<Engine, StartError> {
     let stored = read(&store)?;
     tracing::info!(orders = stored.orders.len(), "orders loaded");
-    let (orders, first) = Orders::restore(policy, stored.orders, stored.stan);
+    let (orders, first) = Orders::restore(policy, stored.orders, stored.stan, clock::wall());
     for effect in &first.effects {
         if let Effect::Reverse(reversal) = effect
             && !bank.contains_key(&reversal.attempt.institution)
         {
             let institution = reversal.attempt.institution.clone();
-            return Err(StartError::Institution { order: reversal.key.clone(), institution });
+            return Err(StartError::Institution { order: reversal.asked.order.clone(), institution });
         }
     }
     let (commands, receive) = mpsc::channel(QUEUE);
@@ -185,7 +190,10 @@ async fn decide(
             Some(Command::Pay(ticket, payment)) => orders.pay(ticket, *payment, now),
             Some(Command::Outcome(ticket, claim)) => orders.outcome(ticket, &claim, now),
             Some(Command::Acknowledge(ticket, ids)) => orders.acknowledge(ticket, &ids, now),
-            Some(Command::Bank(key, event)) => orders.bank(&key, event, now),
+            Some(Command::Bank(asked, event)) => orders.bank(&asked, event, now),
+            Some(Command::Refund(ticket, placement)) => orders.refund(ticket, &placement, now),
+            Some(Command::Cancel(ticket, name)) => orders.cancel(ticket, &name, now),
+            Some(Command::Status(ticket, name)) => orders.status(ticket, &name, now),
             Some(Command::Show(answer, whole)) => {
                 let _ = answer.send(if whole { list(&orders) } else { counts(&orders) });
                 Step::default()
@@ -231,6 +239,11 @@ async fn carry_out(
                         let _ = bank.send(BankRequest::Authorise(order));
                     }
                 }
+                Effect::Refund(refund) => {
+                    if let Some(bank) = bank.get(&refund.attempt.institution) {
+                        let _ = bank.send(BankRequest::Refund(refund));
+                    }
+                }
                 Effect::Reverse(reversal) => {
                     if let Some(bank) = bank.get(&reversal.attempt.institution) {
                         let _ = bank.send(BankRequest::Reverse(reversal));
@@ -265,8 +278,26 @@ impl Engine {
     pub(crate) async fn place(&self, placement: Placement) -> Result<Result<Issued, PlaceError>, EngineError> {
         match self.ask(None, |ticket| Command::Place(ticket, Box::new(placement))).await? {
             Answer::Placed(answer) => Ok(answer),
-            Answer::Payment(_) | Answer::Acknowledged => Err(EngineError::Stopping),
+            _ => Err(EngineError::Stopping),
         }
+    }
+
+    pub(crate) async fn refund(
+        &self,
+        placement: RefundPlacement,
+    ) -> Result<Result<RefundReceipt, RefundError>, EngineError> {
+        match self.ask(None, |ticket| Command::Refund(ticket, Box::new(placement))).await? {
+            Answer::Refund(answer) => Ok(answer),
+            _ => Err(EngineError::Stopping),
+        }
+    }
+
+    pub(crate) async fn cancel(&self, name: OrderName) -> Result<Result<Box<Known>, CancelError>, EngineError> {
+        status_answer(self.ask(None, |ticket| Command::Cancel(ticket, name)).await?)
+    }
+
+    pub(crate) async fn status(&self, name: OrderName) -> Result<Result<Box<Known>, CancelError>, EngineError> {
+        status_answer(self.ask(None, |ticket| Command::Status(ticket, name)).await?)
     }
 
     pub(crate) async fn pay(
@@ -290,8 +321,8 @@ impl Engine {
     }
 
     /// Tells the orders what the bank link says.
-    pub(crate) async fn bank(&self, key: OrderKey, event: BankEvent) {
-        let _ = self.commands.send(Command::Bank(key, event)).await;
+    pub(crate) async fn bank(&self, asked: Asked, event: BankEvent) {
+        let _ = self.commands.send(Command::Bank(asked, event)).await;
     }
 
     /// The orders for the operator: how many in each state, or all of them.
@@ -305,7 +336,14 @@ impl Engine {
 fn payment_answer(answer: Answer) -> Result<Result<PaymentState, PayError>, EngineError> {
     match answer {
         Answer::Payment(answer) => Ok(answer),
-        Answer::Placed(_) | Answer::Acknowledged => Err(EngineError::Stopping),
+        _ => Err(EngineError::Stopping),
+    }
+}
+
+fn status_answer(answer: Answer) -> Result<Result<Box<Known>, CancelError>, EngineError> {
+    match answer {
+        Answer::Status(answer) => Ok(answer),
+        _ => Err(EngineError::Stopping),
     }
 }
 
@@ -329,8 +367,12 @@ fn counts(orders: &Orders) -> Value {
     json!(counts)
 }
 
+/// As payers are told, except for what happened after the payment.
 fn state(order: &Order) -> String {
-    serde_json::to_value(order.payment_state()).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+    match order.phase() {
+        Phase::PageIssued => "open".to_owned(),
+        phase => phase.name().to_owned(),
+    }
 }
 
 fn list(orders: &Orders) -> Value {
@@ -348,6 +390,9 @@ fn list(orders: &Orders) -> Value {
                 "isp": order.isp,
                 "amount": order.amount.to_string(),
                 "state": state(order),
+                "since": order.since().to_string(),
+                "refunded_minor": order.given_back(),
+                "steps": order.steps.iter().map(|step| json!({"to": step.to, "at": step.at.to_string()})).collect::<Vec<_>>(),
                 "institution": attempt.map(|attempt| &attempt.institution),
                 "stan": attempt.map(|attempt| attempt.stan),
                 "card": attempt.map(|attempt| format!("…{}", attempt.last_four)),

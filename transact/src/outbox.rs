@@ -75,6 +75,11 @@ impl Outbox {
         self.after(cursor)
     }
 
+    /// A result as it is delivered now.
+    pub(crate) fn sign(&self, id: &str, result: &PurchaseResult) -> Result<SignedResult, ResultError> {
+        SignedResult::sign(id, result, &self.key, clock::wall())
+    }
+
     fn after(&self, cursor: u64) -> Result<Pending, ResultError> {
         let entries = self.entries();
         let range = entries.by_sequence.range(cursor.saturating_add(1)..).take(PAGE);

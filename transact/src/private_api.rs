@@ -258,7 +258,7 @@ mod tests {
                 panic!("not an authorisation")
             };
             assert_eq!(order.card.expose_digits(), "4111111111111111");
-            engine.bank(order.key, BankEvent::Approved { authorisation_code: "A1".into() }).await;
+            engine.bank(order.asked, BankEvent::Approved { authorisation_code: "A1".into() }).await;
         };
         let router = bench.router.clone();
         let mut request = Request::builder().method("POST").uri("/v1/payments").body(Body::from(body)).unwrap();

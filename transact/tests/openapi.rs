@@ -4,6 +4,7 @@
 
 use cloakway_apidoc::{Document, refusals, routes, through};
 use serde_json::Value;
+use transact_wire::after::{OrderName, OrderStatus, RefundPlacement, RefundReceipt};
 use transact_wire::order::{Issued, Placement};
 use transact_wire::payment::{Claim, Outcome, Payment};
 use transact_wire::result::{Acknowledgement, Pending};
@@ -21,6 +22,10 @@ fn typed(schema: &str, body: &Value) -> Result<Value, String> {
     match schema {
         "Placement" => through::<Placement>(body),
         "Issued" => through::<Issued>(body),
+        "OrderName" => through::<OrderName>(body),
+        "OrderStatus" => through::<OrderStatus>(body),
+        "RefundPlacement" => through::<RefundPlacement>(body),
+        "RefundReceipt" => through::<RefundReceipt>(body),
         "Payment" => through::<Payment>(body),
         "Claim" => through::<Claim>(body),
         "Outcome" => through::<Outcome>(body),

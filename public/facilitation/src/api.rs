@@ -17,6 +17,7 @@ use cloakway_runtime::http::{Refusal, json};
 use transact_wire::order::{Accepted, Order, Placement};
 use transact_wire::payment::Page;
 
+use crate::after;
 use crate::config::{Config, Vendor};
 use crate::isp::Finder;
 use crate::pages::Pages;
@@ -36,6 +37,9 @@ pub(crate) struct State {
 pub(crate) fn router(state: State) -> Router {
     Router::new()
         .route("/v1/orders", post(order))
+        .route("/v1/orders/{id}", get(after::status))
+        .route("/v1/orders/{id}/cancel", post(after::cancel))
+        .route("/v1/orders/{id}/refunds", post(after::refund))
         .route("/p/{token}", get(page))
         .fallback(|| async { unavailable(false) })
         .with_state(state)
@@ -92,7 +96,7 @@ async fn order(
     }))
 }
 
-fn authenticate<'c>(config: &'c Config, headers: &HeaderMap) -> Result<&'c Vendor, Refusal> {
+pub(crate) fn authenticate<'c>(config: &'c Config, headers: &HeaderMap) -> Result<&'c Vendor, Refusal> {
     let key = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let digest = sha256(&[key.unwrap_or_default().as_bytes()]);
     // All of them are compared, so that the time does not tell which one matched.

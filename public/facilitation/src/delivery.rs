@@ -1,8 +1,8 @@
 //! Results on their way to vendors (A14): pulled from the transaction server, posted as they are,
 //! acknowledged when the vendor has said so. Nothing is kept here but when to try again.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, Method};
@@ -10,6 +10,7 @@ use cloakway_runtime::http::Client;
 use cloakway_runtime::{Stop, clock, tls};
 use cloakway_types::{Instant, VendorId};
 use serde_json::{Value, json};
+use tokio::sync::{Notify, Semaphore};
 use transact_wire::result::{ID_HEADER, PurchaseResult, SIGNATURE_HEADER, SignedResult, TIMESTAMP_HEADER};
 
 use crate::config::Config;
@@ -18,26 +19,57 @@ use crate::upstream::{Upstream, UpstreamError};
 
 const POLL: Duration = Duration::from_secs(15);
 const VENDOR_LIMIT: Duration = Duration::from_secs(10);
+/// Deliveries at one time.
+const AT_ONCE: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// What is not acknowledged yet, for `show`.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Deliveries(Arc<Mutex<BTreeMap<String, Retry>>>);
+pub(crate) struct Deliveries(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// A flight ended, and there is more about its order.
+    more: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    retries: BTreeMap<String, Retry>,
+    /// Orders about which a result is on its way: one flight an order, so that its results come in order.
+    flying: BTreeMap<String, Flight>,
+    /// Results were passed over because their order had a flight.
+    missed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Flight {
+    /// A later result of the order was seen meanwhile.
+    more: bool,
+}
 
 #[derive(Debug)]
 struct Retry {
     vendor: VendorId,
+    /// What it is about: later results of it wait.
+    about: String,
     tries: u32,
     next: Instant,
     reason: String,
 }
 
 impl Deliveries {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn show(&self) -> Value {
-        let retries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         let now = clock::now();
-        retries
+        state
+            .retries
             .iter()
             .map(|(id, retry)| {
                 json!({"id": id, "vendor": retry.vendor, "tries": retry.tries,
@@ -46,18 +78,48 @@ impl Deliveries {
             .collect()
     }
 
+    /// When everything has to be looked through again, and whether at once.
     fn next(&self) -> Option<Instant> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().map(|retry| retry.next).min()
+        let mut state = self.state();
+        if std::mem::take(&mut state.missed) {
+            return Some(clock::now());
+        }
+        let flying = &state.flying;
+        state.retries.values().filter(|retry| !flying.contains_key(&retry.about)).map(|retry| retry.next).min()
     }
 
-    fn is_due(&self, id: &str, now: Instant) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).is_none_or(|retry| retry.next <= now)
+    /// Whether results about this order may go now; then they have to [`Deliveries::land`].
+    fn take_off(&self, about: &str, first: &SignedResult, now: Instant) -> bool {
+        let mut state = self.state();
+        if let Some(flight) = state.flying.get_mut(about) {
+            flight.more = true;
+            return false;
+        }
+        let earlier = state.retries.iter().any(|(id, retry)| *id != first.id && retry.about == about);
+        let due = match state.retries.get(&first.id) {
+            Some(retry) => retry.next <= now,
+            // An earlier result of the order is to be tried again first.
+            None => !earlier,
+        };
+        if due {
+            state.flying.insert(about.to_owned(), Flight::default());
+        }
+        due
     }
 
-    fn failed(&self, result: &SignedResult, reason: String, now: Instant) {
-        let mut retries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let retry = retries.entry(result.id.clone()).or_insert(Retry {
+    fn land(&self, about: &str) {
+        let mut state = self.state();
+        let flight = state.flying.remove(about).unwrap_or_default();
+        state.missed |= flight.more;
+        drop(state);
+        self.0.more.notify_one();
+    }
+
+    fn failed(&self, about: &str, result: &SignedResult, reason: String, now: Instant) {
+        let mut state = self.state();
+        let retry = state.retries.entry(result.id.clone()).or_insert(Retry {
             vendor: result.vendor.clone(),
+            about: about.to_owned(),
             tries: 0,
             next: now,
             reason: String::new(),
@@ -68,8 +130,23 @@ impl Deliveries {
         tracing::warn!(id = result.id, vendor = %result.vendor, tries = retry.tries, reason = retry.reason, "result not delivered");
     }
 
+    /// Ends a look through everything: what was due and is not there any more was acknowledged in the meantime.
+    fn looked(&self, seen: &BTreeSet<String>, began: Instant) {
+        let mut state = self.state();
+        let State { retries, flying, .. } = &mut *state;
+        retries.retain(|id, retry| seen.contains(id) || retry.next > began || flying.contains_key(&retry.about));
+    }
+
     fn done(&self, id: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.state().retries.remove(id);
+    }
+}
+
+/// The order that a result is about; one that cannot be read is about itself.
+fn about(result: &SignedResult) -> String {
+    match serde_json::from_str::<PurchaseResult>(&result.body) {
+        Ok(body) => format!("{}/{}", body.vendor, body.transaction_id),
+        Err(_) => result.id.clone(),
     }
 }
 
@@ -79,6 +156,7 @@ struct Courier {
     upstream: Arc<Upstream>,
     pages: Arc<Pages>,
     deliveries: Deliveries,
+    at_once: Semaphore,
 }
 
 /// Starts carrying results.
@@ -91,31 +169,49 @@ pub(crate) fn start(
     let client = Client::new(tls::client(&config.vendors_ca, None)?, None)?;
     let urls = config.vendors.iter().map(|vendor| (vendor.id.clone(), vendor.results_url.clone())).collect();
     let deliveries = Deliveries::default();
-    let courier = Arc::new(Courier { urls, client, upstream, pages, deliveries: deliveries.clone() });
+    let courier = Arc::new(Courier {
+        urls,
+        client,
+        upstream,
+        pages,
+        deliveries: deliveries.clone(),
+        at_once: Semaphore::new(AT_ONCE),
+    });
     tokio::spawn(async move {
         let mut cursor = 0;
+        // Where a look through everything has come to; results come in pages.
+        let mut look: Option<u64> = None;
+        let (mut seen, mut began) = (BTreeSet::new(), clock::now());
         while !stop.is_told() {
-            let retry = courier.deliveries.next();
-            let (after, wait) = match retry {
-                Some(at) if at <= clock::now() => (0, Duration::ZERO),
-                Some(at) => (cursor, POLL.min(at.since(clock::now()))),
-                None => (cursor, POLL),
+            let (after, wait) = match (look, courier.deliveries.next()) {
+                (Some(at), _) => (at, Duration::ZERO),
+                (None, Some(at)) if at <= clock::now() => {
+                    look = Some(0);
+                    (seen, began) = (BTreeSet::new(), clock::now());
+                    (0, Duration::ZERO)
+                }
+                (None, Some(at)) => (cursor, POLL.min(at.since(clock::now()))),
+                (None, None) => (cursor, POLL),
             };
             let pulled = tokio::select! {
                 () = stop.told() => return,
+                () = courier.deliveries.0.more.notified(), if look.is_none() => continue,
                 pulled = courier.upstream.results(after, wait) => pulled,
             };
             match pulled {
                 Ok(pending) => {
-                    cursor = pending.cursor;
-                    let due = pending.results.into_iter().filter(|r| courier.deliveries.is_due(&r.id, clock::now()));
-                    let carried: Vec<_> = due.map(|result| tokio::spawn(courier.clone().carry(result))).collect();
-                    for one in carried {
-                        let _ = one.await;
+                    if look.is_some() {
+                        look = Some(pending.cursor).filter(|_| !pending.results.is_empty());
+                        seen.extend(pending.results.iter().map(|result| result.id.clone()));
+                        if look.is_none() {
+                            courier.deliveries.looked(&seen, began);
+                        }
                     }
+                    cursor = cursor.max(pending.cursor);
+                    courier.send_off(pending.results);
                 }
                 Err(error) => {
-                    cursor = 0;
+                    (cursor, look) = (0, None);
                     tracing::warn!(%error, "results not pulled");
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
@@ -126,15 +222,41 @@ pub(crate) fn start(
 }
 
 impl Courier {
-    async fn carry(self: Arc<Self>, result: SignedResult) {
-        match self.deliver(&result).await {
-            Ok(()) => {
-                self.deliveries.done(&result.id);
-                metrics::counter!("cloakway_results_delivered_total").increment(1);
+    /// Results about different orders go side by side, so that a vendor who is slow keeps nobody else waiting; those
+    /// about one order go behind each other.
+    fn send_off(self: &Arc<Self>, results: Vec<SignedResult>) {
+        let mut orders: BTreeMap<String, Vec<SignedResult>> = BTreeMap::new();
+        for result in results {
+            orders.entry(about(&result)).or_default().push(result);
+        }
+        for (about, results) in orders {
+            let flies = results.first().is_some_and(|first| self.deliveries.take_off(&about, first, clock::now()));
+            if flies {
+                let courier = self.clone();
+                tokio::spawn(async move {
+                    courier.carry_all(&about, results).await;
+                    courier.deliveries.land(&about);
+                });
             }
-            Err(reason) => {
-                self.deliveries.failed(&result, reason, clock::now());
-                metrics::counter!("cloakway_result_delivery_failures_total").increment(1);
+        }
+    }
+
+    /// Delivers results about one order, up to the first that cannot be delivered now.
+    async fn carry_all(&self, about: &str, results: Vec<SignedResult>) {
+        for result in results {
+            let permit = self.at_once.acquire().await;
+            let delivered = self.deliver(&result).await;
+            drop(permit);
+            match delivered {
+                Ok(()) => {
+                    self.deliveries.done(&result.id);
+                    metrics::counter!("cloakway_results_delivered_total").increment(1);
+                }
+                Err(reason) => {
+                    self.deliveries.failed(about, &result, reason, clock::now());
+                    metrics::counter!("cloakway_result_delivery_failures_total").increment(1);
+                    return;
+                }
             }
         }
     }

@@ -6,6 +6,7 @@
 //! nothing: orders are repeated by vendors and answered alike, results stay with the transaction
 //! server until a vendor has acknowledged them.
 
+mod after;
 mod api;
 pub mod config;
 mod delivery;

@@ -1,4 +1,4 @@
-//! The transaction server, as facilitation sees it: three calls over mutual TLS (A8).
+//! The transaction server, as facilitation sees it: a few calls over mutual TLS (A8).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -6,12 +6,15 @@ use std::time::Duration;
 use axum::http::{HeaderMap, Method, StatusCode};
 use cloakway_runtime::http::{Client, ClientError};
 use cloakway_runtime::tls::{self, TlsError};
+use transact_wire::after::{OrderName, OrderStatus, RefundPlacement, RefundReceipt};
 use transact_wire::order::{Issued, Placement};
 use transact_wire::result::{Acknowledgement, Pending};
 
 use crate::config::Config;
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// A refund is answered when the bank has answered.
+const BANK_LIMIT: Duration = Duration::from_secs(45);
 
 /// Why a call did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,29 @@ impl Upstream {
         let answer = self.call(Method::POST, "/v1/orders", body, LIMIT).await?;
         // The answer holds the password: the error must not quote it.
         serde_json::from_slice(&answer).map_err(|_| UpstreamError::Answer("not the body of an issued order".to_owned()))
+    }
+
+    pub(crate) async fn status(&self, name: &OrderName) -> Result<OrderStatus, UpstreamError> {
+        self.ask("/v1/orders/status", name, LIMIT).await
+    }
+
+    pub(crate) async fn cancel(&self, name: &OrderName) -> Result<OrderStatus, UpstreamError> {
+        self.ask("/v1/orders/cancel", name, LIMIT).await
+    }
+
+    pub(crate) async fn refund(&self, placement: &RefundPlacement) -> Result<RefundReceipt, UpstreamError> {
+        self.ask("/v1/orders/refund", placement, BANK_LIMIT).await
+    }
+
+    async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+        limit: Duration,
+    ) -> Result<T, UpstreamError> {
+        let body = serde_json::to_vec(body).map_err(|e| UpstreamError::Answer(e.to_string()))?;
+        let answer = self.call(Method::POST, path, body, limit).await?;
+        serde_json::from_slice(&answer).map_err(|e| UpstreamError::Answer(e.to_string()))
     }
 
     /// Results after `cursor`; waits up to `wait` for one.

@@ -4,12 +4,13 @@
 
 use cloakway_apidoc::{Document, refusals, routes, through};
 use serde_json::Value;
+use transact_wire::after::{OrderStatus, RefundOrder, RefundReceipt};
 use transact_wire::order::{Accepted, Order};
 use transact_wire::payment::Page;
 use transact_wire::result::{ID_HEADER, PurchaseResult, SIGNATURE_HEADER, SignedResult, TIMESTAMP_HEADER};
 
 const TEXT: &str = include_str!("../../../docs/openapi/facilitation.yaml");
-const API: &str = include_str!("../src/api.rs");
+const API: &str = concat!(include_str!("../src/api.rs"), include_str!("../src/after.rs"));
 
 #[test]
 fn every_example_is_what_its_schema_says_and_its_type_reads() {
@@ -20,6 +21,9 @@ fn typed(schema: &str, body: &Value) -> Result<Value, String> {
     match schema {
         "Order" => through::<Order>(body),
         "Accepted" => through::<Accepted>(body),
+        "OrderStatus" => through::<OrderStatus>(body),
+        "RefundOrder" => through::<RefundOrder>(body),
+        "RefundReceipt" => through::<RefundReceipt>(body),
         "Page" => through::<Page>(body),
         "PurchaseResult" => through::<PurchaseResult>(body),
         "Error" => Ok(body.clone()),

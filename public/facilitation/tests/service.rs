@@ -340,6 +340,7 @@ async fn guessed_and_used_pages_look_the_same_and_a_result_is_repeated_until_it_
         amount: cloakway_types::Money::new(1250, "EUR".parse().unwrap()).unwrap(),
         verdict: Verdict::Approved,
         decided_at: Timestamp::from_secs(1),
+        refund: None,
     };
     let key = SigningKey::from_base64(&cloakway_crypto::Secret::new(base64(&[9; 32]))).unwrap();
     let signed = SignedResult::sign("res_1", &result, &key, clock::wall()).unwrap();

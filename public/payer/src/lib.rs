@@ -189,7 +189,8 @@ fn is_decided(state: PaymentState) -> bool {
         | PaymentState::Declined
         | PaymentState::Reversed
         | PaymentState::Expired
-        | PaymentState::Locked => true,
+        | PaymentState::Locked
+        | PaymentState::Cancelled => true,
     }
 }
 

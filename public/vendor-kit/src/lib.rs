@@ -22,7 +22,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use cloakway_crypto::Secret;
 use cloakway_crypto::sign::{KeyError, VerifyingKey};
 use cloakway_runtime::http::{Client, ClientError};
@@ -30,10 +30,13 @@ use cloakway_runtime::tls::{self, TlsError};
 use transact_wire::result::{ID_HEADER, SIGNATURE_HEADER, SignedResult, TIMESTAMP_HEADER};
 
 pub use cloakway_types::{Currency, Money, Timestamp, TransactionId, VendorId};
+pub use transact_wire::after::{OrderStatus, Phase, RefundOrder, RefundReceipt, RefundState};
 pub use transact_wire::order::{Accepted, Order, Reference};
-pub use transact_wire::result::{PurchaseResult, ResultError, Verdict};
+pub use transact_wire::result::{PurchaseResult, RefundNote, ResultError, Verdict};
 
 const LIMIT: Duration = Duration::from_secs(15);
+/// A refund is answered when the bank has answered.
+const REFUND_LIMIT: Duration = Duration::from_secs(60);
 
 /// Why an order got no page.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +115,77 @@ impl Facilitation {
     }
 }
 
+/// Why a question about an order was not answered as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Facilitation, or the transaction server behind it, said no; asking again will not help.
+    #[error("refused with {status}, {code}: {message}")]
+    Refused {
+        /// The HTTP status.
+        status: StatusCode,
+        /// The word for programs, such as `not_paid`.
+        code: String,
+        /// The words for people.
+        message: String,
+    },
+    /// No answer, or not now: ask the same again, it is done once.
+    #[error("not available now, ask the same again: {0}")]
+    TryAgain(String),
+}
+
+impl Facilitation {
+    /// Where an order stands. Its results are signed: check them with [`Receiver::believe`].
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn status(&self, order: &TransactionId) -> Result<OrderStatus, AskError> {
+        self.ask(Method::GET, &format!("/v1/orders/{order}"), Vec::new(), LIMIT).await
+    }
+
+    /// Closes an order that nobody has paid. The same again gets the same answer.
+    ///
+    /// # Errors
+    /// [`AskError`]; its code is `busy` while the bank is asked, `decided` when it is too late.
+    pub async fn cancel(&self, order: &TransactionId) -> Result<OrderStatus, AskError> {
+        self.ask(Method::POST, &format!("/v1/orders/{order}/cancel"), Vec::new(), LIMIT).await
+    }
+
+    /// Gives money of an order back, all or a part. Store the refund's id before; the same again gets the same answer.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn refund(&self, order: &TransactionId, refund: &RefundOrder) -> Result<RefundReceipt, AskError> {
+        let body = serde_json::to_vec(refund).map_err(|error| AskError::TryAgain(error.to_string()))?;
+        self.ask(Method::POST, &format!("/v1/orders/{order}/refunds"), body, REFUND_LIMIT).await
+    }
+
+    async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> Result<T, AskError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, self.authorization.clone());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let answer = self.client.send(method, &format!("{}{path}", self.url), headers, body, limit).await;
+        let answer = answer.map_err(|error| AskError::TryAgain(error.to_string()))?;
+        if answer.status().is_success() {
+            return serde_json::from_slice(answer.body())
+                .map_err(|error| AskError::TryAgain(format!("the answer is not understood: {error}")));
+        }
+        let said: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+        let text = |name: &str| {
+            said.pointer(&format!("/error/{name}")).and_then(|v| v.as_str()).unwrap_or_default().to_owned()
+        };
+        match answer.status() {
+            status if status.is_server_error() => Err(AskError::TryAgain(text("message"))),
+            status => Err(AskError::Refused { status, code: text("code"), message: text("message") }),
+        }
+    }
+}
+
 /// A result that is to be believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
@@ -150,8 +224,16 @@ impl Receiver {
             signature: text(SIGNATURE_HEADER),
             body: String::from_utf8(body.to_vec()).map_err(|e| ResultError::Body(e.to_string()))?,
         };
+        self.believe(&delivery, now)
+    }
+
+    /// The result of a delivery that came in another way: in the answer to a question ([`Facilitation::status`]).
+    ///
+    /// # Errors
+    /// [`ResultError`]: change nothing.
+    pub fn believe(&self, delivery: &SignedResult, now: Timestamp) -> Result<Received, ResultError> {
         let result = delivery.verify(&self.key, &self.vendor, now)?;
-        Ok(Received { id: delivery.id, result })
+        Ok(Received { id: delivery.id.clone(), result })
     }
 }
 
@@ -170,6 +252,7 @@ mod tests {
             amount: Money::new(1250, "EUR".parse().unwrap()).unwrap(),
             verdict: Verdict::Approved,
             decided_at: now,
+            refund: None,
         };
         let receiver = Receiver::new("shop".parse().unwrap(), &key.verifying_key().to_base64()).unwrap();
         (SignedResult::sign("res_1", &result, &key, now).unwrap(), receiver)

@@ -6,21 +6,23 @@
 //!
 //! ```text
 //!            pay                 approved / declined
-//!   Open ──────────> Authorising ──────────────────> Final
+//!   Open ──────────> Authorising ──────────────────> Final ──refund──> Refunding ──given, refused, undone──> Final
 //!    │  ^ not sent ──────┘ │ no answer, or restart     ^
 //!    │                     v          0410             │
 //!    │                 Reversing ──────────────────────┤
-//!    └── expired, locked ──────────────────────────────┘
+//!    └── expired, locked, cancelled ───────────────────┘
 //! ```
+//! [`machine::TRANSITIONS`] has every step; an order keeps those that it took.
 
 pub mod admission;
 mod institutions;
+pub mod machine;
 mod order;
 mod orders;
 
 pub use institutions::Institutions;
-pub use order::{Attempt, Order, OrderKey, State};
+pub use order::{Asked, Attempt, Order, OrderKey, Refunding, State, Taken};
 pub use orders::{
-    Answer, BankEvent, BankOrder, BankReversal, Effect, Orders, PasswordMatched, PayError, PlaceError, Policy, Step,
-    Ticket, Write,
+    Answer, BankEvent, BankOrder, BankRefund, BankReversal, CancelError, Effect, Known, Orders, PasswordMatched,
+    PayError, PlaceError, Policy, RefundError, Step, Ticket, Write,
 };

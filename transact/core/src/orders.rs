@@ -8,13 +8,19 @@ use cloakway_crypto::encode::{base64url, hex};
 use cloakway_crypto::hash::{keyed, sha256};
 use cloakway_crypto::{Secret, ct_eq};
 use cloakway_types::{IspId, Money, Timestamp, TransactionId, VendorId};
+use transact_wire::after::{OrderName, OrderStatus, Phase, RefundPlacement, RefundReceipt, RefundState};
 use transact_wire::card::{CardNumber, Expiry};
 use transact_wire::order::{Issued, Placement, Reference};
 use transact_wire::payment::{Claim, Payment, PaymentState};
 use transact_wire::result::{PurchaseResult, Verdict};
 
 use crate::institutions::Institutions;
-use crate::order::{Attempt, Order, OrderKey, State};
+use crate::machine::Cause;
+use crate::order::{Asked, Attempt, Order, OrderKey, Refunding, State, Taken};
+
+mod refunds;
+
+pub use refunds::{CancelError, RefundError};
 
 /// What the operator decides.
 #[derive(Debug, Clone)]
@@ -87,6 +93,15 @@ pub enum PayError {
     BankUnreachable,
 }
 
+/// Where an order stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// All but its results.
+    pub status: OrderStatus,
+    /// Its results with their ids, in order, for the shell to sign.
+    pub results: Vec<(String, PurchaseResult)>,
+}
+
 /// What a waiting caller is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
@@ -96,13 +111,17 @@ pub enum Answer {
     Payment(Result<PaymentState, PayError>),
     /// To facilitation: results are noted as delivered.
     Acknowledged,
+    /// To a vendor, by way of facilitation.
+    Refund(Result<RefundReceipt, RefundError>),
+    /// The same: where the order stands, or why it was not cancelled.
+    Status(Result<Box<Known>, CancelError>),
 }
 
 /// A request to authorise (ISO 8583 0100).
 #[derive(Debug, Clone)]
 pub struct BankOrder {
     /// Which order.
-    pub key: OrderKey,
+    pub asked: Asked,
     /// Trace number and time.
     pub attempt: Attempt,
     /// How much.
@@ -113,11 +132,26 @@ pub struct BankOrder {
     pub expiry: Expiry,
 }
 
+/// A request to give money back (ISO 8583 0200 with processing code 20). It needs no card number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BankRefund {
+    /// Which refund of which order.
+    pub asked: Asked,
+    /// Trace number and time of the refund.
+    pub attempt: Attempt,
+    /// How much.
+    pub amount: Money,
+    /// Trace number and time of the payment.
+    pub original: Attempt,
+    /// The bank's code for the payment.
+    pub authorisation_code: Option<String>,
+}
+
 /// A request to take back whatever [`Attempt`] led to (ISO 8583 0400). It needs no card number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BankReversal {
-    /// Which order.
-    pub key: OrderKey,
+    /// Which order, or which refund of it.
+    pub asked: Asked,
     /// Trace number and time of what is taken back.
     pub attempt: Attempt,
     /// How much.
@@ -162,6 +196,8 @@ pub enum Effect {
     Proven(Ticket, PasswordMatched),
     /// Ask the bank.
     Authorise(Box<BankOrder>),
+    /// Make the bank give money back.
+    Refund(Box<BankRefund>),
     /// Make the bank take back.
     Reverse(BankReversal),
     /// This result can be delivered from now on.
@@ -184,8 +220,8 @@ pub struct Step {
 pub struct Orders {
     policy: Policy,
     orders: BTreeMap<OrderKey, Order>,
-    by_result: BTreeMap<String, OrderKey>,
-    waiting: BTreeMap<OrderKey, Vec<Ticket>>,
+    by_result: BTreeMap<String, Asked>,
+    waiting: BTreeMap<Asked, Vec<Ticket>>,
     open: usize,
     stan: u32,
 }
@@ -194,7 +230,7 @@ impl Orders {
     /// Takes up where the stored orders left off. What was being authorised is reversed: the card
     /// data is gone, and whether the bank approved is not known.
     #[must_use]
-    pub fn restore(policy: Policy, stored: Vec<Order>, stan: u32) -> (Self, Step) {
+    pub fn restore(policy: Policy, stored: Vec<Order>, stan: u32, now: Timestamp) -> (Self, Step) {
         let mut orders = Self {
             policy,
             orders: BTreeMap::new(),
@@ -205,26 +241,49 @@ impl Orders {
         };
         let mut step = Step::default();
         for order in stored {
-            orders.by_result.insert(order.result_id(), order.key.clone());
-            match &order.state {
-                State::Open => orders.open += 1,
-                State::Authorising(attempt) | State::Reversing(attempt) => {
-                    let reversal =
-                        BankReversal { key: order.key.clone(), attempt: attempt.clone(), amount: order.amount };
-                    let order = Order { state: State::Reversing(attempt.clone()), ..order };
-                    step.writes.push(Write::Order(Box::new(order.clone())));
-                    step.effects.push(Effect::Reverse(reversal));
-                    orders.orders.insert(order.key.clone(), order);
-                    continue;
+            orders.index(&order);
+            let order = orders.resume(order, now, &mut step);
+            for (id, result, acknowledged) in order.results() {
+                if !acknowledged {
+                    step.effects.push(Effect::Publish(id, result));
                 }
-                State::Final { acknowledged_at: None, .. } => {
-                    step.effects.extend(order.result().map(|result| Effect::Publish(order.result_id(), result)));
-                }
-                State::Final { acknowledged_at: Some(_), .. } => {}
             }
+            orders.open += usize::from(order.state == State::Open);
             orders.orders.insert(order.key.clone(), order);
         }
         (orders, step)
+    }
+
+    /// An order after a restart: what was being asked is taken back.
+    fn resume(&self, mut order: Order, now: Timestamp, step: &mut Step) -> Order {
+        let before = order.clone();
+        if let State::Authorising(attempt) = &order.state {
+            let attempt = attempt.clone();
+            order.go(Cause::NoAnswer, State::Reversing(attempt), now);
+        }
+        if let State::Reversing(attempt) = &order.state {
+            let (asked, attempt) = (Asked::payment(&order.key), attempt.clone());
+            step.effects.push(Effect::Reverse(BankReversal { asked, attempt, amount: order.amount }));
+        }
+        for refund in order.refunds.iter_mut().filter(|refund| !refund.state.is_final()) {
+            refund.state = RefundState::Undoing;
+            let asked = Asked { order: order.key.clone(), refund: Some(refund.id.clone()) };
+            let (attempt, amount) = (refund.attempt.clone(), refund.amount);
+            step.effects.push(Effect::Reverse(BankReversal { asked, attempt, amount }));
+        }
+        if order != before {
+            step.writes.push(Write::Order(Box::new(order.clone())));
+        }
+        order
+    }
+
+    /// Makes the order's results known by their ids.
+    fn index(&mut self, order: &Order) {
+        self.by_result.insert(order.result_id(), Asked::payment(&order.key));
+        for refund in &order.refunds {
+            let asked = Asked { order: order.key.clone(), refund: Some(refund.id.clone()) };
+            self.by_result.insert(order.refund_result_id(&refund.id), asked);
+        }
     }
 
     /// Every order, for the operator.
@@ -266,7 +325,7 @@ impl Orders {
         if self.open >= self.policy.open_orders {
             return Err(PlaceError::TooMany);
         }
-        let order = Order {
+        let mut order = Order {
             key: key.clone(),
             temporary_id,
             isp: placement.isp.clone(),
@@ -277,10 +336,14 @@ impl Orders {
             created_at: now,
             expires_at: now + self.policy.lifetime,
             state: State::Open,
+            refunds: Vec::new(),
+            steps: vec![Taken { to: Phase::Created, at: now }],
         };
+        // Created and issued in one write: only the second has an effect, and that is the answer.
+        order.note(Phase::Created, Cause::Issue, now);
         let issued = issue(&order);
         self.open += 1;
-        self.by_result.insert(order.result_id(), key.clone());
+        self.index(&order);
         step.writes.push(Write::Order(Box::new(order.clone())));
         self.orders.insert(key, order);
         Ok(issued)
@@ -301,7 +364,7 @@ impl Orders {
                     step.effects.push(Effect::Answer(ticket, Answer::Payment(Err(PayError::CardNotTaken))));
                     return step;
                 };
-                self.stan = self.stan % 999_999 + 1;
+                self.stan = next_stan(self.stan);
                 let attempt = Attempt {
                     stan: self.stan,
                     sent_at: now,
@@ -309,20 +372,23 @@ impl Orders {
                     institution: institution.to_owned(),
                     movement,
                 };
+                // Received and asked in one write: only the second has an effect, and that is the question to the bank.
+                order.note(Phase::PageIssued, Cause::Card, now);
                 order.state = State::Authorising(attempt.clone());
+                order.note(Phase::CardReceived, Cause::Ask, now);
                 self.open -= 1;
                 step.writes.push(Write::Stan(self.stan));
                 step.writes.push(Write::Order(Box::new(order.clone())));
                 step.effects.push(Effect::Authorise(Box::new(BankOrder {
-                    key: key.clone(),
+                    asked: Asked::payment(&key),
                     attempt,
                     amount: order.amount,
                     card: payment.card_number,
                     expiry: payment.expiry,
                 })));
-                self.waiting.entry(key).or_default().push(ticket);
+                self.waiting.entry(Asked::payment(&key)).or_default().push(ticket);
             }
-            State::Authorising(_) => self.waiting.entry(key).or_default().push(ticket),
+            State::Authorising(_) => self.waiting.entry(Asked::payment(&key)).or_default().push(ticket),
             State::Reversing(_) | State::Final { .. } => {
                 step.effects.push(Effect::Answer(ticket, Answer::Payment(Ok(order.payment_state()))));
             }
@@ -358,7 +424,7 @@ impl Orders {
         {
             order.wrong_passwords += 1;
             if order.wrong_passwords >= self.policy.password_attempts {
-                self.decide(&key, Verdict::Locked, None, now, step);
+                self.decide(&key, Cause::WrongPasswords, Verdict::Locked, None, now, step);
             } else {
                 step.writes.push(Write::Order(Box::new(order.clone())));
             }
@@ -367,28 +433,38 @@ impl Orders {
         None
     }
 
-    /// What the bank link says of an order's attempt.
-    pub fn bank(&mut self, key: &OrderKey, event: BankEvent, now: Timestamp) -> Step {
+    /// What the bank link says of what it was asked.
+    pub fn bank(&mut self, asked: &Asked, event: BankEvent, now: Timestamp) -> Step {
         let mut step = Step::default();
+        if asked.refund.is_some() {
+            self.bank_on_refund(asked, event, now, &mut step);
+            return step;
+        }
+        let key = &asked.order;
         let Some(order) = self.orders.get_mut(key) else { return step };
         match (order.state.clone(), event) {
             (State::Authorising(_), BankEvent::Approved { authorisation_code }) => {
-                self.decide(key, Verdict::Approved, Some(authorisation_code), now, &mut step);
+                self.decide(key, Cause::Approval, Verdict::Approved, Some(authorisation_code), now, &mut step);
             }
-            (State::Authorising(_), BankEvent::Declined) => self.decide(key, Verdict::Declined, None, now, &mut step),
+            (State::Authorising(_), BankEvent::Declined) => {
+                self.decide(key, Cause::Refusal, Verdict::Declined, None, now, &mut step);
+            }
             (State::Authorising(attempt), BankEvent::TimedOut) => {
-                order.state = State::Reversing(attempt.clone());
+                order.go(Cause::NoAnswer, State::Reversing(attempt.clone()), now);
                 step.writes.push(Write::Order(Box::new(order.clone())));
-                step.effects.push(Effect::Reverse(BankReversal { key: key.clone(), attempt, amount: order.amount }));
-                self.answer_waiting(key, &Ok(PaymentState::Reversing), &mut step);
+                let reversal = BankReversal { asked: asked.clone(), attempt, amount: order.amount };
+                step.effects.push(Effect::Reverse(reversal));
+                self.answer_waiting(asked, &Answer::Payment(Ok(PaymentState::Reversing)), &mut step);
             }
             (State::Authorising(_), BankEvent::NotSent) => {
-                order.state = State::Open;
+                order.go(Cause::NotSent, State::Open, now);
                 self.open += 1;
                 step.writes.push(Write::Order(Box::new(order.clone())));
-                self.answer_waiting(key, &Err(PayError::BankUnreachable), &mut step);
+                self.answer_waiting(asked, &Answer::Payment(Err(PayError::BankUnreachable)), &mut step);
             }
-            (State::Reversing(_), BankEvent::Reversed) => self.decide(key, Verdict::Reversed, None, now, &mut step),
+            (State::Reversing(_), BankEvent::Reversed) => {
+                self.decide(key, Cause::Confirmed, Verdict::Reversed, None, now, &mut step);
+            }
             // An answer that came after its time: the reversal is on its way and stands.
             (State::Reversing(_) | State::Open | State::Final { .. }, _)
             | (State::Authorising(_), BankEvent::Reversed) => {}
@@ -400,10 +476,17 @@ impl Orders {
     pub fn acknowledge(&mut self, ticket: Ticket, ids: &[String], now: Timestamp) -> Step {
         let mut step = Step::default();
         for id in ids {
-            if let Some(order) = self.by_result.get(id).and_then(|key| self.orders.get_mut(key))
-                && let State::Final { acknowledged_at, .. } = &mut order.state
-                && acknowledged_at.is_none()
-            {
+            let Some(asked) = self.by_result.get(id) else { continue };
+            let Some(order) = self.orders.get_mut(&asked.order) else { continue };
+            let acknowledged_at = match (&asked.refund, &mut order.state) {
+                (None, State::Final { acknowledged_at, .. }) => acknowledged_at,
+                (Some(refund), _) => match order.refunds.iter_mut().find(|r| r.id == *refund && r.state.is_final()) {
+                    Some(refund) => &mut refund.acknowledged_at,
+                    None => continue,
+                },
+                (None, State::Open | State::Authorising(_) | State::Reversing(_)) => continue,
+            };
+            if acknowledged_at.is_none() {
                 *acknowledged_at = Some(now);
                 step.writes.push(Write::Order(Box::new(order.clone())));
                 step.effects.push(Effect::Retract(id.clone()));
@@ -423,14 +506,22 @@ impl Orders {
             .map(|order| order.key.clone())
             .collect();
         for key in due {
-            self.decide(&key, Verdict::Expired, None, now, &mut step);
+            self.decide(&key, Cause::TimeOver, Verdict::Expired, None, now, &mut step);
         }
         let retention = self.policy.retention;
-        let old = |order: &Order| matches!(&order.state, State::Final { acknowledged_at: Some(at), .. } if now.since(*at) >= retention);
+        let old = |order: &Order| {
+            let State::Final { acknowledged_at, .. } = &order.state else { return false };
+            let refunds = order.refunds.iter().map(|refund| refund.acknowledged_at);
+            let mut all = refunds.chain([*acknowledged_at]);
+            all.all(|at| at.is_some_and(|at| now.since(at) >= retention))
+        };
         let forgotten: Vec<OrderKey> = self.orders.values().filter(|order| old(order)).map(|o| o.key.clone()).collect();
         for key in forgotten {
             if let Some(order) = self.orders.remove(&key) {
                 self.by_result.remove(&order.result_id());
+                for refund in &order.refunds {
+                    self.by_result.remove(&order.refund_result_id(&refund.id));
+                }
             }
             step.writes.push(Write::Forget(key));
         }
@@ -439,11 +530,19 @@ impl Orders {
 
     fn expire_if_due(&mut self, key: &OrderKey, now: Timestamp, step: &mut Step) {
         if self.orders.get(key).is_some_and(|order| order.state == State::Open && order.expires_at <= now) {
-            self.decide(key, Verdict::Expired, None, now, step);
+            self.decide(key, Cause::TimeOver, Verdict::Expired, None, now, step);
         }
     }
 
-    fn decide(&mut self, key: &OrderKey, verdict: Verdict, code: Option<String>, now: Timestamp, step: &mut Step) {
+    fn decide(
+        &mut self,
+        key: &OrderKey,
+        cause: Cause,
+        verdict: Verdict,
+        code: Option<String>,
+        now: Timestamp,
+        step: &mut Step,
+    ) {
         let Some(order) = self.orders.get_mut(key) else { return };
         let attempt = match &order.state {
             State::Authorising(attempt) | State::Reversing(attempt) => Some(attempt.clone()),
@@ -453,16 +552,17 @@ impl Orders {
             }
             State::Final { .. } => return,
         };
-        order.state = State::Final { verdict, at: now, attempt, authorisation_code: code, acknowledged_at: None };
+        let decided = State::Final { verdict, at: now, attempt, authorisation_code: code, acknowledged_at: None };
+        order.go(cause, decided, now);
         step.writes.push(Write::Order(Box::new(order.clone())));
         step.effects.extend(order.result().map(|result| Effect::Publish(order.result_id(), result)));
         let state = order.payment_state();
-        self.answer_waiting(key, &Ok(state), step);
+        self.answer_waiting(&Asked::payment(key), &Answer::Payment(Ok(state)), step);
     }
 
-    fn answer_waiting(&mut self, key: &OrderKey, answer: &Result<PaymentState, PayError>, step: &mut Step) {
-        for ticket in self.waiting.remove(key).unwrap_or_default() {
-            step.effects.push(Effect::Answer(ticket, Answer::Payment(answer.clone())));
+    fn answer_waiting(&mut self, asked: &Asked, answer: &Answer, step: &mut Step) {
+        for ticket in self.waiting.remove(asked).unwrap_or_default() {
+            step.effects.push(Effect::Answer(ticket, answer.clone()));
         }
     }
 
@@ -487,6 +587,11 @@ impl Orders {
         let parts = [purpose.as_bytes(), vendor.as_str().as_bytes(), id.as_str().as_bytes()];
         base64url(keyed(self.policy.secret.expose(), &parts).get(..24).unwrap_or_default())
     }
+}
+
+/// Trace numbers go round.
+const fn next_stan(stan: u32) -> u32 {
+    stan % 999_999 + 1
 }
 
 fn verifier(password: &Secret<String>) -> String {

@@ -15,7 +15,7 @@ use transact_bank::{
     Acceptor, Authorisation, Framer, Input, Link, LinkConfig, Message, MessageType, Output, Reversal, Trace,
     Verdict as Said, frame,
 };
-use transact_core::{Answer, BankEvent, Effect, Order, OrderKey, Orders, PayError, State, Step, Ticket, Write};
+use transact_core::{Answer, Asked, BankEvent, Effect, Order, OrderKey, Orders, PayError, State, Step, Ticket, Write};
 use transact_wire::order::Issued;
 use transact_wire::payment::PaymentState;
 use transact_wire::result::Verdict;
@@ -56,7 +56,7 @@ enum Event {
 /// The transaction server: core, link, and what a crash takes away.
 struct Server {
     orders: Orders,
-    link: Link<OrderKey>,
+    link: Link<Asked>,
     connection: Option<u32>,
     /// Commits under way, in order.
     commits: VecDeque<(Vec<Write>, Vec<Effect>)>,
@@ -109,7 +109,7 @@ struct World {
     seed: u64,
 }
 
-fn link() -> Link<OrderKey> {
+fn link() -> Link<Asked> {
     let acceptor = Acceptor::new("CLOAK001", "CLOAKWAY0000001", "424242", "5999").unwrap();
     Link::new(LinkConfig { answer_timeout: Duration::from_secs(3), ..LinkConfig::new(acceptor) })
 }
@@ -202,7 +202,7 @@ impl World {
         }
         self.life += 1;
         let stored = self.disk.orders.values().cloned().collect();
-        let (orders, step) = Orders::restore(policy(), stored, self.disk.stan);
+        let (orders, step) = Orders::restore(policy(), stored, self.disk.stan, self.wall());
         self.server = Some(Server {
             orders,
             link: link(),
@@ -339,6 +339,7 @@ impl World {
                     Answer::Placed(Err(error)) => panic!("SIM_SEED={}: {error}", self.seed),
                     Answer::Payment(answer) => self.net.send(SERVER, OUTSIDE, Event::Paid(order, answer)),
                     Answer::Acknowledged => {}
+                    Answer::Refund(_) | Answer::Status(_) => panic!("nobody asked"),
                 }
             }
             Effect::Proven(..) => {}
@@ -351,13 +352,14 @@ impl World {
                     amount: order.amount,
                     movement: order.attempt.movement,
                 };
-                server.link.handle(Input::Authorise(order.key, Box::new(authorisation)), now, wall);
+                server.link.handle(Input::Authorise(order.asked, Box::new(authorisation)), now, wall);
                 self.drain();
             }
+            Effect::Refund(refund) => panic!("nobody asked for {refund:?}"),
             Effect::Reverse(reversal) => {
                 let trace = Trace::new(reversal.attempt.stan, reversal.attempt.sent_at).unwrap();
                 let asked = Reversal { trace, movement: reversal.attempt.movement, amount: reversal.amount };
-                server.link.handle(Input::Reverse(reversal.key, asked), now, wall);
+                server.link.handle(Input::Reverse(reversal.asked, asked), now, wall);
                 self.drain();
             }
             Effect::Publish(id, result) => {

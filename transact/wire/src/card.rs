@@ -28,29 +28,13 @@ pub enum CardError {
     Expiry,
 }
 
-/// A primary account number. `Debug` prints `[card]`; the digits are wiped on drop.
+/// A primary account number. `Debug` prints `[card]`; the digits are wiped on drop. They lie on the heap, in room that
+/// never grows, so that neither a longer string nor a value that was moved leaves a copy behind.
 #[derive(Clone, PartialEq, Eq)]
-pub struct CardNumber(Secret<Digits>);
+pub struct CardNumber(Secret<String>);
 
-/// Fixed room for the digits, so that no growing string leaves copies behind.
-#[derive(Clone, Copy)]
-struct Digits {
-    bytes: [u8; 19],
-    length: usize,
-}
-
-impl cloakway_crypto::Zeroize for Digits {
-    fn zeroize(&mut self) {
-        self.bytes.zeroize();
-        self.length.zeroize();
-    }
-}
-
-impl AsRef<[u8]> for Digits {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
-    }
-}
+/// The longest number (ISO/IEC 7812-1).
+const MOST_DIGITS: usize = 19;
 
 impl CardNumber {
     /// Reads a number as a person writes it: digits, with spaces or hyphens between them.
@@ -58,15 +42,14 @@ impl CardNumber {
     /// # Errors
     /// [`CardError`], for a character, the length or the check digit.
     pub fn parse(text: &Secret<String>) -> Result<Self, CardError> {
-        let mut digits = Digits { bytes: [0; 19], length: 0 };
+        let mut digits = Zeroizing(String::with_capacity(MOST_DIGITS));
         let mut count = 0;
         for (at, character) in text.expose().chars().enumerate() {
             match character {
                 ' ' | '-' => {}
                 '0'..='9' => {
-                    if let Some(place) = digits.bytes.get_mut(count) {
-                        // An ASCII digit fits a byte.
-                        *place = u8::try_from(character).unwrap_or(b'0');
+                    if count < MOST_DIGITS {
+                        digits.0.push(character);
                     }
                     count += 1;
                 }
@@ -76,17 +59,16 @@ impl CardNumber {
         if !(12..=19).contains(&count) {
             return Err(CardError::Length { digits: count });
         }
-        digits.length = count;
-        if !luhn(digits.as_ref()) {
+        if !luhn(digits.0.as_bytes()) {
             return Err(CardError::CheckDigit);
         }
-        Ok(Self(Secret::new(digits)))
+        Ok(Self(Secret::new(std::mem::take(&mut digits.0))))
     }
 
     /// The digits, for the message to the financial institution (ISO 8583 field 2).
     #[must_use]
     pub fn expose_digits(&self) -> &str {
-        std::str::from_utf8(self.0.expose().as_ref()).unwrap_or_default()
+        self.0.expose()
     }
 
     /// The last four digits: all that is ever stored or shown.
@@ -94,6 +76,15 @@ impl CardNumber {
     pub fn last_four(&self) -> String {
         let digits = self.expose_digits();
         digits.get(digits.len().saturating_sub(4)..).unwrap_or_default().to_owned()
+    }
+}
+
+/// Wipes what was read of a number that turns out to be none.
+struct Zeroizing(String);
+
+impl Drop for Zeroizing {
+    fn drop(&mut self) {
+        cloakway_crypto::Zeroize::zeroize(&mut self.0);
     }
 }
 

@@ -8,6 +8,7 @@
 //! | payer | transaction server | [`payment::Payment`] gets [`payment::Outcome`] (A11) |
 //! | transaction server | vendor | [`result::SignedResult`] (A14) |
 
+pub mod after;
 pub mod card;
 pub mod order;
 pub mod payment;

@@ -77,6 +77,8 @@ pub enum PaymentState {
     Expired,
     /// Closed after too many wrong passwords.
     Locked,
+    /// Cancelled by the vendor.
+    Cancelled,
 }
 
 /// The answer to a [`Payment`] and to a [`Claim`].
@@ -99,6 +101,7 @@ impl From<PaymentState> for Outcome {
             PaymentState::Reversing => "The bank did not answer in time. Whatever was charged is being taken back.",
             PaymentState::Reversed => "The bank did not answer in time. Nothing was charged.",
             PaymentState::Expired => "This purchase was not paid in time. Order again at the shop.",
+            PaymentState::Cancelled => "The shop has cancelled this purchase. Nothing was charged.",
             PaymentState::Locked => "This purchase was closed after too many wrong passwords. Order again at the shop.",
         };
         Self { state, message: message.to_owned() }

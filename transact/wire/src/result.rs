@@ -31,6 +31,24 @@ pub enum Verdict {
     Expired,
     /// Closed after too many wrong passwords.
     Locked,
+    /// Cancelled by the vendor before it was paid.
+    Cancelled,
+    /// A refund was given, and the order's amount is not used up.
+    PartlyRefunded,
+    /// A refund was given, and with it the whole amount.
+    Refunded,
+    /// A refund was not given: the bank refused, or did not answer in time and it was taken back.
+    RefundFailed,
+}
+
+/// The refund that a result is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefundNote {
+    /// The vendor's id of it.
+    pub refund_id: TransactionId,
+    /// How much.
+    pub amount: Money,
 }
 
 /// What the vendor is told.
@@ -50,6 +68,9 @@ pub struct PurchaseResult {
     pub verdict: Verdict,
     /// When.
     pub decided_at: Timestamp,
+    /// The refund, where the verdict is about one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refund: Option<RefundNote>,
 }
 
 /// A result as it travels: facilitation carries it and cannot change it.
@@ -157,6 +178,7 @@ mod tests {
             amount: Money::new(1250, "EUR".parse().unwrap()).unwrap(),
             verdict: Verdict::Approved,
             decided_at: Timestamp::from_secs(1000),
+            refund: None,
         };
         (SignedResult::sign("r-1", &result, &key(), Timestamp::from_secs(1000)).unwrap(), result)
     }

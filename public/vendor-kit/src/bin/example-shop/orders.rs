@@ -78,7 +78,7 @@ impl Orders {
                 return Err(DecideError::Amount);
             }
             order.result_deliveries += 1;
-            if order.result_id.is_none() {
+            if order.result_id.is_none() && received.result.refund.is_none() {
                 order.result_id = Some(received.id.clone());
                 order.verdict = Some(received.result.verdict);
                 order.state = if received.result.verdict == Verdict::Approved { State::Paid } else { State::Refused };
@@ -112,6 +112,7 @@ mod tests {
             amount: Money::new(minor, "EUR".parse().unwrap()).unwrap(),
             verdict,
             decided_at: Timestamp::from_secs(1),
+            refund: None,
         };
         Received { id: id.to_owned(), result }
     }
