@@ -14,10 +14,14 @@
 mod bank;
 pub mod config;
 mod engine;
+#[cfg(test)]
+mod exactly_once;
 mod gate;
 mod institutions;
 mod link;
 mod management;
+#[cfg(test)]
+mod never;
 mod outbox;
 mod private;
 mod private_api;
@@ -33,6 +37,11 @@ use cloakway_store::Store;
 use tokio::sync::mpsc;
 use transact_cloak::{Cloak, Peer};
 use transact_core::admission::Admission;
+
+/// All memory is wiped when it is given back. What is ours wipes itself; what TLS, HTTP and JSON read into does not, and
+/// card data has been there.
+#[global_allocator]
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
 
 /// The role.
 #[derive(Debug)]
