@@ -500,7 +500,8 @@ fn iso8583() -> Seeds {
     let trace = Trace::new(42, Timestamp::from_secs(1_700_000_000)).expect("in range");
     let reversal = Reversal { trace, movement: Movement::Authorisation, amount: amount() };
     let (card, expiry) = card();
-    let authorisation = Authorisation { trace, movement: Movement::Authorisation, card, expiry, amount: amount() }.message(&acceptor);
+    let authorisation =
+        Authorisation { trace, movement: Movement::Authorisation, card, expiry, amount: amount() }.message(&acceptor);
     let mut answer = transact_bank::Message::new(transact_bank::MessageType::AuthorisationResponse);
     answer.copy(&authorisation, &[3, 4, 7, 11, 37, 41, 42, 49]);
     for (field, value) in [(38, "A1B2C3"), (39, "00"), (54, "0040978D000000001000"), (64, "0123456789ABCDEF")] {
@@ -524,7 +525,8 @@ fn iso8583_profiles() -> Seeds {
         1 => MacKey::retail(Secret::new(vec![7; 16])).ok(),
         _ => MacKey::aes_cmac(Secret::new(vec![7; 16])).ok(),
     };
-    let names = ["ascii", "raw", "binary", "ascii-x919", "raw-x919", "binary-x919", "ascii-cmac", "raw-cmac", "binary-cmac"];
+    let names =
+        ["ascii", "raw", "binary", "ascii-x919", "raw-x919", "binary-x919", "ascii-cmac", "raw-cmac", "binary-cmac"];
     let (_, octets) = iso8583().swap_remove(1);
     let answer = transact_bank::Message::decode(&octets).expect("it was written here");
     let write = |(first, name): (u8, &'static str)| {
