@@ -20,7 +20,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -33,6 +33,9 @@ use writer::{Job, Writer};
 
 /// Octets of records in one frame of a snapshot.
 const FRAME: usize = 256 * 1024;
+
+/// Groups that are read and checked before they are replayed.
+const AHEAD: usize = 16;
 
 /// An open journal; one process holds it. Clones share it.
 #[derive(Debug, Clone)]
@@ -79,6 +82,17 @@ impl Journal {
     /// # Errors
     /// [`StoreError::Open`]: another process holds it, it cannot be read, it is damaged, or `replay` refuses a record.
     pub fn open(folder: &Path, mut replay: impl FnMut(&[u8]) -> Result<(), String>) -> Result<Self, StoreError> {
+        Self::open_grouped(folder, |records| records.iter().try_for_each(|record| replay(record)))
+    }
+
+    /// [`Journal::open`], which hands on the records of a group together.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_grouped(
+        folder: &Path,
+        mut replay: impl FnMut(&[&[u8]]) -> Result<(), String>,
+    ) -> Result<Self, StoreError> {
         let named = |error: std::io::Error| failed(folder, error);
         std::fs::create_dir_all(folder).map_err(named)?;
         let lock = File::create(folder.join("lock")).map_err(named)?;
@@ -288,19 +302,35 @@ impl Snapshot {
     }
 }
 
-/// Hands the records of a file on; how it ends, and how many frames it has.
-fn read(path: &Path, replay: &mut impl FnMut(&[u8]) -> Result<(), String>) -> Result<(Tail, u64), StoreError> {
+/// Hands the records of a file on, while a thread reads and checks what follows; how it ends, and how many frames it has.
+fn read(path: &Path, replay: &mut impl FnMut(&[&[u8]]) -> Result<(), String>) -> Result<(Tail, u64), StoreError> {
     let named = |error: std::io::Error| failed(path, error);
     let snapshot = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snapshot"));
     let mut frames = Frames::open(path).map_err(named)?.ok_or_else(|| failed(path, "not a journal of this version"))?;
     let mut ended = false;
-    while let Some(group) = frames.next().map_err(named)? {
-        ended = group.is_empty();
-        frame::records(group, |record| replay(record)).map_err(|reason| failed(path, reason))?;
-    }
-    let tail = frames.tail().map_err(named)?;
-    let tail = if snapshot && !ended { Tail::Damaged(frames.at()) } else { tail };
-    Ok((tail, frames.count()))
+    let (to, groups) = sync_channel::<Vec<u8>>(AHEAD);
+    let frames = &mut frames;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || -> std::io::Result<&mut Frames> {
+            // Who takes no more has refused one.
+            while let Some(group) = frames.next()? {
+                if to.send(group).is_err() {
+                    break;
+                }
+            }
+            Ok(frames)
+        });
+        for group in &groups {
+            ended = group.is_empty();
+            let records = frame::records(&group).map_err(|reason| failed(path, reason))?;
+            replay(&records).map_err(|reason| failed(path, reason))?;
+        }
+        drop(groups);
+        let frames = reader.join().map_err(|_| failed(path, "it could not be read"))?.map_err(named)?;
+        let tail = frames.tail().map_err(named)?;
+        let tail = if snapshot && !ended { Tail::Damaged(frames.at()) } else { tail };
+        Ok((tail, frames.count()))
+    })
 }
 
 fn cut(path: &Path, length: u64) -> std::io::Result<()> {

@@ -51,16 +51,17 @@ pub(super) fn put_record(group: &mut Vec<u8>, record: &[u8]) {
     group.extend_from_slice(record);
 }
 
-/// Each record of a group.
-pub(super) fn records(mut group: &[u8], mut each: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+/// The records of a group.
+pub(super) fn records(mut group: &[u8]) -> Result<Vec<&[u8]>, String> {
+    let mut records = Vec::new();
     while let Some((length, rest)) = group.split_first_chunk::<4>() {
         let Some((record, rest)) = rest.split_at_checked(u32::from_le_bytes(*length) as usize) else {
             return Err("a record is longer than its group".to_owned());
         };
-        each(record)?;
+        records.push(record);
         group = rest;
     }
-    if group.is_empty() { Ok(()) } else { Err("a group ends within a record".to_owned()) }
+    if group.is_empty() { Ok(records) } else { Err("a group ends within a record".to_owned()) }
 }
 
 /// The frames of a file, up to the first that is broken.
@@ -69,7 +70,6 @@ pub(super) struct Frames {
     length: u64,
     at: u64,
     count: u64,
-    group: Vec<u8>,
 }
 
 impl Frames {
@@ -83,11 +83,11 @@ impl Frames {
         if !MAGIC.starts_with(&magic) {
             return Ok(None);
         }
-        Ok(Some(Self { file, length, at: magic.len() as u64, count: 0, group: Vec::new() }))
+        Ok(Some(Self { file, length, at: magic.len() as u64, count: 0 }))
     }
 
     /// The next group.
-    pub(super) fn next(&mut self) -> std::io::Result<Option<&[u8]>> {
+    pub(super) fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         let mut head = [0; HEAD];
         let left = self.length.saturating_sub(self.at);
         if left < HEAD as u64 {
@@ -98,14 +98,14 @@ impl Frames {
         if number != self.count + 1 || length > LONGEST || (HEAD + length) as u64 > left {
             return Ok(None);
         }
-        self.group.resize(length, 0);
-        self.file.read_exact(&mut self.group)?;
-        if checksum(number, &self.group) != sum {
+        let mut group = vec![0; length];
+        self.file.read_exact(&mut group)?;
+        if checksum(number, &group) != sum {
             return Ok(None);
         }
         self.count = number;
         self.at += (HEAD + length) as u64;
-        Ok(Some(&self.group))
+        Ok(Some(group))
     }
 
     /// Goes on behind the last good frame: the writer may have added some since the end was met.
