@@ -30,6 +30,8 @@ const FLUSH: usize = 4096;
 const SNAPSHOT_ROWS: usize = 1024;
 /// Octets of log below which no snapshot pays.
 const SMALL_LOG: u64 = 64 << 20;
+/// A log may be this part of its snapshot: reading both has to end soon after a crash.
+const LOG_PART: u64 = 4;
 
 /// Why the bindings cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -78,12 +80,15 @@ impl Ended {
 
     fn add(&self, row: &Row) -> Result<(), DecodeError> {
         if let (Rows::History, Some(value)) = (row.table, &row.value) {
-            let interval = Interval::decode(value)?;
-            let mut all = self.all();
-            let number = all.last_key_value().map_or(0, |(last, _)| last + 1);
-            all.insert(number, interval);
+            self.put(Interval::decode(value)?);
         }
         Ok(())
+    }
+
+    fn put(&self, interval: Interval) {
+        let mut all = self.all();
+        let number = all.last_key_value().map_or(0, |(last, _)| last + 1);
+        all.insert(number, interval);
     }
 }
 
@@ -123,10 +128,12 @@ impl Bindings {
         let history = History::open(store.clone(), retention)?;
         let mut table = Table::new(settings.clone());
         let ended = Ended::default();
-        let journal = Journal::open(&data.join("bindings"), |record| {
-            let row = Row::decode(record).map_err(|error| error.to_string())?;
-            table.replay(row.table, &row.key, row.value.as_deref()).map_err(|error| error.to_string())?;
-            ended.add(&row).map_err(|error| error.to_string())
+        let journal = Journal::open_grouped(&data.join("bindings"), |records| {
+            let mut intervals = Vec::new();
+            let replayed = table.replay_all(records, |interval| intervals.push(Interval::decode(interval)));
+            replayed.map_err(|error| error.to_string())?;
+            let intervals: Result<Vec<Interval>, DecodeError> = intervals.into_iter().collect();
+            intervals.map(|all| all.into_iter().for_each(|of| ended.put(of))).map_err(|error| error.to_string())
         })?;
         let old = data.join(OLD);
         if old.exists() {
@@ -266,7 +273,7 @@ impl Bindings {
                 purged = clock::now();
                 self.purge().await?;
             }
-            if self.journal.logged() > SMALL_LOG.max(self.snapshot.load(Ordering::Relaxed)) {
+            if self.journal.logged() > SMALL_LOG.max(self.snapshot.load(Ordering::Relaxed) / LOG_PART) {
                 self.write_snapshot().await?;
             }
         }

@@ -3,9 +3,13 @@
 //! `cargo bench -p toolbox-core --bench table`. BINDINGS=10000000 is the size that the figures are stated for; 400 000 unless given.
 //! Half of the bindings are port blocks, a quarter IPv4 addresses, a quarter IPv6 prefixes: each session has one address, one /56
 //! and two blocks of 512 ports. UPDATES=100000 a second are due (Interim-Updates of any session), for SECONDS=5; what landed is
-//! shown. Look-ups are of bindings that are there, each as likely as another; "together" are those of a list, "alone" each is timed
-//! by itself, with the clock's own time in it. Look-ups, updates and filling have a thread each and share what cores there are: the
-//! rate is also given by the processor time that the looking thread had.
+//! shown. Look-ups are of bindings that are there, each as likely as another; "together" are those of a list, "in turn" one is begun
+//! when the one before is answered, "alone" each is timed by itself, with the clock's own time in it. Look-ups, updates and filling
+//! have a thread each and share what cores there are: the rate is also given by the processor time that the looking thread had.
+//! "Restored" is the table made anew from its rows.
+//!
+//! Half of a look-up that is not in the processor's cache goes to finding its page: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 has the
+//! library ask for large ones, as the unit file of the toolbox does.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -23,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use cloakway_types::Timestamp;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use toolbox_core::{Event, Question, Settings, Sight, Table};
+use toolbox_core::{Cursor, Event, Question, Row, Settings, Sight, Table};
 use toolbox_wire::http::Source;
 use toolbox_wire::record::{Address, AddressKind, Change, EventTime, Nas, Ports, Record, SessionRecord, User};
 
@@ -177,7 +181,7 @@ fn main() {
     };
     let start = Timestamp::from_secs(1_800_000_000);
     let before = resident();
-    let mut table = Table::new(settings);
+    let mut table = Table::new(settings.clone());
     let began = Instant::now();
     for n in 0..sessions {
         table.apply(&event(n, Change::Start, start + Duration::from_millis(u64::from(n) / 100)));
@@ -189,6 +193,18 @@ fn main() {
         f64::from(sessions) / filled / 1e3
     );
     println!("memory:   {:.1} B a binding by its own account, {ours:.1} B resident", table.octets() as f64 / bindings);
+    let began = Instant::now();
+    for n in 0..sessions {
+        let at = start + Duration::from_secs(600 + u64::from(n) / 100_000);
+        black_box(table.apply(&event(n, Change::Interim, at)));
+    }
+    let renewed = began.elapsed().as_secs_f64();
+    let ours = (resident() - before) / bindings;
+    println!(
+        "memory:   {:.1} B by its own account, {ours:.1} B resident after an Interim-Update of each ({:.0} k records/s)",
+        table.octets() as f64 / bindings,
+        f64::from(sessions) / renewed / 1e3
+    );
 
     let glances = table.glances().unwrap();
     let now = start + Duration::from_secs(43_200);
@@ -205,7 +221,7 @@ fn main() {
         });
     }
     let whole = Instant::now();
-    let (together, wall, alone) = std::thread::scope(|scope| {
+    let (together, wall, in_turn, alone) = std::thread::scope(|scope| {
         scope.spawn(|| {
             let (began, mut numbers) = (Instant::now(), Numbers(9));
             while !stop.load(Ordering::Relaxed) {
@@ -240,6 +256,20 @@ fn main() {
             "          {:.4} % of the look-ups were left to the table",
             (count - bound) as f64 * 100.0 / count as f64
         );
+        let (mut count, began, processor) = (0_u64, Instant::now(), processor_time());
+        'turn: loop {
+            for some in questions.chunks(TOGETHER) {
+                for (question, _) in some {
+                    bound += glances.find(*question, now, |sight| u64::from(matches!(sight, Sight::Bound(_))));
+                }
+                count += some.len() as u64;
+                if began.elapsed() >= seconds {
+                    break 'turn;
+                }
+            }
+        }
+        black_box(bound);
+        let in_turn = per_second(count, processor_time() - processor);
         let mut times: Vec<u32> = Vec::with_capacity(4 << 20);
         let began = Instant::now();
         for (question, _) in questions.iter().cycle() {
@@ -252,11 +282,11 @@ fn main() {
         }
         times.sort_unstable();
         stop.store(true, Ordering::Relaxed);
-        (together, wall, times)
+        (together, wall, in_turn, times)
     });
     let at = |part: f64| alone[((alone.len() - 1) as f64 * part) as usize];
     println!(
-        "look-ups: {together:.1} M/s together by processor time, {wall:.1} M/s by the clock; alone p50 {} ns, p99 {} ns, p99.9 {} ns, worst {} ns",
+        "look-ups: {together:.1} M/s together by processor time, {wall:.1} M/s by the clock; {in_turn:.1} M/s in turn; alone p50 {} ns, p99 {} ns, p99.9 {} ns, worst {} ns",
         at(0.5),
         at(0.99),
         at(0.999),
@@ -265,7 +295,29 @@ fn main() {
     let spent = whole.elapsed().as_secs_f64();
     println!("updates:  {:.0} k/s landed meanwhile", landed.load(Ordering::Relaxed) as f64 / spent / 1e3);
 
+    let (mut cursor, mut rows) = (Cursor::default(), Vec::new());
+    loop {
+        let some = table.list(&mut cursor, 1024);
+        if some.is_empty() {
+            break;
+        }
+        rows.extend(some.iter().map(Row::encode));
+    }
     drop((table, glances));
+    let began = Instant::now();
+    let mut restored = Table::new(settings);
+    for some in rows.chunks(1000) {
+        let some: Vec<&[u8]> = some.iter().map(Vec::as_slice).collect();
+        restored.replay_all(&some, |_| {}).unwrap();
+    }
+    let seconds_taken = began.elapsed().as_secs_f64();
+    println!(
+        "restored: {seconds_taken:.2} s from {} rows of {:.0} MB",
+        rows.len(),
+        rows.iter().map(Vec::len).sum::<usize>() as f64 / 1e6
+    );
+    assert_eq!(restored.open_sessions(), sessions as usize);
+    drop((restored, rows));
     let before = resident();
     let tree = Tree::new(sessions);
     let theirs = (resident() - before).max(1.0) / bindings;

@@ -301,6 +301,29 @@ impl<'b> Reader<'b> {
         }
     }
 
+    /// A user that is not looked at.
+    pub(crate) fn skip_user(&mut self) -> Result<(), DecodeError> {
+        match self.octet()? {
+            0 | 1 => Ok(()),
+            2 => self.text().map(|_| ()),
+            3 => self.address().map(|_| ()),
+            _ => self.wrong("a user"),
+        }
+    }
+
+    /// A device that is not looked at.
+    pub(crate) fn skip_nas(&mut self) -> Result<(), DecodeError> {
+        let has = self.octet()?;
+        if has > 7 {
+            return self.wrong("a device");
+        }
+        if has & 1 != 0 {
+            self.text()?;
+        }
+        let rest = if has & 2 != 0 { 4 } else { 0 } + if has & 4 != 0 { 16 } else { 0 };
+        self.octets(rest).map(|_| ())
+    }
+
     pub(crate) fn nas(&mut self) -> Result<Nas, DecodeError> {
         let has = self.octet()?;
         if has > 7 {

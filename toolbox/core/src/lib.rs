@@ -35,11 +35,13 @@ mod changes;
 mod closing;
 mod codec;
 mod history;
+mod ours;
 mod pack;
 mod packed;
 mod rows;
 mod session;
 mod sessions;
+mod skim;
 mod table;
 mod translate;
 

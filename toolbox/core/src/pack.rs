@@ -4,39 +4,36 @@
 //! session does not. Of such a one each time and address is written once. Whatever differs is written out; nothing is
 //! left out, so that what is read back is equal.
 
-use std::net::IpAddr;
-
 use cloakway_types::Timestamp;
 use ipnet::IpNet;
 use toolbox_wire::record::{Address, AddressKind, Change, EventTime, FOREVER, Ports, SessionRecord};
 
-use crate::answer::Question;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::rows::{Reset, ResetKey};
 use crate::session::{Claim, End, EndedBy, Mark, Said, Session, SessionKey, Span};
 
-const VERSION: u8 = 2;
+pub(crate) const VERSION: u8 = 2;
 
 /// What the first octets say of what follows.
-mod flag {
-    pub(super) const WHOLE: u16 = 1;
-    pub(super) const ENDED: u16 = 1 << 1;
-    pub(super) const BY_RESET: u16 = 1 << 2;
-    pub(super) const DOUBT: u16 = 1 << 3;
-    pub(super) const UNTIL: u16 = 1 << 4;
-    pub(super) const FOREVER: u16 = 1 << 5;
+pub(crate) mod flag {
+    pub(crate) const WHOLE: u16 = 1;
+    pub(crate) const ENDED: u16 = 1 << 1;
+    pub(crate) const BY_RESET: u16 = 1 << 2;
+    pub(crate) const DOUBT: u16 = 1 << 3;
+    pub(crate) const UNTIL: u16 = 1 << 4;
+    pub(crate) const FOREVER: u16 = 1 << 5;
     /// It was opened by its last record.
-    pub(super) const OPENED_LAST: u16 = 1 << 6;
+    pub(crate) const OPENED_LAST: u16 = 1 << 6;
     /// Every attribute was last said, and every address named, by the last record.
-    pub(super) const ALL_LAST: u16 = 1 << 7;
+    pub(crate) const ALL_LAST: u16 = 1 << 7;
     /// All addresses are proved by the same records.
-    pub(super) const ONE_SPAN: u16 = 1 << 8;
+    pub(crate) const ONE_SPAN: u16 = 1 << 8;
     /// The one record of the last moment says what the session does.
-    pub(super) const PLAIN_MOMENT: u16 = 1 << 9;
-    pub(super) const ALL: u16 = (1 << 10) - 1;
+    pub(crate) const PLAIN_MOMENT: u16 = 1 << 9;
+    pub(crate) const ALL: u16 = (1 << 10) - 1;
 }
 
-type Spans = (Span, Timestamp, Timestamp);
+pub(crate) type Spans = (Span, Timestamp, Timestamp);
 
 fn spans(claim: &Claim) -> Spans {
     (claim.span, claim.from, claim.sure)
@@ -45,7 +42,7 @@ fn spans(claim: &Claim) -> Spans {
 impl Session {
     /// The session as octets, without its key.
     pub(crate) fn encode(&self, key: &SessionKey) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = Writer(Vec::with_capacity(160));
         let mut flags = 0;
         let mut set = |bit: u16, on: bool| flags |= if on { bit } else { 0 };
         let first = self.claims().next().map(spans);
@@ -187,92 +184,33 @@ impl Session {
 
     /// The one record of the last moment, if it says what the session does.
     fn plain_moment(&self, key: &SessionKey) -> Option<&SessionRecord> {
-        match self.moment.as_slice() {
-            [record] if *record == self.as_record(key, record.change, record.time.sent) => Some(record),
-            _ => None,
-        }
+        let [record] = self.moment.as_slice() else { return None };
+        let EventTime { at, basis, proof, sent } = record.time;
+        let same = record.session == key.session && record.user == self.user && record.nas == key.nas;
+        let time = (at, basis, proof) == (self.last.at, self.last.basis, at.min(sent));
+        let addresses = || record.addresses.iter().copied().eq(self.addresses());
+        (same && time && record.until == self.until && addresses()).then_some(record)
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = Address> {
+        self.said.iter().flat_map(|(kind, said)| {
+            said.claims.iter().map(|claim| Address { kind: *kind, net: claim.net, ports: claim.ports })
+        })
     }
 
     /// The last record of a session that says no more than that record did.
     fn as_record(&self, key: &SessionKey, change: Change, sent: Timestamp) -> SessionRecord {
-        let of = |(kind, said): (&AddressKind, &Said)| -> Vec<Address> {
-            said.claims.iter().map(|claim| Address { kind: *kind, net: claim.net, ports: claim.ports }).collect()
-        };
         let (at, basis) = (self.last.at, self.last.basis);
         SessionRecord {
             change,
             session: key.session.clone(),
             user: self.user.clone(),
             nas: key.nas.clone(),
-            addresses: self.said.iter().flat_map(of).collect(),
+            addresses: self.addresses().collect(),
             time: EventTime { at, basis, proof: at.min(sent), sent },
             until: self.until,
         }
     }
-}
-
-/// Whose a session is, at a glance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whose<'b> {
-    Named(&'b str),
-    Behind(IpAddr),
-    Nobody,
-}
-
-/// Whose the session is if it claims what is asked about; of the octets of [`Session::encode`] only the first part is read.
-pub(crate) fn glance(octets: &[u8], question: Question) -> Option<Whose<'_>> {
-    let mut reader = Reader::new(octets);
-    if reader.octet().ok()? != VERSION {
-        return None;
-    }
-    reader.number().ok()?;
-    let whose = match reader.octet().ok()? {
-        2 => Whose::Named(reader.text().ok()?),
-        3 => Whose::Behind(reader.address().ok()?),
-        _ => Whose::Nobody,
-    };
-    for _ in 0..reader.count().ok()? {
-        reader.octet().ok()?;
-        for _ in 0..reader.count().ok()? {
-            let (net, ports) = (reader.net().ok()?, reader.ports().ok()?);
-            if net.contains(&question.address) && question.port.is_none_or(|port| ports.holds(port, question.protocol))
-            {
-                return Some(whose);
-            }
-        }
-    }
-    None
-}
-
-/// From when to when all addresses of the session are proved, if that is one span.
-pub(crate) fn span_of(octets: &[u8]) -> Option<Span> {
-    let mut reader = Reader::new(octets);
-    reader.octet().ok()?;
-    let flags = reader.number().ok()? as u16;
-    if flags & flag::ONE_SPAN == 0 || flags & (flag::ENDED | flag::DOUBT) != 0 {
-        return None;
-    }
-    match reader.octet().ok()? {
-        2 => reader.text().map(|_| ()).ok()?,
-        3 => reader.address().map(|_| ()).ok()?,
-        _ => return None,
-    }
-    for _ in 0..reader.count().ok()? {
-        reader.octet().ok()?;
-        for _ in 0..reader.count().ok()? {
-            reader.net().ok()?;
-            reader.ports().ok()?;
-        }
-    }
-    let heard = Timestamp::from_millis(reader.number().ok()?);
-    reader.mark(heard).ok()?;
-    if flags & flag::OPENED_LAST == 0 {
-        reader.mark(heard).ok()?;
-    }
-    if flags & (flag::UNTIL | flag::FOREVER) == flag::UNTIL {
-        reader.time(heard).ok()?;
-    }
-    reader.spans(heard).ok().map(|(span, ..)| span)
 }
 
 impl Writer {
@@ -304,11 +242,11 @@ impl Writer {
 }
 
 impl Reader<'_> {
-    fn mark(&mut self, near: Timestamp) -> Result<Mark, DecodeError> {
+    pub(crate) fn mark(&mut self, near: Timestamp) -> Result<Mark, DecodeError> {
         Ok(Mark { basis: self.one()?, at: self.time(near)? })
     }
 
-    fn spans(&mut self, near: Timestamp) -> Result<Spans, DecodeError> {
+    pub(crate) fn spans(&mut self, near: Timestamp) -> Result<Spans, DecodeError> {
         let proof = self.time(near)?;
         let sure = self.time(proof)?;
         let since = self.time(proof)?;
@@ -330,7 +268,7 @@ impl Reader<'_> {
 impl SessionKey {
     /// The key as octets.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = Writer(Vec::with_capacity(64));
         writer.octet(VERSION);
         writer.key(self);
         writer.0

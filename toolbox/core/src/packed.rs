@@ -1,43 +1,47 @@
 //! Sessions in few octets each, changed by one writer and looked up by readers that wait for nobody.
 //!
-//! A session is the octets of [`Session::encode`] in an [`arena`], behind a head that says until when it may be answered for
+//! A session is the octets of [`Session::encode`] in an [`arena`], behind a [`head`] that says until when it may be answered for
 //! without further thought. It is found by the hashes of its name, and of each address with its ports. What a reader can't
 //! decide at a glance (more than one session, doubt, age) it leaves to the table.
 
 mod arena;
+mod claims;
 mod glances;
+mod head;
+mod hints;
 mod places;
 mod shards;
 mod shared;
 
 pub use glances::{Glances, Seen, Sight};
 
-use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cloakway_types::{PrefixMap, Timestamp};
+use cloakway_types::Timestamp;
 use ipnet::IpNet;
-use toolbox_wire::http::Source;
-use toolbox_wire::record::{Nas, Ports};
+use toolbox_wire::record::Ports;
 
-use crate::codec::Numbered;
+use crate::codec::DecodeError;
+use crate::ours::Ours;
+use crate::rows::{Row, Rows};
 use crate::session::{Session, SessionKey};
 use crate::sessions::{Full, Pair};
-use arena::Owner;
-use places::Places;
-use shards::{Filling, Shards};
-use shared::{Shared, bits_of, name_hash, net_hash, pieces, set};
+use crate::skim::{KeyOctets, Skim, device};
+use arena::{NOWHERE, Owner};
+use claims::{Claimed, Claims, hashes, marks};
+use head::{ASK, DEVICES, HEAD, Head, OVER, words_of};
+use places::{Place, Places};
+use shards::Filling;
+use shared::{Part, Shared, hash_of, name_hash};
 
-/// Words before the octets: lengths and device, and until when the session answers.
-const HEAD: usize = 2;
-/// In the head of a session that is over: it claims nothing.
-const OVER: Timestamp = Timestamp::from_millis(0);
-/// In the head of one that the table has to be asked about.
-const ASK: Timestamp = Timestamp::from_millis(1);
+/// Words that a session may have to spare and keep.
+const SPARE: usize = 4;
+/// Octets by which most sessions grow with their second record.
+const GROWTH: usize = 10;
 
 #[derive(Debug)]
 pub(crate) struct Packed {
@@ -46,89 +50,55 @@ pub(crate) struct Packed {
     names: Filling,
     nets: Filling,
     places: Places,
-    prefixes: PrefixMap<()>,
+    ours: Arc<Ours>,
     max_age: Duration,
-    lengths: [usize; 33 + 129],
-    sizes: [usize; 16],
-    /// Prefixes that lie in shorter ones or may, in order: those of the longer lengths of a family.
-    nested: BTreeSet<IpNet>,
-    shortest: [Option<u8>; 2],
-    /// Addresses that are shared by ports, and by how many ranges.
-    split: HashMap<IpNet, usize>,
+    claims: Claims,
     /// Sessions that are too long for the arena.
     long: Full,
     /// How many of the others are open.
     open: usize,
+    scratch: Scratch,
 }
 
-fn length_index(net: IpNet) -> usize {
-    usize::from(net.prefix_len()) + if net.addr().is_ipv4() { 0 } else { 33 }
+/// Memory that is used again.
+#[derive(Debug, Default)]
+struct Scratch {
+    device: Vec<u8>,
+    content: Vec<u8>,
+    claims: Vec<Claimed>,
+    before: Vec<Claimed>,
+    hashes: Vec<u64>,
+    touched: Vec<u64>,
 }
 
-/// A session in the arena.
-struct Piece {
+/// Where a session is.
+#[derive(Debug, Clone, Copy)]
+struct Spot {
     at: u32,
-    words: usize,
-    place: u32,
-    key: SessionKey,
-    /// What [`Session::encode`] made.
-    octets: Vec<u8>,
+    head: Head,
 }
 
-impl Piece {
-    fn pair(self) -> Option<Pair> {
-        // What was written here reads back.
-        let session = Session::decode(&self.key, &self.octets).ok()?;
-        Some((self.key, session))
+impl Spot {
+    fn length(&self) -> usize {
+        self.head.octets + self.head.name
     }
 }
 
-/// A session in the arena, read.
-struct Stored {
-    at: u32,
-    place: u32,
-    words: usize,
-    session: Session,
-}
-
-/// Places that can be told apart; the bits above are the source's number.
-const PLACES: u32 = 1 << 28;
-
-/// The two lengths, the device and the source in a head.
-fn head(octets: usize, name: usize, place: u32, source: Source) -> u64 {
-    let source = Source::ALL.iter().position(|of| *of == source).unwrap_or(0) as u64;
-    octets as u64 | (name as u64) << 16 | u64::from(place % PLACES) << 32 | source << 60
-}
-
-fn unhead(head: u64) -> (usize, usize, u32) {
-    (head as u16 as usize, (head >> 16) as u16 as usize, (head >> 32) as u32 % PLACES)
-}
-
-fn source_of(head: u64) -> Source {
-    Source::ALL.get((head >> 60) as usize).copied().unwrap_or(Source::Radius)
-}
-
-fn words_of(octets: usize) -> usize {
-    HEAD + octets.div_ceil(8)
-}
-
 impl Packed {
-    pub(crate) fn new(prefixes: PrefixMap<()>, max_age: Duration) -> Self {
+    pub(crate) fn new(ours: Arc<Ours>, max_age: Duration) -> Self {
+        let shared = Arc::new(Shared::default());
         Self {
-            shared: Arc::default(),
+            names: Filling::new(&shared.by_name),
+            nets: Filling::new(&shared.by_net),
+            shared,
             owner: Owner::default(),
-            names: Filling::default(),
-            nets: Filling::default(),
             places: Places::default(),
-            prefixes,
+            ours,
             max_age,
-            lengths: [0; 33 + 129],
-            sizes: [0; 16],
-            nested: BTreeSet::new(),
-            shortest: [None; 2],
-            split: HashMap::new(),
+            claims: Claims::default(),
             long: Full::default(),
             open: 0,
+            scratch: Scratch::default(),
         }
     }
 
@@ -143,79 +113,179 @@ impl Packed {
 
     /// Octets that all of it takes.
     pub(crate) fn octets(&self) -> usize {
-        let shards = self.shared.by_name.octets() + self.shared.by_net.octets();
-        let nested = self.nested.len() * 2 * size_of::<IpNet>();
-        let split = self.split.capacity() * (size_of::<(IpNet, usize)>() + 1);
-        let names = self.places.all.iter().map(|((_, client, nas), _)| {
-            2 * (client.len() + nas.identifier.as_ref().map_or(0, String::len) + size_of::<(Source, String, Nas)>())
-        });
-        self.owner.octets() + shards + self.names.octets() + self.nets.octets() + nested + split + names.sum::<usize>()
+        let shared = &self.shared;
+        let shards = shared.by_name.octets() + shared.by_net.octets() + self.names.octets() + self.nets.octets();
+        self.owner.octets() + shards + shared.hints.octets() + self.claims.octets() + self.places.octets()
     }
 
-    fn piece(&self, at: u32) -> Option<Piece> {
-        let words = &self.shared.words;
-        let (octets, name, place) = unhead(words.get(at));
-        let count = words_of(octets + name);
-        let mut all: Vec<u8> = Vec::with_capacity(count * 8);
-        for word in words.at(at, count).get(HEAD..)? {
-            all.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+    // --- reading ---
+
+    fn spot(&self, at: u32) -> Option<Spot> {
+        let [first, second] = self.shared.words.at(at, HEAD) else { return None };
+        let head = Head::read(first.load(Ordering::Relaxed), second.load(Ordering::Relaxed));
+        (head.octets > 0).then_some(Spot { at, head })
+    }
+
+    /// Copies the octets of a session, and its name behind them.
+    fn read(&self, spot: &Spot, to: &mut Vec<u8>) {
+        to.clear();
+        for word in self.shared.words.at(spot.at, words_of(spot.length())).get(HEAD..).unwrap_or_default() {
+            to.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
         }
-        let ((source, client, nas), _) = self.places.all.get(place as usize)?;
-        let session = std::str::from_utf8(all.get(octets..octets + name)?).ok()?.to_owned();
-        all.truncate(octets);
-        let key = SessionKey { source: *source, client: client.clone(), session, nas: nas.clone() };
-        Some(Piece { at, words: count, place, key, octets: all })
+        to.truncate(spot.length());
     }
 
-    fn pieces_of(&self, name: u64) -> Vec<Piece> {
+    fn name_is(&self, spot: &Spot, name: &[u8]) -> bool {
+        let words = self.shared.words.at(spot.at, words_of(spot.length())).get(HEAD..).unwrap_or_default();
+        let words = words.iter().skip(spot.head.octets / 8);
+        let octets = words.flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+        spot.head.name == name.len() && octets.skip(spot.head.octets % 8).zip(name).all(|(own, of)| own == *of)
+    }
+
+    /// All under the hash of a name.
+    fn named(&self, name: u64) -> Vec<Spot> {
         let mut found = Vec::new();
         self.shared.by_name.find(&self.shared.words, name, |number| {
-            found.extend(self.piece(number));
+            found.extend(self.spot(number));
             false
         });
         found
     }
 
-    fn find(&self, key: &SessionKey) -> Option<Piece> {
-        let name = name_hash(key.source, &key.client, &key.session);
-        self.pieces_of(name).into_iter().find(|piece| piece.key == *key)
+    fn find(&self, name: u64, device: &[u8], session: &str) -> Option<Spot> {
+        let device = self.places.number(device)?;
+        let mut found = None;
+        self.shared.by_name.find(&self.shared.words, name, |number| {
+            let same = |spot: &Spot| spot.head.device == device && self.name_is(spot, session.as_bytes());
+            found = self.spot(number).filter(same);
+            found.is_some()
+        });
+        found
+    }
+
+    fn find_key(&self, key: &SessionKey) -> Option<Spot> {
+        self.find(name_hash(key.source, &key.client, &key.session), &device(key), &key.session)
+    }
+
+    /// The key of the session with these octets and this name behind them.
+    fn key(&self, spot: &Spot, content: &[u8]) -> Option<SessionKey> {
+        let session = std::str::from_utf8(content.get(spot.head.octets..)?).ok()?.to_owned();
+        let (source, client, nas) = self.places.get(spot.head.device)?;
+        Some(SessionKey { source: *source, client: client.clone(), session, nas: nas.clone() })
+    }
+
+    fn pair(&self, spot: &Spot) -> Option<Pair> {
+        let mut content = Vec::with_capacity(spot.length() + 8);
+        self.read(spot, &mut content);
+        let key = self.key(spot, &content)?;
+        // What was written here reads back.
+        let session = Session::decode(&key, content.get(..spot.head.octets)?).ok()?;
+        Some((key, session))
     }
 
     pub(crate) fn get(&self, key: &SessionKey) -> Option<Session> {
-        match self.find(key) {
-            Some(piece) => piece.pair().map(|(_, session)| session),
+        match self.find_key(key) {
+            Some(spot) => {
+                let mut content = Vec::with_capacity(spot.length() + 8);
+                self.read(&spot, &mut content);
+                Session::decode(key, content.get(..spot.head.octets)?).ok()
+            }
             None => self.long.get(key),
         }
     }
 
     /// Sessions of the same name at what may be the same device.
     pub(crate) fn related(&self, key: &SessionKey, but: Option<&SessionKey>) -> Vec<Pair> {
-        let name = name_hash(key.source, &key.client, &key.session);
-        let same = |of: &SessionKey| {
-            (of.source, &of.client, &of.session) == (key.source, &key.client, &key.session)
-                && of.nas.may_be(&key.nas)
-                && Some(of) != but
+        let same = |spot: &Spot| {
+            let Some((source, client, nas)) = self.places.get(spot.head.device) else { return false };
+            (*source, client) == (key.source, &key.client)
+                && nas.may_be(&key.nas)
+                && but.is_none_or(|but| *nas != but.nas)
+                && self.name_is(spot, key.session.as_bytes())
         };
-        let pieces = self.pieces_of(name).into_iter().filter(|piece| same(&piece.key));
-        let mut found: Vec<Pair> = pieces.filter_map(Piece::pair).collect();
+        let spots = self.named(name_hash(key.source, &key.client, &key.session));
+        let mut found: Vec<Pair> = spots.iter().filter(|spot| same(spot)).filter_map(|spot| self.pair(spot)).collect();
         found.extend(self.long.related(key, but));
         found.sort_by(|(one, _), (other, _)| one.cmp(other));
         found
     }
 
-    /// Those in some of the tables of names, from `shard` on: at least `limit` if there are so many; and the next table.
-    pub(crate) fn part(&self, mut shard: usize, limit: usize) -> (Vec<Pair>, usize) {
-        let mut found = Vec::new();
-        while shard < Shards::COUNT && found.len() < limit {
-            let numbers = self.shared.by_name.of(&self.shared.words, shard);
-            found.extend(numbers.into_iter().filter_map(|number| self.piece(number)?.pair()));
+    /// Hands on the sessions in some of the tables of names, from `shard` on: at least `limit`; gives the next table.
+    fn some(&self, mut shard: usize, limit: usize, mut each: impl FnMut(&Spot)) -> usize {
+        let mut count = 0;
+        while shard < self.shared.by_name.count() && count < limit {
+            for number in self.shared.by_name.of(&self.shared.words, shard) {
+                count += 1;
+                self.spot(number).iter().for_each(&mut each);
+            }
             shard += 1;
         }
-        if shard == Shards::COUNT && found.len() < limit {
-            found.extend(self.long.part(0, usize::MAX).0);
+        shard
+    }
+
+    /// Rows of those in some of the tables of names, from `shard` on: at least `limit` if there are so many; and the next table.
+    pub(crate) fn rows(&self, shard: usize, limit: usize) -> (Vec<Row>, usize) {
+        let mut found = Vec::new();
+        let mut content = Vec::new();
+        let each = |spot: &Spot| {
+            self.read(spot, &mut content);
+            let key = self.key(spot, &content);
+            content.truncate(spot.head.octets);
+            let row = |key: SessionKey| Row { table: Rows::Sessions, key: key.encode(), value: Some(content.clone()) };
+            found.extend(key.map(row));
+        };
+        let mut shard = self.some(shard, limit, each);
+        if shard == self.shared.by_name.count() && found.len() < limit {
+            let long = self.long.part(0, usize::MAX).0;
+            found.extend(long.iter().map(|(key, session)| Row::session(key, Some(session))));
             shard += 1;
         }
         (found, shard)
+    }
+
+    /// Those in some of the tables of names, `limit` or more looked at, that are forgettable; and the next table, if there is one.
+    pub(crate) fn forgettable(&self, shard: usize, limit: usize, now: Timestamp) -> (Vec<Pair>, Option<usize>) {
+        let mut found = Vec::new();
+        let (mut content, mut claims) = (Vec::new(), Vec::new());
+        let each = |spot: &Spot| {
+            self.read(spot, &mut content);
+            let skim = Skim::of(content.get(..spot.head.octets).unwrap_or_default(), &mut claims);
+            if skim.is_ok_and(|skim| skim.is_forgettable(now, self.max_age)) {
+                found.extend(self.pair(spot));
+            }
+        };
+        let shard = self.some(shard, limit, each);
+        if shard < self.shared.by_name.count() {
+            return (found, Some(shard));
+        }
+        let long = self.long.part(0, usize::MAX).0;
+        found.extend(long.into_iter().filter(|(_, session)| session.is_forgettable(now, self.max_age)));
+        (found, None)
+    }
+
+    /// The sessions at some devices.
+    pub(crate) fn at_devices(&self, which: impl Fn(&SessionKey) -> bool) -> Vec<SessionKey> {
+        let nameless = |(source, client, nas): &Place| SessionKey {
+            source: *source,
+            client: client.clone(),
+            session: String::new(),
+            nas: nas.clone(),
+        };
+        let devices: Vec<u32> =
+            self.places.all().filter(|(_, place)| which(&nameless(place))).map(|(number, _)| number).collect();
+        let mut found = Vec::new();
+        let mut content = Vec::new();
+        if !devices.is_empty() {
+            let each = |spot: &Spot| {
+                if devices.binary_search(&spot.head.device).is_ok() {
+                    self.read(spot, &mut content);
+                    found.extend(self.key(spot, &content));
+                }
+            };
+            self.some(0, usize::MAX, each);
+        }
+        found.extend(self.long.part(0, usize::MAX).0.into_iter().map(|(key, _)| key).filter(|key| which(key)));
+        found
     }
 
     pub(crate) fn open(&self) -> usize {
@@ -228,22 +298,26 @@ impl Packed {
 
     /// Sessions that claim exactly `net`, whole or with some of `ports`, and perhaps others close to these.
     fn at_net(&self, net: IpNet, ports: &RangeInclusive<u16>, found: &mut Vec<(IpNet, SessionKey, Session)>) {
-        let mut numbers = BTreeSet::new();
+        let mut numbers = Vec::new();
         let mut collect = |hash| {
             self.shared.by_net.find(&self.shared.words, hash, |number| {
-                numbers.insert(number);
+                numbers.push(number);
                 false
             });
         };
-        collect(net_hash(net, None));
-        if self.split.contains_key(&net) {
-            for size in bits_of(self.shared.sizes.load(Ordering::Relaxed)) {
+        collect(hash_of(net, Part::Whole));
+        if self.claims.is_split(net) {
+            for size in self.claims.sizes() {
                 let pieces = ports.start() >> size..=ports.end() >> size;
-                pieces.for_each(|piece| collect(net_hash(net, Some((size, piece)))));
+                pieces.for_each(|piece| collect(hash_of(net, Part::Piece(size, piece))));
             }
         }
-        for (key, session) in numbers.into_iter().filter_map(|number| self.piece(number)?.pair()) {
-            if session.nets().any(|of| of == net) {
+        numbers.sort_unstable();
+        numbers.dedup();
+        for spot in numbers.into_iter().filter_map(|number| self.spot(number)) {
+            if let Some((key, session)) = self.pair(&spot)
+                && session.nets().any(|of| of == net)
+            {
                 found.push((net, key, session));
             }
         }
@@ -252,7 +326,7 @@ impl Packed {
     pub(crate) fn around(&self, address: IpAddr, port: Option<u16>) -> Vec<(IpNet, SessionKey, Session)> {
         let mut found = Vec::new();
         let ports = port.map_or(0..=u16::MAX, |port| port..=port);
-        for length in self.shared.lengths(address.is_ipv4()) {
+        for length in self.claims.lengths(address.is_ipv4()) {
             if let Ok(net) = IpNet::new(address, length) {
                 self.at_net(net.trunc(), &ports, &mut found);
             }
@@ -265,223 +339,320 @@ impl Packed {
     pub(crate) fn touching(&self, net: IpNet, ports: Ports) -> Vec<(IpNet, SessionKey, Session)> {
         let mut found = Vec::new();
         let range = ports.first()..=ports.last();
-        for length in self.shared.lengths(net.addr().is_ipv4()).filter(|length| *length <= net.prefix_len()) {
+        for length in self.claims.lengths(net.addr().is_ipv4()).filter(|length| *length <= net.prefix_len()) {
             if let Ok(of) = IpNet::new(net.addr(), length) {
                 self.at_net(of.trunc(), &range, &mut found);
             }
         }
-        let (lowest, highest) = crate::sessions::inside(net);
-        let inside = self.nested.range(lowest..=highest).filter(|of| **of != net && net.contains(*of));
-        inside.for_each(|of| self.at_net(*of, &range, &mut found));
+        self.claims.inside(net).for_each(|of| self.at_net(of, &range, &mut found));
         // Shorter than any before it: what lies inside is not in order yet. That is once for a length.
-        let family = usize::from(net.addr().is_ipv6());
-        if self.shortest.get(family).copied().flatten().is_some_and(|shortest| net.prefix_len() < shortest) {
-            found.extend(self.by_net().into_iter().filter(|(of, ..)| net.contains(of)));
+        if self.claims.is_shortest(net) {
+            self.claiming(|of, spot| {
+                let pair = if net.contains(&of) { self.pair(spot) } else { None };
+                found.extend(pair.map(|(key, session)| (of, key, session)));
+            });
         }
         found.extend(self.long.touching(net));
         found
     }
 
+    /// Hands on the prefix of every claim, and whose it is.
+    fn claiming(&self, mut each: impl FnMut(IpNet, &Spot)) {
+        let (mut content, mut claims) = (Vec::new(), Vec::new());
+        let of = |spot: &Spot| {
+            self.read(spot, &mut content);
+            if self.skim(content.get(..spot.head.octets).unwrap_or_default(), &mut claims).is_ok() {
+                claims.iter().for_each(|(net, _)| each(*net, spot));
+            }
+        };
+        self.some(0, usize::MAX, of);
+    }
+
     /// Every prefix with its sessions, in the order of prefixes and keys.
     pub(crate) fn by_net(&self) -> Vec<(IpNet, SessionKey, Session)> {
         let mut all = Vec::new();
-        for (key, session) in self.part(0, usize::MAX).0 {
-            let nets: BTreeSet<IpNet> = session.nets().filter(|net| self.is_ours(net)).collect();
+        self.claiming(|net, spot| all.extend(self.pair(spot).map(|(key, session)| (net, key, session))));
+        for (key, session) in self.long.part(0, usize::MAX).0 {
+            let mut nets: Vec<IpNet> = session.nets().filter(|net| self.is_ours(net)).collect();
+            nets.sort_unstable();
+            nets.dedup();
             all.extend(nets.into_iter().map(|net| (net, key.clone(), session.clone())));
         }
         all.sort_by(|(one, a, _), (other, b, _)| (one, a).cmp(&(other, b)));
+        all.dedup_by(|(one, a, _), (other, b, _)| (one, a) == (other, b));
         all
     }
 
     fn is_ours(&self, net: &IpNet) -> bool {
-        self.prefixes.lookup(net.addr()).is_some_and(|(prefix, ())| prefix.contains(net))
+        self.ours.holds(net)
     }
 
-    /// The hashes that a session is found under by its addresses.
-    fn hashes(&self, session: &Session) -> BTreeSet<u64> {
-        let mut hashes = BTreeSet::new();
-        for claim in session.claims().filter(|claim| self.is_ours(&claim.net)) {
-            match pieces(claim.ports) {
-                None => {
-                    hashes.insert(net_hash(claim.net, None));
-                }
-                Some((size, pieces)) => {
-                    hashes.extend(pieces.map(|piece| net_hash(claim.net, Some((size, piece)))));
-                }
+    /// Reads a session's octets, and which of our addresses it claims, in order and each once.
+    fn skim(&self, octets: &[u8], claims: &mut Vec<Claimed>) -> Result<Skim, DecodeError> {
+        let skim = Skim::of(octets, claims)?;
+        claims.retain(|(net, _)| self.is_ours(net));
+        claims.sort_unstable();
+        claims.dedup();
+        Ok(skim)
+    }
+
+    /// What is skimmed is what the session says.
+    #[cfg(debug_assertions)]
+    fn check(&self, key: &[u8], octets: &[u8], skim: &Skim, claims: &[Claimed]) -> Result<(), DecodeError> {
+        let session = Session::decode(&SessionKey::decode(key)?, octets)?;
+        let mut ours: Vec<Claimed> = session.claims().map(|of| (of.net, of.ports)).collect();
+        ours.retain(|(net, _)| self.is_ours(net));
+        ours.sort_unstable();
+        ours.dedup();
+        assert_eq!(claims, ours);
+        assert_eq!(skim.answers_until(self.max_age), session.answers_until(self.max_age));
+        assert_eq!((skim.is_open(), skim.is_over()), (session.is_open(), session.is_over()));
+        for n in 0..400 {
+            let now = Timestamp::from_secs(1_699_990_000 + n * 1000);
+            assert_eq!(skim.is_forgettable(now, self.max_age), session.is_forgettable(now, self.max_age));
+        }
+        Ok(())
+    }
+
+    /// Has near what will be looked at when these are put: lines of the tables, without waiting for one before the other.
+    pub(crate) fn fetch<'r>(&self, rows: impl Iterator<Item = (&'r [u8], &'r [u8])>) {
+        let (mut lines, mut claims, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        let shared = &*self.shared;
+        for (key, octets) in rows {
+            let Ok(key) = KeyOctets::of(key) else { continue };
+            let name = name_hash(key.source, key.client, key.session);
+            lines.extend(shared.by_name.first(&shared.words, name));
+            if Skim::of(octets, &mut claims).is_ok() {
+                hashes(&claims, &mut found);
+                lines.extend(found.iter().filter_map(|hash| shared.by_net.first(&shared.words, *hash)));
             }
         }
-        hashes
+        std::hint::black_box(lines.iter().fold(0, |all, word| all ^ word.load(Ordering::Relaxed)));
     }
 
-    pub(crate) fn put(&mut self, key: SessionKey, session: Session) {
-        let octets = session.encode(&key);
-        if octets.len() + key.session.len() > usize::from(u16::MAX) {
-            self.remove(&key);
-            return self.put_aside(key, session);
+    // --- writing ---
+
+    /// Keeps a session: what [`SessionKey::encode`] and [`Session::encode`] made.
+    pub(crate) fn put(&mut self, key: &[u8], octets: &[u8]) -> Result<(), DecodeError> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let put = self.put_with(key, octets, &mut scratch);
+        self.scratch = scratch;
+        put
+    }
+
+    fn put_with(&mut self, key_octets: &[u8], octets: &[u8], scratch: &mut Scratch) -> Result<(), DecodeError> {
+        let key = KeyOctets::of(key_octets)?;
+        let skim = self.skim(octets, &mut scratch.claims)?;
+        #[cfg(debug_assertions)]
+        self.check(key_octets, octets, &skim, &scratch.claims)?;
+        key.device(&mut scratch.device);
+        let name = name_hash(key.source, key.client, key.session);
+        let old = self.find(name, &scratch.device, key.session);
+        if self.long.len() > 0 {
+            self.long.remove(&SessionKey::decode(key_octets)?);
         }
-        self.long.remove(&key);
-        let hashes = self.hashes(&session);
-        let mut content = octets;
-        let lengths = (content.len(), key.session.len());
-        content.extend_from_slice(key.session.as_bytes());
-        let fresh = match session.answers_until(self.max_age) {
+        let length = octets.len() + key.session.len();
+        if length > Head::LONGEST {
+            // Before it is gone here: whoever else claims its address must not look alone.
+            self.leave_to_table();
+            if let Some(old) = old {
+                self.take_out(&old, name, scratch)?;
+            }
+            return self.put_aside(key_octets, octets);
+        }
+        let fresh = match skim.answers_until(self.max_age) {
             Some(until) => until.max(ASK),
-            None if session.is_over() => OVER,
+            None if skim.is_over() => OVER,
             None => ASK,
         };
-        let count = words_of(content.len());
+        let head = Head {
+            octets: octets.len(),
+            name: key.session.len(),
+            device: 0,
+            source: key.source,
+            fresh,
+            room: words_of(length),
+        };
+        hashes(&scratch.claims, &mut scratch.hashes);
         let shared = self.shared.clone();
-        let write = |at: u32, place: u32| {
-            let rest = content.chunks(8).map(|chunk| {
-                let mut word = [0; 8];
-                word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
-                u64::from_le_bytes(word)
-            });
-            let all = [head(lengths.0, lengths.1, place, key.source), fresh.as_millis()].into_iter().chain(rest);
-            shared.words.at(at, count).iter().zip(all).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
-        };
-        let mut touched = hashes.clone();
-        let old = self.find(&key).and_then(|piece| {
-            let (at, place, words) = (piece.at, piece.place, piece.words);
-            piece.pair().map(|(_, session)| Stored { at, place, words, session })
-        });
-        if let Some(old) = &old {
-            if old.words == count && self.claimed(&old.session) == self.claimed(&session) {
-                self.open = self.open + usize::from(session.is_open()) - usize::from(old.session.is_open());
-                let _locked = Locked::new(&shared, &hashes);
-                write(old.at, old.place);
-                return;
+        let was_open = match &old {
+            None => {
+                join(octets, key.session, &mut scratch.content);
+                false
             }
-            touched.extend(self.hashes(&old.session));
-        }
-        // The old one goes and the new one comes at once for readers: whoever else claims its address must not look alone.
-        let locked = Locked::new(&shared, &touched);
-        if let Some(old) = old {
-            self.take_out(&key, &old);
-        }
-        let place = self.places.take(&key);
-        let name = name_hash(key.source, &key.client, &key.session);
-        let Some(at) = self.owner.take(&shared.words, count) else {
-            self.places.give_back(place);
-            return self.put_aside(key, session);
+            Some(old) => {
+                self.read(old, &mut scratch.content);
+                let before = scratch.content.get(..old.head.octets).unwrap_or_default();
+                let was_open = self.skim(before, &mut scratch.before)?.is_open();
+                join(octets, key.session, &mut scratch.content);
+                if scratch.before == scratch.claims {
+                    let stays = (head.room..=head.room + SPARE).contains(&old.head.room);
+                    let at = if stays { Some(old.at) } else { self.owner.take(&shared.words, head.room) };
+                    if let Some(at) = at {
+                        let room = if stays { old.head.room } else { head.room };
+                        let head = Head { device: old.head.device, room, ..head };
+                        let _locked = Locked::new(&shared, &scratch.hashes);
+                        write(&shared, at, head, &scratch.content);
+                        if !stays {
+                            self.names.replace(&shared.by_name, &shared.words, name, old.at, at);
+                            for hash in &scratch.hashes {
+                                self.nets.replace(&shared.by_net, &shared.words, *hash, old.at, at);
+                            }
+                            self.owner.give_back(old.at, old.head.room);
+                        }
+                        self.open = self.open + usize::from(skim.is_open()) - usize::from(was_open);
+                        return Ok(());
+                    }
+                }
+                was_open
+            }
         };
-        write(at, place);
-        let mut room = self.names.insert(&shared.by_name, &shared.words, &mut self.owner, name, at);
-        for hash in &hashes {
-            room &= self.nets.insert(&shared.by_net, &shared.words, &mut self.owner, *hash, at);
+        // The old one goes and the new one comes at once for readers: whoever else claims its address must not look alone.
+        scratch.touched.clear();
+        scratch.touched.extend_from_slice(&scratch.hashes);
+        marks(&scratch.claims, &mut scratch.touched);
+        if old.is_some() {
+            let mut before = Vec::new();
+            hashes(&scratch.before, &mut before);
+            marks(&scratch.before, &mut before);
+            scratch.touched.append(&mut before);
+        }
+        for (net, ports) in &scratch.claims {
+            shared.hints.tell(*net, *ports);
+            if self.claims.is_shortest(*net) {
+                self.order(*net);
+            }
+        }
+        let locked = Locked::new(&shared, &scratch.touched);
+        if let Some(old) = &old {
+            self.unlink(old, name, &scratch.before, was_open);
+        }
+        let place = || (key.source, key.client.to_owned(), key.nas().unwrap_or_default());
+        let room = if skim.will_grow() { words_of(length + GROWTH) } else { head.room };
+        let device = self.places.take(&scratch.device, DEVICES, place);
+        let (Some(device), Some(at)) = (device, self.owner.take(&shared.words, room)) else {
+            device.into_iter().for_each(|device| self.places.give_back(device));
+            return self.put_aside(key_octets, octets);
+        };
+        let spot = Spot { at, head: Head { device, room, ..head } };
+        write(&shared, at, spot.head, &scratch.content);
+        let mut fits = self.names.insert(&shared.by_name, &shared.words, &mut self.owner, name, at);
+        for hash in &scratch.hashes {
+            fits &= self.nets.insert(&shared.by_net, &shared.words, &mut self.owner, *hash, at);
         }
         shared.count.fetch_add(1, Ordering::Relaxed);
-        self.open += usize::from(session.is_open());
-        self.count_claims(&session, true);
-        if !room {
-            self.take_out(&key, &Stored { at, place, words: count, session: session.clone() });
-            self.put_aside(key, session);
+        self.open += usize::from(skim.is_open());
+        fits &= self.count_claims(&scratch.claims, true);
+        if !fits {
+            self.unlink(&spot, name, &scratch.claims, skim.is_open());
+            return self.put_aside(key_octets, octets);
         }
         drop(locked);
+        Ok(())
     }
 
     /// Keeps what the arena cannot hold.
-    fn put_aside(&mut self, key: SessionKey, session: Session) {
-        let nets: BTreeSet<IpNet> = session.nets().filter(|net| self.is_ours(net)).collect();
-        self.shared.odd.store(true, Ordering::Release);
+    fn put_aside(&mut self, key: &[u8], octets: &[u8]) -> Result<(), DecodeError> {
+        let key = SessionKey::decode(key)?;
+        let session = Session::decode(&key, octets)?;
+        let nets: Vec<IpNet> = session.nets().filter(|net| self.is_ours(net)).collect();
+        self.leave_to_table();
         self.long.put(key, session, nets);
+        Ok(())
     }
 
     pub(crate) fn remove(&mut self, key: &SessionKey) {
         self.long.remove(key);
-        let Some(piece) = self.find(key) else { return };
-        let (at, place, words) = (piece.at, piece.place, piece.words);
-        let Some((_, session)) = piece.pair() else { return };
+        let Some(old) = self.find_key(key) else { return };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        // What was written here reads back.
+        let _ = self.take_out(&old, name_hash(key.source, &key.client, &key.session), &mut scratch);
+        self.scratch = scratch;
+    }
+
+    /// Takes a session out.
+    fn take_out(&mut self, old: &Spot, name: u64, scratch: &mut Scratch) -> Result<(), DecodeError> {
+        self.read(old, &mut scratch.content);
+        let before = scratch.content.get(..old.head.octets).unwrap_or_default();
+        let skim = self.skim(before, &mut scratch.before)?;
+        hashes(&scratch.before, &mut scratch.touched);
+        marks(&scratch.before, &mut scratch.touched);
         let shared = self.shared.clone();
-        let _locked = Locked::new(&shared, &self.hashes(&session));
-        self.take_out(key, &Stored { at, place, words, session });
+        let _locked = Locked::new(&shared, &scratch.touched);
+        self.unlink(old, name, &scratch.before, skim.is_open());
+        Ok(())
     }
 
     /// Takes out what is stored; readers of its addresses are locked out meanwhile.
-    fn take_out(&mut self, key: &SessionKey, Stored { at, place, words, session }: &Stored) {
+    fn unlink(&mut self, spot: &Spot, name: u64, claims: &[Claimed], was_open: bool) {
         let shared = self.shared.clone();
-        for hash in &self.hashes(session) {
-            self.nets.remove(&shared.by_net, &shared.words, *hash, *at);
+        let mut all = Vec::new();
+        hashes(claims, &mut all);
+        for hash in all {
+            self.nets.remove(&shared.by_net, &shared.words, hash, spot.at);
         }
-        self.names.remove(&shared.by_name, &shared.words, name_hash(key.source, &key.client, &key.session), *at);
-        self.owner.give_back(*at, *words);
-        self.places.give_back(*place);
+        self.names.remove(&shared.by_name, &shared.words, name, spot.at);
+        self.owner.give_back(spot.at, spot.head.room);
+        self.places.give_back(spot.head.device);
         shared.count.fetch_sub(1, Ordering::Relaxed);
-        self.open -= usize::from(session.is_open());
-        self.count_claims(session, false);
+        self.open -= usize::from(was_open);
+        self.count_claims(claims, false);
     }
 
-    fn claimed(&self, session: &Session) -> BTreeSet<(IpNet, Ports)> {
-        let ours = session.claims().filter(|claim| self.is_ours(&claim.net));
-        ours.map(|claim| (claim.net, claim.ports)).collect()
+    /// Puts what is longer than `net`, which is about to be the shortest of its family, in order.
+    fn order(&mut self, net: IpNet) {
+        let mut longer = Vec::new();
+        let v4 = net.addr().is_ipv4();
+        let wanted = |of: &IpNet| of.addr().is_ipv4() == v4 && of.prefix_len() > net.prefix_len();
+        self.claiming(|of, _| longer.extend(Some(of).filter(&wanted)));
+        self.claims.set_shortest(net, longer);
     }
 
-    /// Keeps account of which lengths and sizes there are. They are told to readers late, when something is gone, and at
-    /// once, when something is there.
-    fn count_claims(&mut self, session: &Session, more: bool) {
-        for (net, ports) in self.claimed(session) {
-            if let Some((size, _)) = pieces(ports) {
-                if let Some(count) = self.sizes.get_mut(usize::from(size)) {
-                    *count = if more { *count + 1 } else { *count - 1 };
-                    set(&self.shared.sizes, size.into(), *count > 0);
+    /// Keeps account of claims. False when there is no more room in memory.
+    fn count_claims(&mut self, claims: &[Claimed], more: bool) -> bool {
+        let shared = self.shared.clone();
+        let mut fits = true;
+        for (net, ports) in claims {
+            let mark = hash_of(*net, Part::Mark);
+            match self.claims.count((*net, *ports), more) {
+                Some(true) => {
+                    fits &= self.nets.insert(&shared.by_net, &shared.words, &mut self.owner, mark, NOWHERE);
                 }
-                let count = self.split.entry(net).or_default();
-                *count = if more { *count + 1 } else { *count - 1 };
-                if *count == 0 {
-                    self.split.remove(&net);
-                }
+                Some(false) => self.nets.remove(&shared.by_net, &shared.words, mark, NOWHERE),
+                None => {}
             }
-            let index = length_index(net);
-            let Some(count) = self.lengths.get_mut(index) else { continue };
-            *count = if more { *count + 1 } else { *count - 1 };
-            let there = *count > 0;
-            self.shared.set_length(net, there);
-            self.nest(net, more);
         }
+        fits
     }
+}
 
-    /// Prefixes longer than the shortest of their family are kept in order: a shorter one may come to lie around them.
-    fn nest(&mut self, net: IpNet, more: bool) {
-        let family = usize::from(net.addr().is_ipv6());
-        let length = net.prefix_len();
-        let Some(shortest) = self.shortest.get_mut(family) else { return };
-        match (*shortest, more) {
-            (None, true) => *shortest = Some(length),
-            (Some(known), true) if length < known => {
-                *shortest = Some(length);
-                // Until now nothing lay around those of the length that was the shortest.
-                let v4 = net.addr().is_ipv4();
-                let all = self.part(0, usize::MAX).0;
-                let nets = all.iter().flat_map(|(_, session)| session.nets());
-                let longer: Vec<IpNet> = nets
-                    .filter(|of| of.addr().is_ipv4() == v4 && of.prefix_len() > length && self.is_ours(of))
-                    .collect();
-                self.nested.extend(longer);
-            }
-            (Some(known), true) if length > known => {
-                self.nested.insert(net);
-            }
-            (Some(known), false) if length > known => {
-                let mut left = Vec::new();
-                self.at_net(net, &(0..=u16::MAX), &mut left);
-                if left.is_empty() {
-                    self.nested.remove(&net);
-                }
-            }
-            _ => {}
-        }
-    }
+/// Writes a session where nobody looks, or between [`shards::Shards::begin`] and [`shards::Shards::end`].
+fn write(shared: &Shared, at: u32, head: Head, content: &[u8]) {
+    let (chunks, _) = content.as_chunks::<8>();
+    let rest = chunks.iter().map(|chunk| u64::from_le_bytes(*chunk));
+    let words = shared.words.at(at, head.room).iter();
+    words.zip(head.write().into_iter().chain(rest)).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
+}
+
+/// The octets of a session and its name behind them, as whole words.
+fn join(octets: &[u8], name: &str, to: &mut Vec<u8>) {
+    to.clear();
+    to.extend_from_slice(octets);
+    to.extend_from_slice(name.as_bytes());
+    to.resize(to.len().next_multiple_of(8), 0);
 }
 
 /// Readers of what these hashes lead to try again, until this is dropped.
 struct Locked<'s> {
     shared: &'s Shared,
-    shards: BTreeSet<usize>,
+    shards: Vec<usize>,
 }
 
 impl<'s> Locked<'s> {
-    fn new(shared: &'s Shared, hashes: &BTreeSet<u64>) -> Self {
-        let shards: BTreeSet<usize> = hashes.iter().map(|hash| Shards::number(*hash)).collect();
+    fn new(shared: &'s Shared, hashes: &[u64]) -> Self {
+        let mut shards: Vec<usize> = hashes.iter().map(|hash| shared.by_net.number(*hash)).collect();
+        shards.sort_unstable();
+        shards.dedup();
         shards.iter().for_each(|shard| shared.by_net.begin(*shard));
         Self { shared, shards }
     }

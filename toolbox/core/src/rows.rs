@@ -25,6 +25,12 @@ impl Rows {
     const ALL: [Self; 3] = [Self::Sessions, Self::Resets, Self::History];
 }
 
+/// Rows that wait for memory together.
+const TOGETHER: usize = 64;
+
+/// A row in place: table, key and value.
+type Parts<'b> = (Rows, &'b [u8], Option<&'b [u8]>);
+
 /// One durable row: set, or removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -116,24 +122,40 @@ impl Table {
         match (which, value) {
             (Rows::History, _) => {}
             (Rows::Sessions, None) => self.sessions.remove(&SessionKey::decode(key)?),
-            (Rows::Sessions, Some(value)) => {
-                let (key, session) = if key.starts_with(b"{") {
-                    let mut session: Session = serde_json::from_slice(value)?;
-                    session.complete();
-                    (serde_json::from_slice(key)?, session)
-                } else {
-                    let key = SessionKey::decode(key)?;
-                    let session = Session::decode(&key, value)?;
-                    (key, session)
-                };
-                self.put(key, session);
+            (Rows::Sessions, Some(value)) if key.starts_with(b"{") => {
+                let mut session: Session = serde_json::from_slice(value)?;
+                session.complete();
+                self.put(serde_json::from_slice(key)?, session, None);
             }
+            (Rows::Sessions, Some(value)) => self.sessions.put_octets(key, value)?,
             (Rows::Resets, None) => drop(self.resets.remove(&ResetKey::decode(key)?)),
             (Rows::Resets, Some(value)) if key.starts_with(b"{") => {
                 self.resets.insert(serde_json::from_slice(key)?, serde_json::from_slice(value)?);
             }
             (Rows::Resets, Some(value)) => {
                 self.resets.insert(ResetKey::decode(key)?, Reset::decode(value)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Table::replay`] of what [`Row::encode`] made, in order; `history` is handed the rows of history, which are not kept here.
+    ///
+    /// # Errors
+    /// [`RestoreError`].
+    pub fn replay_all(&mut self, rows: &[&[u8]], mut history: impl FnMut(&[u8])) -> Result<(), RestoreError> {
+        for some in rows.chunks(TOGETHER) {
+            // What is in memory far away is fetched together, and not each time that it is needed.
+            let sessions = some.iter().filter_map(|row| match Row::parts(row).ok()? {
+                (Rows::Sessions, key, Some(value)) => Some((key, value)),
+                _ => None,
+            });
+            self.sessions.fetch(sessions);
+            for row in some {
+                match Row::parts(row)? {
+                    (Rows::History, _, Some(value)) => history(value),
+                    (table, key, value) => self.replay(table, key, value)?,
+                }
             }
         }
         Ok(())
@@ -146,8 +168,8 @@ impl Table {
         if cursor.begin() {
             rows.extend(self.resets.iter().map(|(key, reset)| Row::reset(key, Some(reset))));
         }
-        let (some, next) = self.sessions.part(cursor.place(), limit);
-        rows.extend(some.iter().map(|(key, session)| Row::session(key, Some(session))));
+        let (some, next) = self.sessions.rows(cursor.place(), limit);
+        rows.extend(some);
         cursor.go_on(next);
         rows
     }
@@ -183,13 +205,18 @@ impl Row {
     /// # Errors
     /// [`DecodeError`]: something else made it.
     pub fn decode(octets: &[u8]) -> Result<Self, DecodeError> {
+        let (table, key, value) = Self::parts(octets)?;
+        Ok(Self { table, key: key.to_vec(), value: value.map(<[u8]>::to_vec) })
+    }
+
+    /// Table, key and value of what [`Row::encode`] made, in place.
+    fn parts(octets: &[u8]) -> Result<Parts<'_>, DecodeError> {
         let mut reader = Reader::new(octets);
         let tag = reader.octet()?;
         let Some(table) = Rows::ALL.get(usize::from(tag & 0x7f)).copied() else { return reader.wrong("a row") };
         let length = reader.count()?;
-        let key = reader.octets(length)?.to_vec();
-        let value = (tag & 0x80 != 0).then(|| reader.rest().to_vec());
-        Ok(Self { table, key, value })
+        let key = reader.octets(length)?;
+        Ok((table, key, (tag & 0x80 != 0).then(|| reader.rest())))
     }
 }
 

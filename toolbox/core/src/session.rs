@@ -264,6 +264,7 @@ impl Session {
         self.until.map_or(now.since(proof) > max_age, |until| now > until)
     }
 
+    #[cfg(debug_assertions)]
     /// Until when it may be answered for, each of its addresses, if nobody else claims it; none: that depends.
     pub(crate) fn answers_until(&self, max_age: Duration) -> Option<Timestamp> {
         let plain = self.is_open() && self.doubt.is_none();
@@ -271,6 +272,7 @@ impl Session {
         plain.then(|| self.until.unwrap_or(oldest.min(self.heard) + max_age))
     }
 
+    #[cfg(debug_assertions)]
     /// Whether it claims nothing any more.
     pub(crate) fn is_over(&self) -> bool {
         !self.is_open() && self.doubt.is_none()

@@ -5,12 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use cloakway_types::PrefixMap;
+use cloakway_types::Timestamp;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toolbox_wire::record::{Nas, Ports};
 
+use crate::codec::DecodeError;
+use crate::ours::Ours;
 use crate::packed::Packed;
+use crate::rows::Row;
 use crate::session::{Session, SessionKey};
 
 /// A session with its key.
@@ -21,7 +26,7 @@ pub(crate) type Claimed = (IpNet, SessionKey, Session);
 #[derive(Debug)]
 pub(crate) enum Sessions {
     Packed(Box<Packed>),
-    Full { sessions: Full, ours: Box<PrefixMap<()>> },
+    Full { sessions: Full, ours: Arc<Ours> },
 }
 
 impl Sessions {
@@ -44,14 +49,6 @@ impl Sessions {
         match self {
             Self::Packed(packed) => packed.len(),
             Self::Full { sessions, .. } => sessions.len(),
-        }
-    }
-
-    /// Some of all from a place on, at least `limit` if there are so many; and the next place. An empty part: there are no more.
-    pub(crate) fn part(&self, place: usize, limit: usize) -> (Vec<Pair>, usize) {
-        match self {
-            Self::Packed(packed) => packed.part(place, limit),
-            Self::Full { sessions, .. } => sessions.part(place, limit),
         }
     }
 
@@ -87,12 +84,77 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn put(&mut self, key: SessionKey, session: Session) {
+    /// Rows of some of all from a place on, at least `limit` if there are so many; and the next place. An empty part: there are no
+    /// more.
+    pub(crate) fn rows(&self, place: usize, limit: usize) -> (Vec<Row>, usize) {
         match self {
-            Self::Packed(packed) => packed.put(key, session),
+            Self::Packed(packed) => packed.rows(place, limit),
+            Self::Full { sessions, .. } => {
+                let (some, next) = sessions.part(place, limit);
+                (some.iter().map(|(key, session)| Row::session(key, Some(session))).collect(), next)
+            }
+        }
+    }
+
+    /// Those that are forgettable of about `limit` from a place on; and the next place, if there is one.
+    pub(crate) fn forgettable(
+        &self,
+        place: usize,
+        limit: usize,
+        now: Timestamp,
+        max_age: Duration,
+    ) -> (Vec<Pair>, Option<usize>) {
+        match self {
+            Self::Packed(packed) => packed.forgettable(place, limit, now),
+            Self::Full { sessions, .. } => {
+                let all = sessions.by_key.iter().filter(|(_, session)| session.is_forgettable(now, max_age));
+                (all.map(|(key, session)| (key.clone(), session.clone())).collect(), None)
+            }
+        }
+    }
+
+    /// Sessions at some devices, in the order of keys.
+    pub(crate) fn at_devices(&self, which: impl Fn(&SessionKey) -> bool) -> Vec<SessionKey> {
+        let mut keys = match self {
+            Self::Packed(packed) => packed.at_devices(which),
+            Self::Full { sessions, .. } => sessions.by_key.keys().filter(|key| which(key)).cloned().collect(),
+        };
+        keys.sort();
+        keys
+    }
+
+    /// Fetches what will be needed to keep these.
+    pub(crate) fn fetch<'r>(&self, rows: impl Iterator<Item = (&'r [u8], &'r [u8])>) {
+        if let Self::Packed(packed) = self {
+            packed.fetch(rows);
+        }
+    }
+
+    /// Keeps a session that reads back from its octets.
+    pub(crate) fn put_octets(&mut self, key: &[u8], octets: &[u8]) -> Result<(), DecodeError> {
+        match self {
+            Self::Packed(packed) => packed.put(key, octets),
+            Self::Full { .. } => {
+                let key = SessionKey::decode(key)?;
+                let session = Session::decode(&key, octets)?;
+                self.put(key, session, None);
+                Ok(())
+            }
+        }
+    }
+
+    /// Keeps a session; `row` is what it is as a row, where that is known.
+    pub(crate) fn put(&mut self, key: SessionKey, session: Session, row: Option<&Row>) {
+        match self {
+            Self::Packed(packed) => {
+                let made = if row.is_some() { None } else { Some(Row::session(&key, Some(&session))) };
+                if let Some(Row { key, value: Some(value), .. }) = row.or(made.as_ref()) {
+                    // What was written here reads back.
+                    let _ = packed.put(key, value);
+                }
+            }
             Self::Full { sessions, ours } => {
-                let is_ours = |net: &IpNet| ours.lookup(net.addr()).is_some_and(|(prefix, ())| prefix.contains(net));
-                let nets: BTreeSet<IpNet> = session.nets().filter(is_ours).collect();
+                let nets: BTreeSet<IpNet> = session.nets().filter(|net| ours.holds(net)).collect();
                 sessions.put(key, session, nets);
             }
         }

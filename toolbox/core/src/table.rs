@@ -10,6 +10,7 @@ use toolbox_wire::http::Source;
 use toolbox_wire::record::{Address, Change, Nas, Record, SessionRecord, User};
 
 use crate::closing::Ending;
+use crate::ours::Ours;
 use crate::packed::{Glances, Packed};
 use crate::rows::{Cursor, Reset, ResetKey, Row};
 use crate::session::{Holding, Mark, Order, Session, SessionKey, Standing, Told, Weight};
@@ -85,13 +86,11 @@ pub struct Applied {
     pub rows: Vec<Row>,
 }
 
-/// Sessions that are unpacked at once where all are gone through.
-const EACH: usize = 1024;
-
 /// The binding table.
 #[derive(Debug)]
 pub struct Table {
     pub(crate) settings: Settings,
+    ours: Arc<Ours>,
     pub(crate) sessions: Sessions,
     pub(crate) resets: BTreeMap<ResetKey, Reset>,
 }
@@ -100,18 +99,20 @@ impl Table {
     /// An empty table.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let packed = Packed::new(settings.prefixes.clone(), settings.max_age);
+        let ours = Arc::new(Ours::new(&settings.prefixes));
+        let packed = Packed::new(ours.clone(), settings.max_age);
         if !settings.translators.is_empty() {
             packed.leave_to_table();
         }
-        Self { settings, sessions: Sessions::Packed(Box::new(packed)), resets: BTreeMap::new() }
+        Self { settings, ours, sessions: Sessions::Packed(Box::new(packed)), resets: BTreeMap::new() }
     }
 
     /// An empty table that keeps sessions as they are, and is large and slow: what the other is held against.
     #[must_use]
     pub fn plain(settings: Settings) -> Self {
-        let sessions = Sessions::Full { sessions: Full::default(), ours: Box::new(settings.prefixes.clone()) };
-        Self { settings, sessions, resets: BTreeMap::new() }
+        let ours = Arc::new(Ours::new(&settings.prefixes));
+        let sessions = Sessions::Full { sessions: Full::default(), ours: ours.clone() };
+        Self { settings, ours, sessions, resets: BTreeMap::new() }
     }
 
     /// Looks addresses up beside this table, which one other changes, without waiting for it.
@@ -140,17 +141,16 @@ impl Table {
             session: session.to_owned(),
             nas: nas.clone(),
         };
-        if let Record::Session(record) = &event.record
-            && let Some(session) = self.sessions.get(&key(&record.session, &record.nas))
-            && session.has_heard(record)
-        {
-            return Applied::ignored(Ignored::Copy);
-        }
         match &event.record {
-            Record::Session(record) if record.change == Change::Stop => {
-                self.stop(&key(&record.session, &record.nas), record, event.arrival)
+            Record::Session(record) => {
+                let key = key(&record.session, &record.nas);
+                let known = self.sessions.get(&key);
+                match known {
+                    Some(known) if known.has_heard(record) => Applied::ignored(Ignored::Copy),
+                    _ if record.change == Change::Stop => self.stop(&key, record, event.arrival),
+                    known => self.alive(key, known, record, event.arrival),
+                }
             }
-            Record::Session(record) => self.alive(key(&record.session, &record.nas), record, event.arrival),
             Record::NasReset { nas, time } => self.reset(
                 ResetKey { source: event.source, client: event.client.clone(), nas: nas.clone(), basis: time.basis },
                 Reset { time: *time, heard: event.arrival },
@@ -159,7 +159,13 @@ impl Table {
         }
     }
 
-    fn alive(&mut self, key: SessionKey, record: &SessionRecord, arrival: Timestamp) -> Applied {
+    fn alive(
+        &mut self,
+        key: SessionKey,
+        before_it: Option<Session>,
+        record: &SessionRecord,
+        arrival: Timestamp,
+    ) -> Applied {
         let ours: Vec<Address> =
             record.addresses.iter().filter(|address| self.is_ours(&address.net)).copied().collect();
         let doubt = match self.place(&key, record) {
@@ -168,7 +174,6 @@ impl Table {
         };
         let max_delay = self.settings.max_delay;
         let mut before = BTreeSet::new();
-        let before_it = self.sessions.get(&key);
         let (session, effect) = match (&before_it, doubt) {
             (Some(known), doubt) => {
                 let holdings = known.holdings(max_delay).filter(|holding| holding.standing != Standing::Over);
@@ -205,7 +210,7 @@ impl Table {
             let ending = Ending::Moved(record.time);
             rows.extend(before.closed(&key, Some(&session), ending, self.settled()).iter().map(Row::history));
         }
-        self.put(key, session);
+        self.put(key, session, rows.first());
         Applied { effect, overlaps, foreign: record.addresses.len() - ours.len(), rows }
     }
 
@@ -241,7 +246,7 @@ impl Table {
         let mut keys: Vec<SessionKey> = related.into_iter().map(|(key, _)| key).collect();
         if !keys.contains(key) {
             // The Stop overtook the Start: the session is over before it is known.
-            self.put(key.clone(), Session::stopped(record, arrival));
+            self.put(key.clone(), Session::stopped(record, arrival), None);
             keys.push(key.clone());
         }
         let mut tally = Tally::default();
@@ -257,30 +262,27 @@ impl Table {
                 let closed = before.closed(&key, Some(&session), Ending::Stop(record), self.settled());
                 tally.rows.extend(closed.iter().map(Row::history));
             }
-            tally.count(told, was_open && !session.is_open(), || Row::session(&key, Some(&session)));
-            self.put(key, session);
+            let row = Row::session(&key, Some(&session));
+            let closed = was_open && !session.is_open();
+            self.put(key, session, Some(&row));
+            tally.count(told, closed, || row);
         }
         tally.applied()
     }
 
     fn reset(&mut self, key: ResetKey, reset: Reset) -> Applied {
         let mut tally = Tally::default();
-        let mut concerned = Vec::new();
-        self.each(|of, _| {
-            if key.concerns(of) {
-                concerned.push(of.clone());
-            }
-        });
-        concerned.sort();
-        for of in concerned {
+        for of in self.sessions.at_devices(|of| key.concerns(of)) {
             let Some(mut session) = self.sessions.get(&of) else { continue };
             if let Some(told) = session.reset(reset.time, reset.heard, self.settings.max_delay) {
                 if let Some(before) = self.sessions.get(&of) {
                     let closed = before.closed(&of, Some(&session), Ending::Reset(reset.time), self.settled());
                     tally.rows.extend(closed.iter().map(Row::history));
                 }
-                tally.count(told, !session.is_open(), || Row::session(&of, Some(&session)));
-                self.put(of, session);
+                let row = Row::session(&of, Some(&session));
+                let closed = !session.is_open();
+                self.put(of, session, Some(&row));
+                tally.count(told, closed, || row);
             }
         }
         if self.resets.get(&key).is_none_or(|known| known.time.at < reset.time.at) {
@@ -296,25 +298,26 @@ impl Table {
     /// By then every event from before them would be stale on arrival, so they guard against nothing more.
     pub fn forget(&mut self, now: Timestamp) -> Vec<Row> {
         let mut rows = self.forget_resets(now);
-        let (all, _) = self.sessions.part(0, usize::MAX);
-        self.forget_those(all, now, &mut rows);
+        let (all, _) = self.sessions.forgettable(0, usize::MAX, now, self.settings.max_age);
+        self.forget_those(all, &mut rows);
         rows.sort_by_key(|row| row.table);
         rows
     }
 
-    /// [`Table::forget`], of some sessions, about `limit`, from `cursor` on; none at the end.
+    /// [`Table::forget`], of about `limit` sessions that are looked at, from `cursor` on; none at the end.
     pub fn forget_some(&mut self, now: Timestamp, cursor: &mut Cursor, limit: usize) -> Option<Vec<Row>> {
+        if cursor.place() == usize::MAX {
+            return None;
+        }
         let mut rows = if cursor.begin() { self.forget_resets(now) } else { Vec::new() };
-        let (some, next) = self.sessions.part(cursor.place(), limit);
-        let end = some.is_empty();
-        self.forget_those(some, now, &mut rows);
-        cursor.go_on(next);
-        if end && rows.is_empty() { None } else { Some(rows) }
+        let (some, next) = self.sessions.forgettable(cursor.place(), limit, now, self.settings.max_age);
+        self.forget_those(some, &mut rows);
+        cursor.go_on(next.unwrap_or(usize::MAX));
+        Some(rows)
     }
 
-    fn forget_those(&mut self, some: Vec<(SessionKey, Session)>, now: Timestamp, rows: &mut Vec<Row>) {
-        let old = some.into_iter().filter(|(_, session)| session.is_forgettable(now, self.settings.max_age));
-        for (key, session) in old.collect::<Vec<_>>() {
+    fn forget_those(&mut self, some: Vec<(SessionKey, Session)>, rows: &mut Vec<Row>) {
+        for (key, session) in some {
             let closed = session.closed(&key, None, Ending::Silence, self.settled());
             rows.extend(closed.iter().map(Row::history));
             self.sessions.remove(&key);
@@ -332,7 +335,7 @@ impl Table {
     }
 
     pub(crate) fn is_ours(&self, net: &IpNet) -> bool {
-        self.settings.prefixes.lookup(net.addr()).is_some_and(|(prefix, ())| prefix.contains(net))
+        self.ours.holds(net)
     }
 
     /// Whether a session of anyone else claims some of these.
@@ -353,21 +356,8 @@ impl Table {
         })
     }
 
-    pub(crate) fn put(&mut self, key: SessionKey, session: Session) {
-        self.sessions.put(key, session);
-    }
-
-    /// Hands every session on, some at a time.
-    pub(crate) fn each(&self, mut each: impl FnMut(&SessionKey, &Session)) {
-        let mut place = 0;
-        loop {
-            let (some, next) = self.sessions.part(place, EACH);
-            if some.is_empty() {
-                return;
-            }
-            some.iter().for_each(|(key, session)| each(key, session));
-            place = next;
-        }
+    pub(crate) fn put(&mut self, key: SessionKey, session: Session, row: Option<&Row>) {
+        self.sessions.put(key, session, row);
     }
 }
 

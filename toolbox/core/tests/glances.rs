@@ -108,3 +108,74 @@ fn who_is_alone_at_an_address_is_seen_there_while_others_move() {
     assert_eq!(seen[1..], [0, 0], "{seen:?}");
     assert!(seen[0] > 0, "{seen:?}");
 }
+
+#[test]
+fn who_comes_while_another_has_the_prefix_around_him_is_seen_by_nobody() {
+    let mut table = table();
+    let question = Question::new("198.51.100.7".parse::<IpAddr>().unwrap(), None);
+    let seen = beside(&mut table, question, ["alice", "bob"], |table, round| {
+        let around = Address { kind: AddressKind::Static, ..whole(&format!("198.51.100.0/{}", 24 + round % 5)) };
+        let of = [(Change::Start, "two", "bob", around), (Change::Start, "one", "alice", whole("198.51.100.7/32"))];
+        for (n, (change, session, user, address)) in (0..).zip(of) {
+            say(table, change, session, named(user), vec![address], 10 * round + n);
+        }
+        for (n, (_, session, user, address)) in (2..).zip(of.into_iter().rev()) {
+            say(table, Change::Stop, session, named(user), vec![address], 10 * round + n);
+        }
+    });
+    assert_eq!((seen[0], seen[2]), (0, 0), "{seen:?}");
+}
+
+/// Who is seen; none: nobody or the table has to be asked.
+fn sight(table: &Table, address: &str, port: Option<u16>) -> Result<String, &'static str> {
+    let question = Question::new(address.parse().unwrap(), port);
+    table.glances().unwrap().find(question, at(5), |sight| match sight {
+        Sight::Bound(seen) => {
+            assert!(seen.live().is_some());
+            Ok(seen.subscriber.to_owned())
+        }
+        Sight::Nobody => Err("nobody"),
+        Sight::Ask => Err("ask"),
+    })
+}
+
+#[test]
+fn a_translation_is_answered_for_beside_port_blocks_and_a_shared_address_only_with_a_port() {
+    let mut table = table();
+    let block = |first, last| {
+        Address::ports(AddressKind::PortBlock, "198.51.100.8".parse().unwrap(), Ports::new(first, last).unwrap())
+    };
+    tell(&mut table, "in", named("alice"), vec![whole("100.64.0.7/32")], 0);
+    tell(&mut table, "nat", User::Behind("100.64.0.7".parse().unwrap()), vec![block(1024, 2047)], 1);
+    tell(&mut table, "block", named("bob"), vec![block(4096, 4607)], 1);
+    tell(&mut table, "whole", named("carol"), vec![whole("198.51.100.9/32")], 1);
+    assert_eq!(sight(&table, "198.51.100.8", Some(1500)).as_deref(), Ok("alice"));
+    assert_eq!(sight(&table, "198.51.100.8", Some(4100)).as_deref(), Ok("bob"));
+    assert_eq!(sight(&table, "198.51.100.8", Some(3000)), Err("nobody"));
+    assert_eq!(sight(&table, "198.51.100.8", None), Err("ask"));
+    for port in [None, Some(1500)] {
+        assert_eq!(sight(&table, "198.51.100.9", port).as_deref(), Ok("carol"), "in the midst of shared addresses");
+        assert_eq!(sight(&table, "100.64.0.7", port).as_deref(), Ok("alice"));
+        assert_eq!(sight(&table, "198.51.100.10", port), Err("nobody"));
+    }
+    // The address is one subscriber's again when the last of its ports is given back.
+    say(&mut table, Change::Stop, "nat", User::Unstated, vec![], 2);
+    assert_eq!(sight(&table, "198.51.100.8", Some(1500)), Err("nobody"));
+    assert_eq!(sight(&table, "198.51.100.8", None), Err("ask"));
+    tell(
+        &mut table,
+        "block",
+        named("bob"),
+        vec![Address { kind: AddressKind::PortBlock, ..whole("198.51.100.8/32") }],
+        3,
+    );
+    assert_eq!(sight(&table, "198.51.100.8", Some(4100)).as_deref(), Ok("bob"));
+    let list: Vec<Question> = (0..100).map(|n| Question::new(IpAddr::from([198, 51, 100, n]), Some(9))).collect();
+    let mut seen = Vec::new();
+    table.glances().unwrap().find_each(&list, at(5), |n, sight| {
+        if let Sight::Bound(who) = sight {
+            seen.push((n, who.subscriber.to_owned()));
+        }
+    });
+    assert_eq!(seen, [(8, "bob".to_owned()), (9, "carol".to_owned())]);
+}

@@ -6,49 +6,57 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Words of a page.
-const PAGE_BITS: u32 = 14;
-const PAGE: usize = 1 << PAGE_BITS;
-/// Pages of a level, and levels: 2^32 words in all.
-const LEVEL_BITS: u32 = 9;
-const LEVEL: usize = 1 << LEVEL_BITS;
+use zerocopy::FromZeros as _;
 
-type Page = Box<[AtomicU64]>;
-type Level = Box<[OnceLock<Page>]>;
+/// Words of a page: large, so that few tables of the processor lead there, and untouched until they are used.
+const PAGE_BITS: u32 = 20;
+const PAGE: usize = 1 << PAGE_BITS;
+/// Pages: 2^32 words in all.
+const PAGES: usize = 1 << (u32::BITS - PAGE_BITS);
+/// Words of a cache line.
+pub(crate) const LINE: usize = 8;
+/// The first that is given out: 0 names nothing, and what is before it is never written.
+const FIRST: u32 = 2 * LINE as u32;
+/// Names a place where no session ever is.
+pub(crate) const NOWHERE: u32 = LINE as u32;
+
+#[derive(Debug)]
+struct Page {
+    words: Vec<AtomicU64>,
+    /// Words before the first line.
+    skip: usize,
+}
 
 /// The words. Reading needs no lock.
 #[derive(Debug)]
-pub(crate) struct Words(Box<[OnceLock<Level>]>);
+pub(crate) struct Words(Box<[OnceLock<Page>]>);
 
 impl Default for Words {
     fn default() -> Self {
-        Self((0..LEVEL).map(|_| OnceLock::new()).collect())
+        Self((0..PAGES).map(|_| OnceLock::new()).collect())
     }
 }
 
 impl Words {
-    fn page(&self, at: u32) -> Option<&[AtomicU64]> {
-        let page = (at >> PAGE_BITS) as usize;
-        Some(self.0.get(page >> LEVEL_BITS)?.get()?.get(page % LEVEL)?.get()?)
-    }
-
-    /// The `count` words from `at` on; fewer where a page ends.
+    /// The `count` words from `at` on; none where a page ends before.
+    #[inline]
     pub(crate) fn at(&self, at: u32, count: usize) -> &[AtomicU64] {
-        let from = at as usize % PAGE;
-        let page = self.page(at).unwrap_or_default();
-        page.get(from..(from + count).min(page.len())).unwrap_or_default()
+        let Some(page) = self.0.get((at >> PAGE_BITS) as usize).and_then(OnceLock::get) else { return &[] };
+        let from = at as usize % PAGE + page.skip;
+        page.words.get(from..from + count).unwrap_or_default()
     }
 
+    #[inline]
     pub(crate) fn get(&self, at: u32) -> u64 {
         self.at(at, 1).first().map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    fn make(&self, page: usize) {
-        let level = self.0.get(page >> LEVEL_BITS);
-        let level = level.map(|level| level.get_or_init(|| (0..LEVEL).map(|_| OnceLock::new()).collect()));
-        if let Some(page) = level.and_then(|level| level.get(page % LEVEL)) {
-            page.get_or_init(|| (0..PAGE).map(|_| AtomicU64::new(0)).collect());
-        }
+    /// False when there is no memory.
+    fn make(&self, page: usize) -> bool {
+        let Some(page) = self.0.get(page) else { return false };
+        let Ok(words) = AtomicU64::new_vec_zeroed(PAGE + LINE) else { return false };
+        let skip = words.as_ptr().align_offset(LINE * size_of::<u64>()).min(LINE);
+        page.set(Page { words, skip }).is_ok()
     }
 }
 
@@ -68,39 +76,58 @@ pub(crate) struct Owner {
 
 impl Owner {
     /// The longest piece.
-    pub(crate) const LONGEST: usize = PAGE - 1;
+    pub(crate) const LONGEST: usize = 1 << 16;
     /// Words up to which a piece is short.
     const SHORT: usize = 64;
     /// Long pieces that are looked at for one that will do.
     const LOOK: usize = 32;
 
-    /// A piece of `count` words; none when it is longer than a page, or 2^32 words are given out.
+    /// A piece of `count` words; none when it is too long, or 2^32 words are given out.
     pub(crate) fn take(&mut self, words: &Words, count: usize) -> Option<u32> {
         if let Some(at) = self.free.get_mut(count).and_then(Vec::pop) {
             return Some(at);
         }
-        if count > self.left {
-            let mut last = self.spare.iter().enumerate().rev().take(Self::LOOK);
-            let found = last.find(|(_, (_, length))| *length >= count).map(|(at, _)| at);
-            let (next, left) = match found {
-                Some(at) => self.spare.swap_remove(at),
-                None if count > Self::LONGEST || self.pages == LEVEL << LEVEL_BITS => return None,
-                None => {
-                    words.make(self.pages);
-                    let at = (self.pages << PAGE_BITS) as u32;
-                    self.pages += 1;
-                    // Word 0 names nothing.
-                    if at == 0 { (1, PAGE - 1) } else { (at, PAGE) }
-                }
-            };
-            let before = (self.next, self.left);
-            (self.next, self.left) = (next, left);
-            self.give_back(before.0, before.1);
-        }
+        self.more(words, count)?;
         let at = self.next;
         self.next += count as u32;
         self.left -= count;
         Some(at)
+    }
+
+    /// A piece of whole cache lines.
+    pub(crate) fn take_lines(&mut self, words: &Words, lines: usize) -> Option<u32> {
+        self.more(words, lines * LINE + LINE)?;
+        let skip = self.next.next_multiple_of(LINE as u32) - self.next;
+        let before = self.next;
+        self.next += skip;
+        self.left -= skip as usize;
+        self.give_back(before, skip as usize);
+        let at = self.next;
+        self.next += (lines * LINE) as u32;
+        self.left -= lines * LINE;
+        Some(at)
+    }
+
+    /// Makes sure that `count` words are there to be given out.
+    fn more(&mut self, words: &Words, count: usize) -> Option<()> {
+        if count <= self.left {
+            return Some(());
+        }
+        let mut last = self.spare.iter().enumerate().rev().take(Self::LOOK);
+        let found = last.find(|(_, (_, length))| *length >= count).map(|(at, _)| at);
+        let (next, left) = match found {
+            Some(at) => self.spare.swap_remove(at),
+            None if count > Self::LONGEST || self.pages == PAGES || !words.make(self.pages) => return None,
+            None => {
+                let at = (self.pages << PAGE_BITS) as u32;
+                self.pages += 1;
+                if at == 0 { (FIRST, PAGE - FIRST as usize) } else { (at, PAGE) }
+            }
+        };
+        let before = (self.next, self.left);
+        (self.next, self.left) = (next, left);
+        self.give_back(before.0, before.1);
+        Some(())
     }
 
     /// Gives a piece back.
@@ -121,7 +148,8 @@ impl Owner {
     pub(crate) fn octets(&self) -> usize {
         let free: usize = self.free.iter().map(|free| free.capacity() * 4 + size_of::<Vec<u32>>()).sum();
         let spare = self.spare.capacity() * size_of::<(u32, usize)>();
-        let levels = self.pages.div_ceil(LEVEL) * LEVEL * size_of::<OnceLock<Page>>();
-        self.pages * PAGE * 8 + levels + LEVEL * size_of::<OnceLock<Level>>() + free + spare
+        // What was never given out was never touched; of the last page at most.
+        let untouched = if self.next as usize + self.left == self.pages << PAGE_BITS { self.left } else { 0 };
+        (self.pages * (PAGE + LINE) - untouched) * 8 + PAGES * size_of::<OnceLock<Page>>() + free + spare
     }
 }

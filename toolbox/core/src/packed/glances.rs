@@ -2,19 +2,19 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cloakway_types::Timestamp;
-use ipnet::IpNet;
 use toolbox_wire::http::Source;
 
 use super::arena::Words;
+use super::head::{ASK, HEAD, Head, OVER, words_of};
+use super::hints::Kinds;
 use super::shards::Reading;
-use super::shared::{Shared, bits_of, net_hash};
-use super::{ASK, HEAD, OVER, source_of, unhead, words_of};
+use super::shared::{Part, Shared, bits_of, net_hash};
 use crate::answer::{Live, Question};
-use crate::pack::{Whose, glance, span_of};
 use crate::session::Span;
+use crate::skim::{Whose, glance, span_of};
 
 /// Octets of a session that a reader looks at; of a longer one it asks the table.
 const GLANCE: usize = 512;
@@ -63,208 +63,310 @@ impl Seen<'_> {
     }
 }
 
-/// What one look-up of a prefix found.
+/// What one look-up found.
+#[derive(Debug, Clone, Copy)]
 enum Found {
     Nothing,
-    One(u32, usize, Source),
+    /// One session, of so many octets, and whose it is.
+    One(usize, Source, Holder),
     Ask,
+    /// The writer was there meanwhile.
+    Moved,
+}
+
+/// Whose a session is: a name among its octets, or whoever is there.
+#[derive(Debug, Clone, Copy)]
+enum Holder {
+    Named { from: usize, to: usize },
+    Behind(IpAddr),
 }
 
 /// Prefixes and port ranges that one glance asks for; of more it leaves it to the table.
-const PROBES: usize = 24;
+const PROBES: usize = 8;
+/// Sessions under their hashes, with those that are over.
+const MATCHES: usize = 4;
 
-/// What a glance rests on: every place that it looked at. While they all hold there was a moment at which all of it was true
-/// together, so that nobody is named who was one of two at every moment.
-struct Ground<'s> {
-    readings: [Option<Reading<'s>>; PROBES],
-    probed: usize,
+/// Sessions that may have what is asked about, and what a glance rests on: every place that it looked at. While they all hold
+/// there was a moment at which all of it was true together, so that nobody is named who was one of two at every moment.
+#[derive(Debug, Clone, Copy)]
+struct Located {
+    kinds: Kinds,
+    hashes: [u64; PROBES],
+    readings: [Reading; PROBES],
+    probes: usize,
+    matches: [u32; MATCHES],
+    matched: usize,
+    /// The last hash is that of a mark: what is found there is no session.
+    mark: bool,
+    ask: bool,
 }
 
-impl<'s> Ground<'s> {
-    const fn new() -> Self {
-        Self { readings: [None; PROBES], probed: 0 }
+impl Located {
+    const NONE: Self = Self {
+        kinds: Kinds::NONE,
+        hashes: [0; PROBES],
+        readings: [Reading::NONE; PROBES],
+        probes: 0,
+        matches: [0; MATCHES],
+        matched: 0,
+        mark: false,
+        ask: false,
+    };
+
+    fn hashes(&self) -> &[u64] {
+        self.hashes.get(..self.probes).unwrap_or_default()
     }
 
-    /// False when there is no more room.
-    fn add(&mut self, reading: Reading<'s>) -> bool {
-        let Some(place) = self.readings.get_mut(self.probed) else { return false };
-        *place = Some(reading);
-        self.probed += 1;
-        true
+    fn readings(&self) -> &[Reading] {
+        self.readings.get(..self.probes).unwrap_or_default()
     }
 
-    fn holds(&self) -> bool {
-        self.readings.iter().take(self.probed).flatten().all(Reading::holds)
+    fn matches(&self) -> &[u32] {
+        self.matches.get(..self.matched).unwrap_or_default()
     }
 }
 
 impl Glances {
     /// Who is there now, as far as a glance can tell, told to `then`.
     pub fn find<R>(&self, question: impl Into<Question>, now: Timestamp, then: impl FnOnce(Sight<'_>) -> R) -> R {
-        let question = question.into();
+        let question = canonical(question.into());
         let mut buffer = [0; GLANCE];
-        let mut ground = Ground::new();
-        match self.look(question, now, &mut buffer, &mut ground) {
-            Found::Nothing => then(Sight::Nobody),
-            Found::Ask => then(Sight::Ask),
-            Found::One(_, length, source) => {
-                let octets = buffer.get(..length).unwrap_or_default();
-                match glance(octets, question) {
-                    Some(Whose::Named(subscriber)) => {
-                        then(Sight::Bound(Seen { subscriber, source, octets, outer: None }))
-                    }
-                    Some(Whose::Behind(inside)) => self.find_inside((octets, &ground), inside, now, then),
-                    Some(Whose::Nobody) | None => then(Sight::Ask),
-                }
-            }
-        }
-    }
-
-    /// Who is behind a translation, which has to be there still when that is known.
-    fn find_inside<R>(
-        &self,
-        (outer, outside): (&[u8], &Ground<'_>),
-        inside: IpAddr,
-        now: Timestamp,
-        then: impl FnOnce(Sight<'_>) -> R,
-    ) -> R {
-        let inside = Question::new(inside, None);
-        let mut buffer = [0; GLANCE];
-        let mut ground = Ground::new();
-        let found = self.look(inside, now, &mut buffer, &mut ground);
-        let Found::One(_, length, source) = found else { return then(Sight::Ask) };
-        if !(outside.holds() && ground.holds()) {
-            return then(Sight::Ask);
-        }
-        let octets = buffer.get(..length).unwrap_or_default();
-        match glance(octets, inside) {
-            Some(Whose::Named(subscriber)) => {
-                then(Sight::Bound(Seen { subscriber, source, octets, outer: Some(outer) }))
-            }
-            _ => then(Sight::Ask),
-        }
-    }
-
-    fn look<'s>(
-        &'s self,
-        question: Question,
-        now: Timestamp,
-        buffer: &mut [u8; GLANCE],
-        ground: &mut Ground<'s>,
-    ) -> Found {
-        let shared = &*self.0;
-        let sizes = shared.sizes.load(Ordering::Relaxed);
-        if shared.odd.load(Ordering::Relaxed) || (question.port.is_none() && sizes != 0) {
-            return Found::Ask;
-        }
-        let mut seen = Found::Nothing;
-        for length in shared.lengths(question.address.is_ipv4()) {
-            let Ok(net) = IpNet::new(question.address, length) else { continue };
-            let net = net.trunc();
-            let whole = std::iter::once(None);
-            let parts = bits_of(sizes).filter_map(|size| Some(Some((size, question.port? >> size))));
-            for piece in whole.chain(parts) {
-                match (self.probe(net_hash(net, piece), question, now, buffer, ground), &seen) {
-                    (Found::Nothing, _) => {}
-                    (Found::One(number, ..), Found::One(known, ..)) if number == *known => {}
-                    (found @ Found::One(..), Found::Nothing) => seen = found,
-                    _ => return Found::Ask,
-                }
-            }
-        }
-        // A session that was put aside meanwhile is not among what was looked at.
-        if ground.holds() && !shared.odd.load(Ordering::Acquire) { seen } else { Found::Ask }
-    }
-
-    /// The one session under a hash that has what is asked about, copied to `buffer`.
-    fn probe<'s>(
-        &'s self,
-        hash: u64,
-        question: Question,
-        now: Timestamp,
-        buffer: &mut [u8; GLANCE],
-        ground: &mut Ground<'s>,
-    ) -> Found {
-        let shared = &*self.0;
-        for _ in 0..PATIENCE {
-            let Some(reading) = shared.by_net.read(hash) else { return Found::Ask };
-            let mut seen = Found::Nothing;
-            shared.by_net.find(&shared.words, hash, |number| {
-                let mut copy = [0; GLANCE];
-                let (fresh, length, source) = copy_of(&shared.words, number, &mut copy);
-                if length > 0 && fresh == OVER {
-                    return false;
-                }
-                match glance(copy.get(..length).unwrap_or_default(), question) {
-                    // Another address under the same hash.
-                    None if length > 0 => false,
-                    Some(Whose::Named(_) | Whose::Behind(_)) if now <= fresh && matches!(seen, Found::Nothing) => {
-                        *buffer = copy;
-                        seen = Found::One(number, length, source);
-                        false
-                    }
-                    _ => {
-                        seen = Found::Ask;
-                        true
-                    }
-                }
-            });
-            if reading.holds() {
-                return if ground.add(reading) { seen } else { Found::Ask };
-            }
-            std::hint::spin_loop();
-        }
-        Found::Ask
+        let (found, located) = self.look(&question, now, &mut buffer);
+        self.tell(found, &located, &buffer, now, then)
     }
 
     /// [`Glances::find`] for many, which wait for memory together.
     pub fn find_each(&self, questions: &[Question], now: Timestamp, mut then: impl FnMut(usize, Sight<'_>)) {
         const TOGETHER: usize = 32;
         let shared = &*self.0;
+        let nothing = AtomicU64::new(0);
+        let mut buffer = [0; GLANCE];
         for (group, some) in questions.chunks(TOGETHER).enumerate() {
-            let mut numbers = [0_u32; TOGETHER];
-            let sizes = shared.sizes.load(Ordering::Relaxed);
-            let mut touched = 0;
-            // What will be read is asked for, each without waiting for the one before.
-            for (number, question) in numbers.iter_mut().zip(some) {
-                let length = shared.lengths(question.address.is_ipv4()).last().unwrap_or(0);
-                let Ok(net) = IpNet::new(question.address, length) else { continue };
-                let piece = question.port.and_then(|port| bits_of(sizes).last().map(|size| (size, port >> size)));
-                let whole = net_hash(net.trunc(), None);
-                touched ^= shared.by_net.home(&shared.words, whole);
-                if let Some(piece) = piece {
-                    let hash = net_hash(net.trunc(), Some(piece));
-                    let home = shared.by_net.first(&shared.words, hash);
-                    *number = home.unwrap_or(0);
-                }
-                if *number == 0 {
-                    *number = shared.by_net.first(&shared.words, whole).unwrap_or(0);
+            let mut asked = [Question::new(IpAddr::V4(0.into()), None); TOGETHER];
+            asked.iter_mut().zip(some).for_each(|(to, question)| *to = canonical(*question));
+            let asked = asked.get(..some.len()).unwrap_or_default();
+            // First it is worked out what will be read; then all of it is read at once, without waiting for the one before.
+            let mut located = [Located::NONE; TOGETHER];
+            let mut near = [&nothing; 2 * TOGETHER];
+            let mut places = near.iter_mut();
+            for (question, to) in asked.iter().zip(&mut located) {
+                self.plan(question, to);
+                for hash in to.hashes() {
+                    if let (Some(place), Some(word)) = (places.next(), shared.by_net.first(&shared.words, *hash)) {
+                        *place = word;
+                    }
                 }
             }
-            for number in numbers {
-                touched ^= shared.words.get(number) ^ shared.words.get(number.wrapping_add(7));
+            touch(&near);
+            let mut near = [&nothing; 3 * TOGETHER];
+            let mut places = near.iter_mut();
+            for to in located.iter_mut().take(some.len()) {
+                self.locate(to);
+                for number in to.matches() {
+                    for at in [0, 8, 14] {
+                        if let (Some(place), [word]) = (places.next(), shared.words.at(number.wrapping_add(at), 1)) {
+                            *place = word;
+                        }
+                    }
+                }
             }
-            std::hint::black_box(touched);
-            for (at, question) in some.iter().enumerate() {
-                self.find(*question, now, |sight| then(group * TOGETHER + at, sight));
+            touch(&near);
+            for (at, (question, located)) in asked.iter().zip(&located).enumerate() {
+                let at = group * TOGETHER + at;
+                match self.judge(question, now, located, &mut buffer) {
+                    Found::Moved => self.find(*question, now, |sight| then(at, sight)),
+                    found => self.tell(found, located, &buffer, now, |sight| then(at, sight)),
+                }
             }
+        }
+    }
+
+    /// Looks until the writer is not there meanwhile; what is found is copied to `buffer`.
+    #[inline]
+    fn look(&self, question: &Question, now: Timestamp, buffer: &mut [u8; GLANCE]) -> (Found, Located) {
+        let mut located = Located::NONE;
+        for _ in 0..PATIENCE {
+            self.plan(question, &mut located);
+            self.locate(&mut located);
+            match self.judge(question, now, &located, buffer) {
+                Found::Moved => std::hint::spin_loop(),
+                found => return (found, located),
+            }
+        }
+        (Found::Ask, located)
+    }
+
+    #[inline]
+    fn tell<R>(
+        &self,
+        found: Found,
+        located: &Located,
+        buffer: &[u8; GLANCE],
+        now: Timestamp,
+        then: impl FnOnce(Sight<'_>) -> R,
+    ) -> R {
+        match found {
+            Found::Nothing => then(Sight::Nobody),
+            Found::Ask | Found::Moved => then(Sight::Ask),
+            Found::One(length, source, Holder::Named { from, to }) => {
+                let octets = buffer.get(..length).unwrap_or_default();
+                then(seen(octets, from, to, source, None))
+            }
+            Found::One(length, _, Holder::Behind(inside)) => {
+                self.tell_inside(buffer.get(..length).unwrap_or_default(), located, inside, now, then)
+            }
+        }
+    }
+
+    /// Who is behind a translation, which has to be there still when that is known.
+    fn tell_inside<R>(
+        &self,
+        outer: &[u8],
+        outside: &Located,
+        inside: IpAddr,
+        now: Timestamp,
+        then: impl FnOnce(Sight<'_>) -> R,
+    ) -> R {
+        let inside = Question::new(inside, None);
+        let mut buffer = [0; GLANCE];
+        let (found, located) = self.look(&inside, now, &mut buffer);
+        let Found::One(length, source, Holder::Named { from, to }) = found else { return then(Sight::Ask) };
+        if !(self.0.by_net.hold(outside.readings()) && self.0.by_net.hold(located.readings())) {
+            return then(Sight::Ask);
+        }
+        then(seen(buffer.get(..length).unwrap_or_default(), from, to, source, Some(outer)))
+    }
+
+    /// The hashes under which sessions are that have what is asked about.
+    #[inline]
+    fn plan(&self, question: &Question, to: &mut Located) {
+        let address = question.address;
+        to.kinds = self.0.hints.around(address);
+        (to.probes, to.matched, to.mark, to.ask) = (0, 0, false, to.kinds.are_odd());
+        let mut add = |hash| match to.hashes.get_mut(to.probes) {
+            Some(place) => {
+                *place = hash;
+                to.probes += 1;
+            }
+            None => to.ask = true,
+        };
+        to.kinds.lengths().for_each(|length| add(net_hash(address, length, Part::Whole)));
+        let sizes = to.kinds.sizes();
+        if sizes != 0 {
+            let host = if address.is_ipv4() { 32 } else { 128 };
+            match question.port {
+                Some(port) => {
+                    bits_of(sizes).for_each(|size| add(net_hash(address, host, Part::Piece(size, port >> size))));
+                }
+                None => {
+                    add(net_hash(address, host, Part::Mark));
+                    to.mark = true;
+                }
+            }
+        }
+    }
+
+    /// Where they are.
+    #[inline]
+    fn locate(&self, to: &mut Located) {
+        let shared = &*self.0;
+        let Located { hashes, readings, probes, matches, matched, mark, ask, .. } = to;
+        for (at, (hash, place)) in hashes.iter().zip(readings).take(*probes).enumerate() {
+            let mut reading = shared.by_net.read(*hash);
+            for _ in 0..PATIENCE {
+                if reading.is_quiet() {
+                    break;
+                }
+                std::hint::spin_loop();
+                reading = shared.by_net.read(*hash);
+            }
+            *place = reading;
+            // Without a port nothing is said of what is shared by ports.
+            let is_mark = *mark && at + 1 == *probes;
+            shared.by_net.find(&shared.words, *hash, |number| {
+                let known = matches.iter().take(*matched).any(|of| *of == number);
+                match matches.get_mut(*matched) {
+                    _ if is_mark => *ask = true,
+                    _ if known => {}
+                    Some(place) => {
+                        *place = number;
+                        *matched += 1;
+                    }
+                    None => *ask = true,
+                }
+                *ask
+            });
+        }
+    }
+
+    /// The one session of those that has what is asked about, copied to `buffer`.
+    #[inline]
+    fn judge(&self, question: &Question, now: Timestamp, located: &Located, buffer: &mut [u8; GLANCE]) -> Found {
+        let shared = &*self.0;
+        let mut seen = if located.ask { Found::Ask } else { Found::Nothing };
+        for number in located.matches() {
+            seen = match seen {
+                Found::Nothing => one(&shared.words, *number, question, now, buffer),
+                // Another one, which may be over or elsewhere.
+                Found::One(..) => match one(&shared.words, *number, question, now, &mut [0; GLANCE]) {
+                    Found::Nothing => seen,
+                    _ => Found::Ask,
+                },
+                Found::Ask | Found::Moved => break,
+            };
+        }
+        // That all of it was there together, and nothing of another kind, or put aside, came meanwhile.
+        let held = shared.by_net.hold(located.readings()) && shared.hints.around(question.address) == located.kinds;
+        match seen {
+            _ if !held => Found::Moved,
+            _ if shared.is_odd() => Found::Ask,
+            seen => seen,
         }
     }
 }
 
-/// Copies a session's octets, and says until when it answers and how many there are; none of one that is too long.
-fn copy_of(words: &Words, number: u32, copy: &mut [u8; GLANCE]) -> (Timestamp, usize, Source) {
-    let head = words.get(number);
-    let (octets, _, _) = unhead(head);
-    let count = words_of(octets);
-    let piece = words.at(number, count);
-    let fresh = piece.get(1).map_or(0, |word| word.load(Ordering::Relaxed));
-    if octets > GLANCE || piece.len() < count {
-        return (ASK, 0, Source::Radius);
+fn canonical(question: Question) -> Question {
+    Question { address: question.address.to_canonical(), ..question }
+}
+
+fn seen<'b>(octets: &'b [u8], from: usize, to: usize, source: Source, outer: Option<&'b [u8]>) -> Sight<'b> {
+    let name = octets.get(from..to).and_then(|name| std::str::from_utf8(name).ok());
+    name.map_or(Sight::Ask, |subscriber| Sight::Bound(Seen { subscriber, source, octets, outer }))
+}
+
+/// Loads all of these.
+#[inline]
+fn touch(words: &[&AtomicU64]) {
+    let all = words.iter().fold(0, |all, word| all ^ word.load(Ordering::Relaxed));
+    std::hint::black_box(all);
+}
+
+/// Whether this session has what is asked about; its octets are copied to `buffer`.
+#[inline]
+fn one(words: &Words, number: u32, question: &Question, now: Timestamp, buffer: &mut [u8; GLANCE]) -> Found {
+    let [first, second] = words.at(number, HEAD) else { return Found::Ask };
+    let head = Head::read(first.load(Ordering::Relaxed), second.load(Ordering::Relaxed));
+    if head.octets == 0 || head.octets > GLANCE {
+        return if head.octets > 0 && head.fresh == OVER { Found::Nothing } else { Found::Ask };
     }
-    let (chunks, _) = copy.as_chunks_mut::<8>();
+    if head.fresh == OVER {
+        return Found::Nothing;
+    }
+    let count = words_of(head.octets);
+    let piece = words.at(number, count);
+    if piece.len() < count {
+        return Found::Ask;
+    }
+    let (chunks, _) = buffer.as_chunks_mut::<8>();
     for (to, word) in chunks.iter_mut().zip(piece.get(HEAD..).unwrap_or_default()) {
         *to = word.load(Ordering::Relaxed).to_le_bytes();
     }
-    (Timestamp::from_millis(fresh), octets, source_of(head))
+    let fresh = now <= head.fresh && head.fresh > ASK;
+    match glance(buffer.get(..head.octets).unwrap_or_default(), question) {
+        // Another address under the same hash.
+        None => Found::Nothing,
+        Some(Whose::Named { from, to }) if fresh => Found::One(head.octets, head.source, Holder::Named { from, to }),
+        Some(Whose::Behind(inside)) if fresh => Found::One(head.octets, head.source, Holder::Behind(inside)),
+        Some(_) => Found::Ask,
+    }
 }

@@ -1,38 +1,47 @@
 //! Numbers by hash, for one writer and readers that never wait for each other: sequence locks.
 //!
-//! The numbers are in small tables of open addressing, some thousand of them. Each has a sequence: odd while the writer is at
-//! it, or at anything that its numbers name. Who has read something between two equal even sequences has read it whole.
+//! The numbers are in some thousand small tables. A table is made of cache lines of eight slots: an entry is in the line that
+//! its hash says, or, when that was full, in one of the next; so a search ends at the first line that was never full, usually the
+//! first. A table grows by blocks of lines and is then filled anew in place, so that no memory is left behind.
+//!
+//! Each table has a sequence: odd while the writer is at it, or at anything that its numbers name. Who has read something
+//! between two equal even sequences has read it whole.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use super::arena::{Owner, Words};
+use super::arena::{LINE, Owner, Words};
+use super::shared::bits_of;
 
-/// Tables.
-const SHARD_BITS: u32 = 12;
-const SHARDS: usize = 1 << SHARD_BITS;
-/// Slots of a table that holds anything.
-const SMALLEST: usize = 4;
+/// Lines of a block.
+const BLOCK: usize = 64;
+/// Blocks whose places are beside the sequence; of more they are in a list.
+const NEAR: usize = 12;
+/// Blocks in that list.
+const FAR: usize = 116;
 /// In a slot: its last entry is gone, and others may stand behind it.
 const GONE: u64 = u32::MAX as u64;
+/// Of so many slots, out of 64, not more are used.
+const FULL: usize = 54;
+/// Live entries up to which a table is filled anew and does not grow.
+const AMPLE: usize = 48;
 
+/// One cache line.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 struct Shard {
     sequence: AtomicU64,
-    /// Where its slots are, and how many.
-    table: AtomicU64,
+    /// How many lines it has: a power of two, or whole blocks.
+    lines: AtomicU32,
+    blocks: [AtomicU32; NEAR],
+    far: AtomicU32,
 }
 
 /// What readers see.
 #[derive(Debug)]
 pub(crate) struct Shards(Box<[Shard]>);
 
-impl Default for Shards {
-    fn default() -> Self {
-        Self((0..SHARDS).map(|_| Shard::default()).collect())
-    }
-}
-
 /// Spreads a hash evenly (splitmix64).
+#[inline]
 pub(crate) fn mix(mut hash: u64) -> u64 {
     hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -44,43 +53,81 @@ fn slot(hash: u64, number: u32) -> u64 {
     hash & !u64::from(u32::MAX) | u64::from(number)
 }
 
+#[inline]
 fn fits(slot: u64, hash: u64) -> bool {
     (slot ^ hash) >> 32 == 0 && slot as u32 != 0 && slot & GONE != GONE
 }
 
-/// Where a hash begins in a table of `size` slots: by the half of it that a slot keeps.
-fn home(hash: u64, size: usize) -> usize {
-    (((hash >> 32) * size as u64) >> 32) as usize
+/// Where a hash begins among `lines`: by the half of it that a slot keeps.
+#[inline]
+fn home(hash: u64, lines: usize) -> usize {
+    (((hash >> 32) * lines as u64) >> 32) as usize
 }
 
 /// A read that began; [`Reading::holds`] says whether nothing changed since.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reading<'s> {
-    shard: &'s Shard,
+pub(crate) struct Reading {
+    shard: u32,
     sequence: u64,
 }
 
-impl Reading<'_> {
-    pub(crate) fn holds(&self) -> bool {
-        fence(Ordering::Acquire);
-        self.sequence & 1 == 0 && self.shard.sequence.load(Ordering::Relaxed) == self.sequence
+impl Reading {
+    /// Of no shard: it never holds.
+    pub(crate) const NONE: Self = Self { shard: 0, sequence: 1 };
+
+    /// Whether the writer was not at it when it began.
+    #[inline]
+    pub(crate) fn is_quiet(self) -> bool {
+        self.sequence & 1 == 0
+    }
+}
+
+impl Shard {
+    #[inline]
+    fn line<'w>(&self, words: &'w Words, line: usize) -> &'w [AtomicU64] {
+        let (block, within) = (line / BLOCK, line % BLOCK);
+        let at = match self.blocks.get(block) {
+            Some(at) => at.load(Ordering::Relaxed),
+            None => words.get(self.far.load(Ordering::Relaxed).wrapping_add((block - NEAR) as u32)) as u32,
+        };
+        words.at(at.wrapping_add((within * LINE) as u32), LINE)
+    }
+
+    fn lines(&self) -> usize {
+        self.lines.load(Ordering::Relaxed) as usize
     }
 }
 
 impl Shards {
-    pub(crate) const COUNT: usize = SHARDS;
-
-    fn shard(&self, hash: u64) -> Option<&Shard> {
-        self.0.get(hash as usize % SHARDS)
+    /// `1 << bits` tables.
+    pub(crate) fn new(bits: u32) -> Self {
+        Self((0..1 << bits).map(|_| Shard::default()).collect())
     }
 
-    pub(crate) fn number(hash: u64) -> usize {
-        hash as usize % SHARDS
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
     }
 
-    pub(crate) fn read(&self, hash: u64) -> Option<Reading<'_>> {
-        let shard = self.shard(hash)?;
-        Some(Reading { shard, sequence: shard.sequence.load(Ordering::Acquire) })
+    #[inline]
+    pub(crate) fn number(&self, hash: u64) -> usize {
+        hash as usize & (self.0.len() - 1)
+    }
+
+    #[inline]
+    pub(crate) fn read(&self, hash: u64) -> Reading {
+        let shard = self.number(hash);
+        let sequence = self.0.get(shard).map_or(1, |shard| shard.sequence.load(Ordering::Acquire));
+        Reading { shard: shard as u32, sequence }
+    }
+
+    /// Whether nothing changed since all of these began.
+    #[inline]
+    pub(crate) fn hold(&self, readings: &[Reading]) -> bool {
+        fence(Ordering::Acquire);
+        readings.iter().all(|Reading { shard, sequence }| {
+            sequence & 1 == 0
+                && self.0.get(*shard as usize).is_some_and(|of| of.sequence.load(Ordering::Relaxed) == *sequence)
+        })
     }
 
     /// Begins to change what readers see through `shard`.
@@ -99,48 +146,45 @@ impl Shards {
         }
     }
 
-    fn table(&self, shard: usize) -> (u32, usize) {
-        let table = self.0.get(shard).map_or(0, |shard| shard.table.load(Ordering::Relaxed));
-        ((table >> 32) as u32, table as u32 as usize)
-    }
-
     /// Hands the numbers under `hash` to `each` until it has enough.
+    #[inline]
     pub(crate) fn find(&self, words: &Words, hash: u64, mut each: impl FnMut(u32) -> bool) {
-        let (at, size) = self.table(Self::number(hash));
-        let slots = words.at(at, size);
-        let start = home(hash, slots.len());
-        let (before, from) = slots.split_at_checked(start).unwrap_or((slots, &[]));
-        for slot in from.iter().chain(before) {
-            let slot = slot.load(Ordering::Relaxed);
-            if slot == 0 {
+        let Some(shard) = self.0.get(self.number(hash)) else { return };
+        let lines = shard.lines();
+        let mut at = home(hash, lines);
+        for _ in 0..lines {
+            let Some(line) = shard.line(words, at).first_chunk::<LINE>() else { return };
+            let (mut free, mut hits) = (false, 0_u32);
+            for (bit, slot) in line.iter().enumerate() {
+                let slot = slot.load(Ordering::Relaxed);
+                free |= slot == 0;
+                hits |= u32::from((slot ^ hash) >> 32 == 0) << bit;
+            }
+            for bit in bits_of(hits.into()) {
+                let slot = line.get(usize::from(bit)).map_or(0, |slot| slot.load(Ordering::Relaxed));
+                if fits(slot, hash) && each(slot as u32) {
+                    return;
+                }
+            }
+            if free {
                 return;
             }
-            if fits(slot, hash) && each(slot as u32) {
-                return;
-            }
+            at = if at + 1 == lines { 0 } else { at + 1 };
         }
     }
 
-    /// The word that a hash begins at.
-    pub(crate) fn home(&self, words: &Words, hash: u64) -> u64 {
-        let (at, size) = self.table(Self::number(hash));
-        words.at(at, size).get(home(hash, size)).map_or(0, |slot| slot.load(Ordering::Relaxed))
-    }
-
-    /// The first number under a hash, perhaps one of the past.
-    pub(crate) fn first(&self, words: &Words, hash: u64) -> Option<u32> {
-        let mut first = None;
-        self.find(words, hash, |number| {
-            first = Some(number);
-            true
-        });
-        first
+    /// The first word of the line that a hash begins at: to have it near when it is searched.
+    #[inline]
+    pub(crate) fn first<'w>(&self, words: &'w Words, hash: u64) -> Option<&'w AtomicU64> {
+        let shard = self.0.get(self.number(hash))?;
+        shard.line(words, home(hash, shard.lines())).first()
     }
 
     /// All numbers of a table.
     pub(crate) fn of(&self, words: &Words, shard: usize) -> Vec<u32> {
-        let (at, size) = self.table(shard);
-        let slots = words.at(at, size).iter().map(|slot| slot.load(Ordering::Relaxed));
+        let Some(shard) = self.0.get(shard) else { return Vec::new() };
+        let lines = (0..shard.lines()).flat_map(|line| shard.line(words, line));
+        let slots = lines.map(|slot| slot.load(Ordering::Relaxed));
         slots.filter(|slot| *slot != 0 && slot & GONE != GONE).map(|slot| slot as u32).collect()
     }
 
@@ -152,7 +196,11 @@ impl Shards {
 
 /// How full the tables are; the writer's alone. Changes are made between [`Shards::begin`] and [`Shards::end`].
 #[derive(Debug)]
-pub(crate) struct Filling(Box<[Fill]>);
+pub(crate) struct Filling {
+    fills: Box<[Fill]>,
+    /// Entries on their way to another line.
+    moving: Vec<u64>,
+}
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Fill {
@@ -161,89 +209,181 @@ struct Fill {
     gone: u32,
 }
 
-impl Default for Filling {
-    fn default() -> Self {
-        Self(vec![Fill::default(); SHARDS].into())
+/// Puts an entry into the first free slot; whether that was one whose entry is gone. None: there is none.
+fn place(shard: &Shard, words: &Words, entry: u64) -> Option<bool> {
+    let lines = shard.lines();
+    let mut at = home(entry, lines);
+    for _ in 0..lines {
+        for slot in shard.line(words, at) {
+            let before = slot.load(Ordering::Relaxed);
+            if before == 0 || before & GONE == GONE {
+                slot.store(entry, Ordering::Relaxed);
+                return Some(before != 0);
+            }
+        }
+        at = if at + 1 == lines { 0 } else { at + 1 };
     }
+    None
 }
 
 impl Filling {
+    pub(crate) fn new(shards: &Shards) -> Self {
+        Self { fills: vec![Fill::default(); shards.count()].into(), moving: Vec::new() }
+    }
+
     /// False when there is no more room in memory.
     pub(crate) fn insert(&mut self, shards: &Shards, words: &Words, owner: &mut Owner, hash: u64, number: u32) -> bool {
-        let shard = Shards::number(hash);
-        let (_, size) = shards.table(shard);
-        let Some(fill) = self.0.get(shard).copied() else { return false };
-        if (fill.live + fill.gone + 1) as usize * 8 > size * 7 && !self.rebuild(shards, words, owner, shard) {
+        let index = shards.number(hash);
+        let (Some(shard), Some(fill)) = (shards.0.get(index), self.fills.get(index).copied()) else { return false };
+        let slots = shard.lines() * LINE;
+        if (fill.live + fill.gone + 1) as usize * 64 > slots * FULL {
+            let grow = (fill.live + 1) as usize * 64 > slots * AMPLE;
+            if !self.renew(shard, words, owner, index, grow) {
+                return false;
+            }
+        }
+        let (Some(was_gone), Some(fill)) = (place(shard, words, slot(hash, number)), self.fills.get_mut(index)) else {
             return false;
-        }
-        let (at, size) = shards.table(shard);
-        let slots = words.at(at, size);
-        let start = home(hash, size);
-        let (before, from) = slots.split_at_checked(start).unwrap_or((slots, &[]));
-        let is_free = |slot: &&AtomicU64| {
-            let slot = slot.load(Ordering::Relaxed);
-            slot == 0 || slot & GONE == GONE
         };
-        let free = from.iter().chain(before).find(is_free);
-        let (Some(free), Some(fill)) = (free, self.0.get_mut(shard)) else { return false };
-        if free.load(Ordering::Relaxed) != 0 {
-            fill.gone -= 1;
-        }
-        free.store(slot(hash, number), Ordering::Relaxed);
+        fill.gone -= u32::from(was_gone);
         fill.live += 1;
         true
     }
 
+    /// Where the entry is.
+    fn slot<'w>(shards: &Shards, words: &'w Words, hash: u64, number: u32) -> Option<(&'w [AtomicU64], &'w AtomicU64)> {
+        let shard = shards.0.get(shards.number(hash))?;
+        let lines = shard.lines();
+        let mut at = home(hash, lines);
+        for _ in 0..lines {
+            let line = shard.line(words, at);
+            if let Some(found) = line.iter().find(|of| of.load(Ordering::Relaxed) == slot(hash, number)) {
+                return Some((line, found));
+            }
+            if line.iter().any(|slot| slot.load(Ordering::Relaxed) == 0) {
+                return None;
+            }
+            at = if at + 1 == lines { 0 } else { at + 1 };
+        }
+        None
+    }
+
     pub(crate) fn remove(&mut self, shards: &Shards, words: &Words, hash: u64, number: u32) {
-        let shard = Shards::number(hash);
-        let (at, size) = shards.table(shard);
-        let slots = words.at(at, size);
-        let start = home(hash, size);
-        let (before, from) = slots.split_at_checked(start).unwrap_or((slots, &[]));
-        for found in from.iter().chain(before) {
-            let value = found.load(Ordering::Relaxed);
-            if value == 0 {
-                return;
-            }
-            if value == slot(hash, number) {
-                found.store(GONE, Ordering::Relaxed);
-                if let Some(fill) = self.0.get_mut(shard) {
-                    fill.live -= 1;
-                    fill.gone += 1;
-                }
-                return;
-            }
+        let Some((line, found)) = Self::slot(shards, words, hash, number) else { return };
+        let Some(fill) = self.fills.get_mut(shards.number(hash)) else { return };
+        // In a line that was never full nothing was sent on to the next.
+        let never_full = line.iter().any(|slot| slot.load(Ordering::Relaxed) == 0);
+        found.store(if never_full { 0 } else { GONE }, Ordering::Relaxed);
+        fill.gone += u32::from(!never_full);
+        fill.live -= 1;
+    }
+
+    /// The same entry with another number.
+    pub(crate) fn replace(&mut self, shards: &Shards, words: &Words, hash: u64, number: u32, by: u32) {
+        if let Some((_, found)) = Self::slot(shards, words, hash, number) {
+            found.store(slot(hash, by), Ordering::Relaxed);
         }
     }
 
-    /// The same entries in a table with room for some more.
-    fn rebuild(&mut self, shards: &Shards, words: &Words, owner: &mut Owner, shard: usize) -> bool {
-        let (at, size) = shards.table(shard);
-        let old: Vec<u64> = words.at(at, size).iter().map(|slot| slot.load(Ordering::Relaxed)).collect();
-        let live: Vec<u64> = old.into_iter().filter(|slot| *slot != 0 && slot & GONE != GONE).collect();
-        let grown = (live.len() + 1 + live.len() / 8).max(SMALLEST) * 8 / 7 + 1;
-        let grown = grown.min(Owner::LONGEST);
-        let Some(place) = owner.take(words, grown) else { return false };
-        let slots = words.at(place, grown);
-        slots.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
-        for entry in &live {
-            let start = home(*entry, grown);
-            let (before, from) = slots.split_at_checked(start).unwrap_or((slots, &[]));
-            if let Some(free) = from.iter().chain(before).find(|slot| slot.load(Ordering::Relaxed) == 0) {
-                free.store(*entry, Ordering::Relaxed);
+    /// The same entries anew, in more lines if it is to grow.
+    fn renew(&mut self, shard: &Shard, words: &Words, owner: &mut Owner, index: usize, grow: bool) -> bool {
+        self.moving.clear();
+        let lines = shard.lines();
+        for line in 0..lines {
+            for slot in shard.line(words, line) {
+                let entry = slot.swap(0, Ordering::Relaxed);
+                if entry != 0 && entry & GONE != GONE {
+                    self.moving.push(entry);
+                }
             }
         }
-        if size > 0 {
-            owner.give_back(at, size);
+        let more = !grow || Self::grow(shard, words, owner, lines);
+        for entry in &self.moving {
+            place(shard, words, *entry);
         }
-        if let (Some(fill), Some(shard)) = (self.0.get_mut(shard), shards.0.get(shard)) {
-            *fill = Fill { live: live.len() as u32, gone: 0 };
-            shard.table.store(u64::from(place) << 32 | grown as u64, Ordering::Relaxed);
+        if let Some(fill) = self.fills.get_mut(index) {
+            *fill = Fill { live: self.moving.len() as u32, gone: 0 };
         }
-        live.len() < grown
+        more || self.moving.len() < shard.lines() * LINE
+    }
+
+    /// Adds lines, which are empty.
+    fn grow(shard: &Shard, words: &Words, owner: &mut Owner, lines: usize) -> bool {
+        let (block, count) = if lines < BLOCK { (0, (lines * 2).max(1)) } else { (lines / BLOCK, BLOCK) };
+        let Some(at) = owner.take_lines(words, count) else { return false };
+        words.at(at, count * LINE).iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
+        match shard.blocks.get(block) {
+            Some(place) => {
+                let before = place.swap(at, Ordering::Relaxed);
+                if lines > 0 && lines < BLOCK {
+                    owner.give_back(before, lines * LINE);
+                }
+            }
+            None if block < NEAR + FAR => {
+                if block == NEAR {
+                    let Some(far) = owner.take(words, FAR) else { return false };
+                    shard.far.store(far, Ordering::Relaxed);
+                }
+                let far = shard.far.load(Ordering::Relaxed) + (block - NEAR) as u32;
+                words.at(far, 1).iter().for_each(|word| word.store(at.into(), Ordering::Relaxed));
+            }
+            None => {
+                owner.give_back(at, count * LINE);
+                return false;
+            }
+        }
+        shard.lines.store(if lines < BLOCK { count } else { lines + BLOCK } as u32, Ordering::Relaxed);
+        true
     }
 
     pub(crate) fn octets(&self) -> usize {
-        self.0.len() * size_of::<Fill>()
+        self.fills.len() * size_of::<Fill>() + self.moving.capacity() * 8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn what_was_put_in_is_found_until_it_is_taken_out_however_full_the_tables_are() {
+        let (shards, words, mut owner) = (Shards::new(1), Words::default(), Owner::default());
+        let mut filling = Filling::new(&shards);
+        let mut there = BTreeSet::new();
+        let mut seed = 1;
+        let all = |hash| {
+            let mut found = Vec::new();
+            shards.find(&words, hash, |number| {
+                found.push(number);
+                false
+            });
+            found
+        };
+        for round in 0..40_000_u32 {
+            seed = mix(seed + 1);
+            // Few hashes, so that many have several numbers.
+            let (hash, number) = (mix(seed % 20_000), 1 + round % 5);
+            if there.remove(&(hash, number)) {
+                filling.remove(&shards, &words, hash, number);
+            } else {
+                there.insert((hash, number));
+                assert!(filling.insert(&shards, &words, &mut owner, hash, number));
+            }
+            if round % 16 == 0 && !there.contains(&(hash, number + 10)) && there.remove(&(hash, number)) {
+                filling.replace(&shards, &words, hash, number, number + 10);
+                there.insert((hash, number + 10));
+            }
+        }
+        for n in 0..20_000 {
+            let hash = mix(n);
+            let mut found = all(hash);
+            found.sort_unstable();
+            let expected: Vec<u32> = there.range((hash, 0)..=(hash, u32::MAX)).map(|(_, number)| *number).collect();
+            assert_eq!(found, expected);
+        }
+        let listed = shards.of(&words, 0).len() + shards.of(&words, 1).len();
+        assert_eq!(listed, there.len());
+        assert!(shards.0.iter().all(|shard| shard.lines() > NEAR * BLOCK), "the list of blocks is used");
     }
 }

@@ -1,52 +1,52 @@
 //! What the writer and the readers share, and the hashes that sessions are found by.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ipnet::IpNet;
 use toolbox_wire::http::Source;
 use toolbox_wire::record::Ports;
 
 use super::arena::Words;
+use super::hints::Hints;
 use super::shards::{Shards, mix};
 
+/// Tables by name, which the writer alone reads, and by address: the logarithm of how many.
+const NAMES: u32 = 11;
+const NETS: u32 = 12;
+
 /// What writer and readers share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shared {
     pub(super) words: Words,
     pub(super) by_name: Shards,
     pub(super) by_net: Shards,
-    /// Lengths of prefixes that there are: a bit each, of IPv4 in the first word.
-    pub(super) lengths: [AtomicU64; 4],
-    /// Sizes of port ranges that there are: a bit for each power of two.
-    pub(super) sizes: AtomicU64,
+    pub(super) hints: Hints,
     /// Not all that counts is here: some sessions are too long for the arena, or translations are computed.
     pub(super) odd: AtomicBool,
     pub(super) count: AtomicUsize,
 }
 
-impl Shared {
-    pub(super) fn lengths(&self, v4: bool) -> impl Iterator<Item = u8> {
-        let words = self.lengths.each_ref().map(|word| word.load(Ordering::Relaxed));
-        let [own, rest @ ..] = words;
-        let words = if v4 { [own, 0, 0] } else { rest };
-        (0_u8..3).zip(words).flat_map(|(word, bits)| bits_of(bits).map(move |bit| word * 64 + bit))
-    }
-
-    pub(super) fn set_length(&self, net: IpNet, on: bool) {
-        let length = usize::from(net.prefix_len());
-        let at = if net.addr().is_ipv4() { 0 } else { 1 + length / 64 };
-        if let Some(word) = self.lengths.get(at) {
-            set(word, (length % 64) as u32, on);
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            words: Words::default(),
+            by_name: Shards::new(NAMES),
+            by_net: Shards::new(NETS),
+            hints: Hints::default(),
+            odd: AtomicBool::new(false),
+            count: AtomicUsize::new(0),
         }
     }
 }
 
-pub(super) fn set(word: &AtomicU64, bit: u32, on: bool) {
-    let bits = word.load(Ordering::Relaxed);
-    word.store(if on { bits | 1 << bit } else { bits & !(1 << bit) }, Ordering::Release);
+impl Shared {
+    pub(super) fn is_odd(&self) -> bool {
+        self.odd.load(Ordering::Acquire)
+    }
 }
 
+#[inline]
 pub(super) fn bits_of(mut bits: u64) -> impl Iterator<Item = u8> {
     std::iter::from_fn(move || {
         let bit = (bits != 0).then(|| bits.trailing_zeros() as u8)?;
@@ -69,19 +69,39 @@ pub(super) fn name_hash(source: Source, client: &str, session: &str) -> u64 {
     hash_octets(hash_octets(source as u64, client.as_bytes()), session.as_bytes())
 }
 
-/// Of an address whole, or of a piece of its ports: `1 << size` of them from `piece << size` on.
-pub(super) fn net_hash(net: IpNet, piece: Option<(u8, u16)>) -> u64 {
-    let piece = piece.map_or(0, |(size, piece)| 1 << 24 | u64::from(size) << 16 | u64::from(piece));
-    let seed = u64::from(net.prefix_len()) << 32 | piece;
-    match net.addr() {
+/// What of a prefix a hash is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Whole,
+    /// `1 << size` ports from `piece << size` on.
+    Piece(u8, u16),
+    /// That some of its ports are claimed by themselves.
+    Mark,
+}
+
+/// Of the `length` first bits of an address, the others of which are not looked at.
+#[inline]
+pub(super) fn net_hash(address: IpAddr, length: u8, part: Part) -> u64 {
+    let part = match part {
+        Part::Whole => 0,
+        Part::Piece(size, piece) => 1 << 24 | u64::from(size) << 16 | u64::from(piece),
+        Part::Mark => 1 << 25,
+    };
+    let seed = u64::from(length) << 32 | part;
+    match address {
         IpAddr::V4(address) => {
-            mix(mix(seed ^ u64::from(u32::from(address)) << 40).wrapping_add(u32::from(address).into()))
+            let bits = u32::from(address) & !u32::MAX.checked_shr(length.into()).unwrap_or(0);
+            mix(mix(seed ^ u64::from(bits) << 40).wrapping_add(bits.into()))
         }
         IpAddr::V6(address) => {
-            let bits = u128::from(address);
+            let bits = u128::from(address) & !u128::MAX.checked_shr(length.into()).unwrap_or(0);
             mix(mix(seed.wrapping_add(1) ^ (bits >> 64) as u64).wrapping_add(bits as u64))
         }
     }
+}
+
+pub(super) fn hash_of(net: IpNet, part: Part) -> u64 {
+    net_hash(net.addr(), net.prefix_len(), part)
 }
 
 /// The pieces that a range of ports is found under: of the largest size that is no longer than the range.

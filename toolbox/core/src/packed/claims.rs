@@ -1,0 +1,159 @@
+//! What is claimed, as the writer keeps account of it: which lengths of prefixes and sizes of port ranges there are, what lies
+//! inside what, and which addresses are shared by ports.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ipnet::IpNet;
+use toolbox_wire::record::Ports;
+
+use super::shared::{Part, hash_of, pieces};
+use crate::sessions::inside;
+
+/// A prefix, whole or some ports of it.
+pub(super) type Claimed = (IpNet, Ports);
+
+/// The hashes that sessions with these claims are found under, each once.
+pub(super) fn hashes(claims: &[Claimed], to: &mut Vec<u64>) {
+    to.clear();
+    for (net, ports) in claims {
+        match pieces(*ports) {
+            None => to.push(hash_of(*net, Part::Whole)),
+            Some((size, pieces)) => to.extend(pieces.map(|piece| hash_of(*net, Part::Piece(size, piece)))),
+        }
+    }
+    to.sort_unstable();
+    to.dedup();
+}
+
+/// Adds the hashes of the marks of addresses that are shared by ports.
+pub(super) fn marks(claims: &[Claimed], to: &mut Vec<u64>) {
+    let split = claims.iter().filter(|(_, ports)| !ports.is_all());
+    to.extend(split.map(|(net, _)| hash_of(*net, Part::Mark)));
+}
+
+#[derive(Debug)]
+pub(super) struct Claims {
+    lengths: [usize; 33 + 129],
+    sizes: [usize; 16],
+    /// Prefixes longer than the shortest of their family, in order, and by how many claims: a shorter one may come to lie
+    /// around them.
+    nested: BTreeMap<IpNet, u32>,
+    shortest: [Option<u8>; 2],
+    /// Addresses that are shared by ports, and by how many ranges.
+    split: HashMap<IpNet, u32>,
+}
+
+impl Default for Claims {
+    fn default() -> Self {
+        Self {
+            lengths: [0; 33 + 129],
+            sizes: [0; 16],
+            nested: BTreeMap::new(),
+            shortest: [None; 2],
+            split: HashMap::new(),
+        }
+    }
+}
+
+fn family(net: IpNet) -> usize {
+    usize::from(net.addr().is_ipv6())
+}
+
+impl Claims {
+    pub(super) fn lengths(&self, v4: bool) -> impl Iterator<Item = u8> {
+        let lengths = self.lengths.iter().skip(if v4 { 0 } else { 33 }).take(if v4 { 33 } else { 129 });
+        (0..).zip(lengths).filter(|(_, count)| **count > 0).map(|(length, _)| length)
+    }
+
+    pub(super) fn sizes(&self) -> impl Iterator<Item = u8> {
+        (0..).zip(&self.sizes).filter(|(_, count)| **count > 0).map(|(size, _)| size)
+    }
+
+    pub(super) fn is_split(&self, net: IpNet) -> bool {
+        self.split.contains_key(&net)
+    }
+
+    /// Whether `net` is shorter than all that are there: what lies inside it is not in order then.
+    pub(super) fn is_shortest(&self, net: IpNet) -> bool {
+        let shortest = self.shortest.get(family(net)).copied().flatten();
+        shortest.is_some_and(|shortest| net.prefix_len() < shortest)
+    }
+
+    /// Prefixes inside `net`, which is not shorter than all.
+    pub(super) fn inside(&self, net: IpNet) -> impl Iterator<Item = IpNet> + '_ {
+        let (lowest, highest) = inside(net);
+        let all = self.nested.range(lowest..=highest).map(|(of, _)| *of);
+        all.filter(move |of| *of != net && net.contains(of))
+    }
+
+    /// That `net` is about to be the shortest; `longer` are all claims of longer ones of its family.
+    pub(super) fn set_shortest(&mut self, net: IpNet, longer: Vec<IpNet>) {
+        let of = family(net);
+        self.nested.retain(|known, _| family(*known) != of);
+        self.shortest.iter_mut().skip(of).take(1).for_each(|shortest| *shortest = Some(net.prefix_len()));
+        longer.into_iter().for_each(|net| *self.nested.entry(net).or_default() += 1);
+    }
+
+    /// Counts a claim, or no longer; whether the address is shared by ports from now on, or is no more.
+    pub(super) fn count(&mut self, (net, ports): Claimed, more: bool) -> Option<bool> {
+        let by = |count: usize| if more { count + 1 } else { count.saturating_sub(1) };
+        let index = usize::from(net.prefix_len()) + 33 * family(net);
+        self.lengths.iter_mut().skip(index).take(1).for_each(|count| *count = by(*count));
+        let shortest = self.shortest.get(family(net)).copied().flatten();
+        if more && shortest.is_none() {
+            self.shortest.iter_mut().skip(family(net)).take(1).for_each(|of| *of = Some(net.prefix_len()));
+        }
+        if shortest.is_some_and(|shortest| shortest < net.prefix_len()) {
+            let count = self.nested.entry(net).or_default();
+            *count = if more { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.nested.remove(&net);
+            }
+        }
+        let (size, _) = pieces(ports)?;
+        self.sizes.iter_mut().skip(size.into()).take(1).for_each(|count| *count = by(*count));
+        let count = self.split.entry(net).or_default();
+        *count = if more { *count + 1 } else { count.saturating_sub(1) };
+        match (*count, more) {
+            (1, true) => Some(true),
+            (0, _) => {
+                self.split.remove(&net);
+                Some(false)
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn octets(&self) -> usize {
+        // A tree of the library is three quarters full.
+        let nested = self.nested.len() * (size_of::<IpNet>() + 4) * 4 / 3;
+        nested + self.split.capacity() * (size_of::<(IpNet, u32)>() + 1) * 8 / 7
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_and_no_longer_leaves_nothing() {
+        let mut claims = Claims::default();
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let ports = Ports::new(1024, 1535).unwrap();
+        let all = [
+            (net("192.0.2.1/32"), Ports::ALL),
+            (net("192.0.2.1/32"), ports),
+            (net("2001:db8::/64"), Ports::ALL),
+            (net("2001:db8::/64"), Ports::ALL),
+        ];
+        assert_eq!(all.map(|claim| claims.count(claim, true)), [None, Some(true), None, None]);
+        assert!(claims.is_shortest(net("192.0.2.0/24")) && !claims.is_shortest(net("2001:db8::/64")));
+        claims.set_shortest(net("2001:db8::/56"), vec![net("2001:db8::/64"); 2]);
+        assert_eq!(claims.inside(net("2001:db8::/56")).collect::<Vec<_>>(), [net("2001:db8::/64")]);
+        assert!(claims.is_split(net("192.0.2.1/32")));
+        assert_eq!((claims.lengths(true).collect(), claims.sizes().collect()), (vec![32], vec![9]));
+        assert_eq!(all.map(|claim| claims.count(claim, false)), [None, Some(false), None, None]);
+        assert_eq!(claims.inside(net("2001:db8::/56")).count(), 0);
+        assert_eq!((claims.lengths(false).count(), claims.sizes().count()), (0, 0));
+    }
+}

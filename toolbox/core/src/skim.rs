@@ -1,0 +1,324 @@
+//! What is read of the octets of a session or a key without unpacking them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use cloakway_types::Timestamp;
+use ipnet::IpNet;
+use toolbox_wire::http::Source;
+use toolbox_wire::record::{Nas, Ports};
+
+use crate::answer::Question;
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::pack::{VERSION, flag};
+use crate::session::{SessionKey, Span};
+
+/// The octets of [`SessionKey::encode`], read in place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeyOctets<'b> {
+    pub(crate) source: Source,
+    pub(crate) client: &'b str,
+    pub(crate) session: &'b str,
+    nas: Reader<'b>,
+}
+
+impl<'b> KeyOctets<'b> {
+    pub(crate) fn of(octets: &'b [u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(octets);
+        if reader.octet()? != VERSION {
+            return reader.wrong("the version of a key");
+        }
+        let (source, client, session) = (reader.one()?, reader.text()?, reader.text()?);
+        let nas = reader;
+        reader.skip_nas()?;
+        reader.end()?;
+        Ok(Self { source, client, session, nas })
+    }
+
+    pub(crate) fn nas(&self) -> Result<Nas, DecodeError> {
+        let mut reader = self.nas;
+        reader.nas()
+    }
+
+    /// Source, client and device, by which they are told from others.
+    pub(crate) fn device(&self, to: &mut Vec<u8>) {
+        to.clear();
+        let mut writer = Writer(std::mem::take(to));
+        writer.one(self.source);
+        writer.text(self.client);
+        writer.0.extend_from_slice(self.nas.rest());
+        *to = writer.0;
+    }
+}
+
+/// As [`KeyOctets::device`] of this key.
+pub(crate) fn device(key: &SessionKey) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.one(key.source);
+    writer.text(&key.client);
+    writer.nas(&key.nas);
+    writer.0
+}
+
+/// Of the octets of a session what decides how it is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Skim {
+    flags: u16,
+    heard: Timestamp,
+    until: Option<Timestamp>,
+    /// The oldest of the last proofs of its addresses.
+    oldest: Timestamp,
+}
+
+impl Skim {
+    /// Reads them, and puts the claims into `claims`. What was written by [`crate::session::Session::encode`] reads back.
+    pub(crate) fn of(octets: &[u8], claims: &mut Vec<(IpNet, Ports)>) -> Result<Self, DecodeError> {
+        claims.clear();
+        let mut reader = Reader::new(octets);
+        if reader.octet()? != VERSION {
+            return reader.wrong("the version of a session");
+        }
+        let flags = match u16::try_from(reader.number()?) {
+            Ok(flags) if flags <= flag::ALL => flags,
+            _ => return reader.wrong("a session"),
+        };
+        let has = |bit: u16| flags & bit != 0;
+        reader.skip_user()?;
+        let all = reader;
+        let kinds = reader.count()?;
+        for _ in 0..kinds {
+            reader.octet()?;
+            for _ in 0..reader.count()? {
+                claims.push((reader.net()?, reader.ports()?));
+            }
+        }
+        let heard = Timestamp::from_millis(reader.number()?);
+        reader.mark(heard)?;
+        if !has(flag::OPENED_LAST) {
+            reader.mark(heard)?;
+        }
+        let until = match (has(flag::UNTIL), has(flag::FOREVER)) {
+            (false, _) => None,
+            (true, true) => Some(toolbox_wire::record::FOREVER),
+            (true, false) => Some(reader.time(heard)?),
+        };
+        for bit in [flag::ENDED, flag::DOUBT] {
+            if has(bit) {
+                reader.mark(heard)?;
+            }
+        }
+        let mut oldest = heard;
+        if has(flag::ONE_SPAN) {
+            oldest = oldest.min(reader.spans(heard)?.0.proof);
+        }
+        if !has(flag::ALL_LAST) || !has(flag::ONE_SPAN) {
+            let mut counts = all;
+            counts.count()?;
+            for _ in 0..kinds {
+                counts.octet()?;
+                let count = counts.count()?;
+                if !has(flag::ALL_LAST) {
+                    reader.mark(heard)?;
+                }
+                for _ in 0..count {
+                    counts.net()?;
+                    counts.ports()?;
+                    if !has(flag::ALL_LAST) {
+                        reader.mark(heard)?;
+                    }
+                    if !has(flag::ONE_SPAN) {
+                        oldest = oldest.min(reader.spans(heard)?.0.proof);
+                    }
+                }
+            }
+        }
+        Ok(Self { flags, heard, until, oldest })
+    }
+
+    fn has(&self, bit: u16) -> bool {
+        self.flags & bit != 0
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.has(flag::ENDED)
+    }
+
+    /// Whether it claims nothing any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.has(flag::ENDED) && !self.has(flag::DOUBT)
+    }
+
+    /// Whether its next record is likely to make it longer.
+    pub(crate) fn will_grow(&self) -> bool {
+        self.has(flag::OPENED_LAST) && self.is_open()
+    }
+
+    /// As [`crate::session::Session::answers_until`].
+    pub(crate) fn answers_until(&self, max_age: Duration) -> Option<Timestamp> {
+        let plain = self.is_open() && !self.has(flag::DOUBT);
+        plain.then(|| self.until.unwrap_or(self.oldest + max_age))
+    }
+
+    /// As [`crate::session::Session::is_forgettable`].
+    pub(crate) fn is_forgettable(&self, now: Timestamp, max_age: Duration) -> bool {
+        let over = self.until.filter(|_| self.is_open()).is_none_or(|until| now.since(until) > max_age);
+        over && now.since(self.heard) > max_age * 2
+    }
+}
+
+/// Whose a session is, at a glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// By the octets from here to there.
+    Named {
+        from: usize,
+        to: usize,
+    },
+    Behind(IpAddr),
+    Nobody,
+}
+
+/// Octets that are read without a word about what is wrong with them.
+struct Glance<'b>(&'b [u8]);
+
+impl<'b> Glance<'b> {
+    #[inline]
+    fn octet(&mut self) -> Option<u8> {
+        let (octet, left) = self.0.split_first()?;
+        self.0 = left;
+        Some(*octet)
+    }
+
+    #[inline]
+    fn some(&mut self, count: usize) -> Option<&'b [u8]> {
+        let (some, left) = self.0.split_at_checked(count)?;
+        self.0 = left;
+        Some(some)
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (some, left) = self.0.split_first_chunk::<N>()?;
+        self.0 = left;
+        Some(*some)
+    }
+
+    #[inline]
+    fn number(&mut self) -> Option<usize> {
+        let first = self.octet()?;
+        if first < 0x80 {
+            return Some(first.into());
+        }
+        let mut number = usize::from(first & 0x7f);
+        for shift in [7, 14, 21, 28] {
+            let octet = self.octet()?;
+            number |= usize::from(octet & 0x7f) << shift;
+            if octet < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    /// Whether the prefix that follows holds these bits of an address, which has `family` octets.
+    #[inline]
+    fn net_holds(&mut self, bits: u128, family: usize) -> Option<bool> {
+        let tag = usize::from(self.octet()?);
+        let (of, length) = if tag <= 32 { (4, tag) } else { (16, tag.checked_sub(64).filter(|of| *of <= 128)?) };
+        let given = self.some(length.div_ceil(8))?;
+        if of != family || length == 0 {
+            return Some(of == family);
+        }
+        let net = given.iter().fold(0_u128, |net, octet| net << 8 | u128::from(*octet));
+        let shift = (8 * (of - given.len())) as u32;
+        // Behind its length a prefix has no bits.
+        let differing = (bits >> shift) ^ net;
+        Some(differing >> (8 * given.len() - length) == 0)
+    }
+
+    #[inline]
+    fn ports_hold(&mut self, question: &Question) -> Option<bool> {
+        let protocol = match self.octet()? {
+            0 => return Some(true),
+            1 => None,
+            2 => Some(self.octet()?),
+            _ => return None,
+        };
+        let [a, b, c, d] = self.array()?;
+        let (first, last) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let fits = match (protocol, question.protocol) {
+            (Some(own), Some(asked)) => own == asked,
+            _ => true,
+        };
+        Some(question.port.is_none_or(|port| first <= port && port <= last && fits))
+    }
+}
+
+/// Whose the session is if it claims what is asked about; of the octets of [`crate::session::Session::encode`] only the first
+/// part is read.
+pub(crate) fn glance(octets: &[u8], question: &Question) -> Option<Whose> {
+    let mut left = Glance(octets);
+    if left.octet()? != VERSION {
+        return None;
+    }
+    left.number()?;
+    let mut whose = Whose::Nobody;
+    match left.octet()? {
+        2 => {
+            let length = left.number()?;
+            let from = octets.len() - left.0.len();
+            left.some(length)?;
+            whose = Whose::Named { from, to: from + length };
+        }
+        3 => {
+            let address = match left.octet()? {
+                4 => Ipv4Addr::from(left.array::<4>()?).into(),
+                6 => Ipv6Addr::from(left.array::<16>()?).into(),
+                _ => return None,
+            };
+            whose = Whose::Behind(address);
+        }
+        _ => {}
+    }
+    let (bits, family) = match question.address {
+        IpAddr::V4(address) => (u32::from(address).into(), 4),
+        IpAddr::V6(address) => (u128::from(address), 16),
+    };
+    for _ in 0..left.number()? {
+        left.octet()?;
+        for _ in 0..left.number()? {
+            let (net, ports) = (left.net_holds(bits, family)?, left.ports_hold(question)?);
+            if net && ports {
+                return Some(whose);
+            }
+        }
+    }
+    None
+}
+
+/// From when to when all addresses of the session are proved, if that is one span.
+pub(crate) fn span_of(octets: &[u8]) -> Option<Span> {
+    let mut reader = Reader::new(octets);
+    reader.octet().ok()?;
+    let flags = reader.number().ok()? as u16;
+    if flags & flag::ONE_SPAN == 0 || flags & (flag::ENDED | flag::DOUBT) != 0 {
+        return None;
+    }
+    reader.skip_user().ok()?;
+    for _ in 0..reader.count().ok()? {
+        reader.octet().ok()?;
+        for _ in 0..reader.count().ok()? {
+            reader.net().ok()?;
+            reader.ports().ok()?;
+        }
+    }
+    let heard = Timestamp::from_millis(reader.number().ok()?);
+    reader.mark(heard).ok()?;
+    if flags & flag::OPENED_LAST == 0 {
+        reader.mark(heard).ok()?;
+    }
+    if flags & (flag::UNTIL | flag::FOREVER) == flag::UNTIL {
+        reader.time(heard).ok()?;
+    }
+    reader.spans(heard).ok().map(|(span, ..)| span)
+}
