@@ -122,9 +122,9 @@ impl Journal {
         for (index, number) in logs.iter().enumerate() {
             let path = folder.join(format!("log-{number}"));
             records = 0;
-            let (tail, frames) = read(&path, &mut |record: &[u8]| {
-                records += 1;
-                replay(record)
+            let (tail, frames) = read(&path, &mut |some: &[&[u8]]| {
+                records += some.len() as u64;
+                replay(some)
             })?;
             length += std::fs::metadata(&path).map_err(|error| failed(&path, error))?.len();
             next = frames + 1;

@@ -90,14 +90,12 @@ impl Reader {
             }
             let (place, read, waiting) = (self.place, &mut self.read, &mut self.waiting);
             if let Some(group) = self.frames.next().map_err(failed)? {
-                let each = |record: &[u8]| {
+                for record in frame::records(&group).map_err(StoreError::Read)? {
                     *read += 1;
                     if *read > place.records {
                         waiting.push_back(record.to_vec());
                     }
-                    Ok(())
-                };
-                frame::records(group, each).map_err(StoreError::Read)?;
+                }
                 fresh = false;
             } else if !fresh {
                 self.frames.refresh().map_err(failed)?;
