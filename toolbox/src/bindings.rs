@@ -195,7 +195,7 @@ impl Bindings {
         // A plain yes needs no lock; about everything else the table is asked.
         let seen = self.glances.as_ref().and_then(|glances| {
             glances.find(question, now, |sight| match sight {
-                Sight::Bound(seen) if seen.subscriber == subscriber.as_str() => seen.live(),
+                Sight::Bound(seen) if seen.is(subscriber.as_str()) => seen.live(),
                 Sight::Bound(_) | Sight::Nobody | Sight::Ask => None,
             })
         });

@@ -15,12 +15,21 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn open(folder: &Path) -> (Journal, Vec<Vec<u8>>) {
-    let mut records = Vec::new();
-    let journal = Journal::open(folder, |record| {
-        records.push(record.to_vec());
-        Ok(())
-    });
-    (journal.unwrap(), records)
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let mut records = Vec::new();
+        let journal = Journal::open(folder, |record| {
+            records.push(record.to_vec());
+            Ok(())
+        });
+        match journal {
+            // A process that another test is about to start has the lock of this one until it runs.
+            Err(error) if error.to_string().contains("another process") && std::time::Instant::now() < patience => {
+                std::thread::yield_now();
+            }
+            journal => return (journal.unwrap(), records),
+        }
+    }
 }
 
 fn number(n: u32) -> Vec<u8> {

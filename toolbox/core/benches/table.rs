@@ -216,7 +216,7 @@ fn main() {
         questions.chunks(TOGETHER).map(|some| some.iter().map(|(of, _)| *of).collect()).collect();
     for (question, n) in questions.iter().take(10_000) {
         glances.find(*question, now, |sight| match sight {
-            Sight::Bound(seen) => assert_eq!(seen.subscriber, name(*n), "{question:?}"),
+            Sight::Bound(seen) => assert_eq!(seen.subscriber(), name(*n), "{question:?}"),
             Sight::Nobody | Sight::Ask => panic!("{question:?}: {sight:?}"),
         });
     }

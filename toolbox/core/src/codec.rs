@@ -180,6 +180,7 @@ impl<'b> Reader<'b> {
         if self.left.is_empty() { Ok(()) } else { self.wrong("the end") }
     }
 
+    #[inline]
     pub(crate) fn octet(&mut self) -> Result<u8, DecodeError> {
         match self.left.split_first() {
             Some((octet, left)) => {
@@ -190,6 +191,7 @@ impl<'b> Reader<'b> {
         }
     }
 
+    #[inline]
     pub(crate) fn octets(&mut self, count: usize) -> Result<&'b [u8], DecodeError> {
         match self.left.split_at_checked(count) {
             Some((octets, left)) => {
@@ -200,6 +202,7 @@ impl<'b> Reader<'b> {
         }
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         match self.left.split_first_chunk() {
             Some((octets, left)) => {
@@ -210,9 +213,11 @@ impl<'b> Reader<'b> {
         }
     }
 
+    #[inline]
     pub(crate) fn number(&mut self) -> Result<u64, DecodeError> {
         let mut number = 0_u64;
-        for shift in (0..70).step_by(7) {
+        let mut shift = 0;
+        while shift < 70 {
             let octet = self.octet()?;
             let bits = u64::from(octet & 0x7f);
             if shift == 63 && bits > 1 {
@@ -222,16 +227,19 @@ impl<'b> Reader<'b> {
             if octet & 0x80 == 0 {
                 return Ok(number);
             }
+            shift += 7;
         }
         self.wrong("a number")
     }
 
+    #[inline]
     pub(crate) fn count(&mut self) -> Result<usize, DecodeError> {
         let count = usize::try_from(self.number()?).unwrap_or(usize::MAX);
         // Each of them takes an octet at least: no more is set aside than is there.
         if count > self.left.len() { self.wrong("a count") } else { Ok(count) }
     }
 
+    #[inline]
     pub(crate) fn time(&mut self, near: Timestamp) -> Result<Timestamp, DecodeError> {
         let folded = self.number()?;
         let distance = (folded >> 1) as i64 ^ -((folded & 1) as i64);
@@ -257,26 +265,31 @@ impl<'b> Reader<'b> {
         }
     }
 
+    #[inline]
     pub(crate) fn net(&mut self) -> Result<IpNet, DecodeError> {
         let tag = self.octet()?;
         let length = if tag <= 32 { tag } else { tag.saturating_sub(64) };
         let given = self.octets(usize::from(length).div_ceil(8).min(16))?;
-        let mut octets = [0; 16];
-        octets.iter_mut().zip(given).for_each(|(to, from)| *to = *from);
+        let bits = given.iter().fold(0_u128, |bits, octet| bits << 8 | u128::from(*octet));
+        let spare = 8 * given.len() - usize::from(length.min(128));
+        if bits & ((1 << spare) - 1) != 0 {
+            return self.wrong("a prefix");
+        }
         let net = match tag {
             0..=32 => {
-                let [a, b, c, d, ..] = octets;
-                Ipv4Net::new(Ipv4Addr::new(a, b, c, d), length).map(IpNet::from)
+                let bits = (bits as u32).checked_shl(32 - 8 * given.len() as u32).unwrap_or(0);
+                Ipv4Net::new(bits.into(), length).map(IpNet::from)
             }
-            64..=192 => Ipv6Net::new(octets.into(), length).map(IpNet::from),
+            64..=192 => {
+                let bits = bits.checked_shl(128 - 8 * given.len() as u32).unwrap_or(0);
+                Ipv6Net::new(bits.into(), length).map(IpNet::from)
+            }
             _ => return self.wrong("a prefix"),
         };
-        match net {
-            Ok(net) if net == net.trunc() => Ok(net),
-            _ => self.wrong("a prefix"),
-        }
+        net.or_else(|_| self.wrong("a prefix"))
     }
 
+    #[inline]
     pub(crate) fn ports(&mut self) -> Result<Ports, DecodeError> {
         let protocol = match self.octet()? {
             0 => return Ok(Ports::ALL),

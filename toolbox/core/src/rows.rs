@@ -127,7 +127,7 @@ impl Table {
                 session.complete();
                 self.put(serde_json::from_slice(key)?, session, None);
             }
-            (Rows::Sessions, Some(value)) => self.sessions.put_octets(key, value)?,
+            (Rows::Sessions, Some(value)) => self.sessions.put_all(&[(key, value)])?,
             (Rows::Resets, None) => drop(self.resets.remove(&ResetKey::decode(key)?)),
             (Rows::Resets, Some(value)) if key.starts_with(b"{") => {
                 self.resets.insert(serde_json::from_slice(key)?, serde_json::from_slice(value)?);
@@ -144,21 +144,23 @@ impl Table {
     /// # Errors
     /// [`RestoreError`].
     pub fn replay_all(&mut self, rows: &[&[u8]], mut history: impl FnMut(&[u8])) -> Result<(), RestoreError> {
-        for some in rows.chunks(TOGETHER) {
-            // What is in memory far away is fetched together, and not each time that it is needed.
-            let sessions = some.iter().filter_map(|row| match Row::parts(row).ok()? {
-                (Rows::Sessions, key, Some(value)) => Some((key, value)),
-                _ => None,
-            });
-            self.sessions.fetch(sessions);
-            for row in some {
-                match Row::parts(row)? {
-                    (Rows::History, _, Some(value)) => history(value),
-                    (table, key, value) => self.replay(table, key, value)?,
+        let mut sessions: Vec<(&[u8], &[u8])> = Vec::with_capacity(TOGETHER);
+        for row in rows {
+            match Row::parts(row)? {
+                (Rows::Sessions, key, Some(value)) if !key.starts_with(b"{") => sessions.push((key, value)),
+                (Rows::History, _, Some(value)) => history(value),
+                (table, key, value) => {
+                    self.sessions.put_all(&sessions)?;
+                    sessions.clear();
+                    self.replay(table, key, value)?;
                 }
             }
+            if sessions.len() == TOGETHER {
+                self.sessions.put_all(&sessions)?;
+                sessions.clear();
+            }
         }
-        Ok(())
+        Ok(self.sessions.put_all(&sessions)?)
     }
 
     /// Some of all rows, about `limit`, from `cursor` on; the listing goes on until it is empty. Changes may go on

@@ -123,23 +123,16 @@ impl Sessions {
         keys
     }
 
-    /// Fetches what will be needed to keep these.
-    pub(crate) fn fetch<'r>(&self, rows: impl Iterator<Item = (&'r [u8], &'r [u8])>) {
-        if let Self::Packed(packed) = self {
-            packed.fetch(rows);
-        }
-    }
-
-    /// Keeps a session that reads back from its octets.
-    pub(crate) fn put_octets(&mut self, key: &[u8], octets: &[u8]) -> Result<(), DecodeError> {
+    /// Keeps sessions that read back from the octets of their keys and their own.
+    pub(crate) fn put_all(&mut self, rows: &[(&[u8], &[u8])]) -> Result<(), DecodeError> {
         match self {
-            Self::Packed(packed) => packed.put(key, octets),
-            Self::Full { .. } => {
+            Self::Packed(packed) => packed.put_all(rows),
+            Self::Full { .. } => rows.iter().try_for_each(|(key, octets)| {
                 let key = SessionKey::decode(key)?;
                 let session = Session::decode(&key, octets)?;
                 self.put(key, session, None);
                 Ok(())
-            }
+            }),
         }
     }
 

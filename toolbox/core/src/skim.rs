@@ -60,6 +60,17 @@ pub(crate) fn device(key: &SessionKey) -> Vec<u8> {
     writer.0
 }
 
+/// A claim, and at which octet of the session it stands, if that is one of the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Claimed {
+    pub(crate) net: IpNet,
+    pub(crate) ports: Ports,
+    pub(crate) at: u8,
+}
+
+/// [`Claimed::at`] of what stands further behind.
+pub(crate) const FAR: u8 = u8::MAX;
+
 /// Of the octets of a session what decides how it is kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Skim {
@@ -72,7 +83,7 @@ pub(crate) struct Skim {
 
 impl Skim {
     /// Reads them, and puts the claims into `claims`. What was written by [`crate::session::Session::encode`] reads back.
-    pub(crate) fn of(octets: &[u8], claims: &mut Vec<(IpNet, Ports)>) -> Result<Self, DecodeError> {
+    pub(crate) fn of(octets: &[u8], claims: &mut Vec<Claimed>) -> Result<Self, DecodeError> {
         claims.clear();
         let mut reader = Reader::new(octets);
         if reader.octet()? != VERSION {
@@ -89,7 +100,8 @@ impl Skim {
         for _ in 0..kinds {
             reader.octet()?;
             for _ in 0..reader.count()? {
-                claims.push((reader.net()?, reader.ports()?));
+                let at = u8::try_from(octets.len() - reader.rest().len()).unwrap_or(FAR);
+                claims.push(Claimed { net: reader.net()?, ports: reader.ports()?, at });
             }
         }
         let heard = Timestamp::from_millis(reader.number()?);
@@ -254,46 +266,56 @@ impl<'b> Glance<'b> {
     }
 }
 
-/// Whose the session is if it claims what is asked about; of the octets of [`crate::session::Session::encode`] only the first
-/// part is read.
-pub(crate) fn glance(octets: &[u8], question: &Question) -> Option<Whose> {
+/// Whose the session is; and what stands behind that in the octets of [`crate::session::Session::encode`].
+#[inline]
+fn whose(octets: &[u8]) -> Option<(Whose, Glance<'_>)> {
     let mut left = Glance(octets);
     if left.octet()? != VERSION {
         return None;
     }
     left.number()?;
-    let mut whose = Whose::Nobody;
-    match left.octet()? {
+    let whose = match left.octet()? {
         2 => {
             let length = left.number()?;
             let from = octets.len() - left.0.len();
             left.some(length)?;
-            whose = Whose::Named { from, to: from + length };
+            Whose::Named { from, to: from + length }
         }
-        3 => {
-            let address = match left.octet()? {
-                4 => Ipv4Addr::from(left.array::<4>()?).into(),
-                6 => Ipv6Addr::from(left.array::<16>()?).into(),
-                _ => return None,
-            };
-            whose = Whose::Behind(address);
-        }
-        _ => {}
-    }
+        3 => Whose::Behind(match left.octet()? {
+            4 => Ipv4Addr::from(left.array::<4>()?).into(),
+            6 => Ipv6Addr::from(left.array::<16>()?).into(),
+            _ => return None,
+        }),
+        _ => Whose::Nobody,
+    };
+    Some((whose, left))
+}
+
+/// Whose the session is if it claims what is asked about, perhaps by the claim that stands at an octet.
+#[inline]
+pub(crate) fn glance(octets: &[u8], question: &Question, at: u8) -> Option<Whose> {
     let (bits, family) = match question.address {
         IpAddr::V4(address) => (u32::from(address).into(), 4),
         IpAddr::V6(address) => (u128::from(address), 16),
     };
+    let (whose, left) = whose(octets)?;
+    let one = || {
+        let mut claim = Glance(octets.get(usize::from(at)..).filter(|_| at != FAR)?);
+        Some(claim.net_holds(bits, family)? && claim.ports_hold(question)?)
+    };
+    (one() == Some(true) || any_holds(left, question, bits, family)?).then_some(whose)
+}
+
+fn any_holds(mut left: Glance<'_>, question: &Question, bits: u128, family: usize) -> Option<bool> {
     for _ in 0..left.number()? {
         left.octet()?;
         for _ in 0..left.number()? {
-            let (net, ports) = (left.net_holds(bits, family)?, left.ports_hold(question)?);
-            if net && ports {
-                return Some(whose);
+            if left.net_holds(bits, family)? & left.ports_hold(question)? {
+                return Some(true);
             }
         }
     }
-    None
+    Some(false)
 }
 
 /// From when to when all addresses of the session are proved, if that is one span.

@@ -59,7 +59,7 @@ fn beside(table: &mut Table, question: Question, names: [&str; 2], mut write: im
             while !end.load(Ordering::Relaxed) {
                 glances.find(question, at(0), |sight| {
                     if let Sight::Bound(who) = sight {
-                        seen[names.iter().position(|name| *name == who.subscriber).unwrap_or(2)] += 1;
+                        seen[names.iter().position(|name| who.is(name)).unwrap_or(2)] += 1;
                     }
                 });
                 begun.fetch_add(1, Ordering::Relaxed);
@@ -132,7 +132,7 @@ fn sight(table: &Table, address: &str, port: Option<u16>) -> Result<String, &'st
     table.glances().unwrap().find(question, at(5), |sight| match sight {
         Sight::Bound(seen) => {
             assert!(seen.live().is_some());
-            Ok(seen.subscriber.to_owned())
+            Ok(seen.subscriber().to_owned())
         }
         Sight::Nobody => Err("nobody"),
         Sight::Ask => Err("ask"),
@@ -174,7 +174,7 @@ fn a_translation_is_answered_for_beside_port_blocks_and_a_shared_address_only_wi
     let mut seen = Vec::new();
     table.glances().unwrap().find_each(&list, at(5), |n, sight| {
         if let Sight::Bound(who) = sight {
-            seen.push((n, who.subscriber.to_owned()));
+            seen.push((n, who.subscriber().to_owned()));
         }
     });
     assert_eq!(seen, [(8, "bob".to_owned()), (9, "carol".to_owned())]);

@@ -517,7 +517,7 @@ proptest! {
             let answer = plain.lookup(ip(address), at(60));
             let right = glances.find(ip(address), at(60), |sight| match sight {
                 Sight::Bound(seen) => {
-                    let who: SubscriberId = seen.subscriber.parse().unwrap();
+                    let who: SubscriberId = seen.subscriber().parse().unwrap();
                     let live = plain.verify(&who, ip(address), at(60));
                     seen.live().is_none_or(|seen| Ok(seen) == live) && live.is_ok()
                 }

@@ -6,29 +6,45 @@ use std::collections::{BTreeMap, HashMap};
 use ipnet::IpNet;
 use toolbox_wire::record::Ports;
 
-use super::shared::{Part, hash_of, pieces};
+use super::shards::with;
+use super::shared::{Mixing, Part, hash_of, pieces};
 use crate::sessions::inside;
+use crate::skim::Claimed;
 
-/// A prefix, whole or some ports of it.
-pub(super) type Claimed = (IpNet, Ports);
-
-/// The hashes that sessions with these claims are found under, each once.
+/// The hashes that sessions with these claims are found under, each once, and where the claim stands beside them.
 pub(super) fn hashes(claims: &[Claimed], to: &mut Vec<u64>) {
     to.clear();
-    for (net, ports) in claims {
+    for Claimed { net, ports, at } in claims {
         match pieces(*ports) {
-            None => to.push(hash_of(*net, Part::Whole)),
-            Some((size, pieces)) => to.extend(pieces.map(|piece| hash_of(*net, Part::Piece(size, piece)))),
+            None => to.push(with(hash_of(*net, Part::Whole), *at)),
+            Some((size, pieces)) => to.extend(pieces.map(|piece| with(hash_of(*net, Part::Piece(size, piece)), *at))),
         }
     }
-    to.sort_unstable();
-    to.dedup();
+    each_once(to, |hash| *hash);
+}
+
+/// Leaves each value of a key once; few are kept in their order.
+pub(super) fn each_once<T: Copy + Ord, K: Ord>(all: &mut Vec<T>, key: impl Fn(&T) -> K) {
+    if all.len() > 16 {
+        all.sort_unstable();
+        return all.dedup_by_key(|of| key(of));
+    }
+    let mut kept = 0;
+    for at in 0..all.len() {
+        let (before, from) = all.split_at(at);
+        let Some(of) = from.first().copied() else { break };
+        if before.iter().take(kept).all(|known| key(known) != key(&of)) {
+            all.swap(kept, at);
+            kept += 1;
+        }
+    }
+    all.truncate(kept);
 }
 
 /// Adds the hashes of the marks of addresses that are shared by ports.
 pub(super) fn marks(claims: &[Claimed], to: &mut Vec<u64>) {
-    let split = claims.iter().filter(|(_, ports)| !ports.is_all());
-    to.extend(split.map(|(net, _)| hash_of(*net, Part::Mark)));
+    let split = claims.iter().filter(|claim| !claim.ports.is_all());
+    to.extend(split.map(|claim| hash_of(claim.net, Part::Mark)));
 }
 
 #[derive(Debug)]
@@ -40,7 +56,7 @@ pub(super) struct Claims {
     nested: BTreeMap<IpNet, u32>,
     shortest: [Option<u8>; 2],
     /// Addresses that are shared by ports, and by how many ranges.
-    split: HashMap<IpNet, u32>,
+    split: HashMap<IpNet, u32, Mixing>,
 }
 
 impl Default for Claims {
@@ -50,7 +66,7 @@ impl Default for Claims {
             sizes: [0; 16],
             nested: BTreeMap::new(),
             shortest: [None; 2],
-            split: HashMap::new(),
+            split: HashMap::default(),
         }
     }
 }
@@ -95,7 +111,7 @@ impl Claims {
     }
 
     /// Counts a claim, or no longer; whether the address is shared by ports from now on, or is no more.
-    pub(super) fn count(&mut self, (net, ports): Claimed, more: bool) -> Option<bool> {
+    pub(super) fn count(&mut self, net: IpNet, ports: Ports, more: bool) -> Option<bool> {
         let by = |count: usize| if more { count + 1 } else { count.saturating_sub(1) };
         let index = usize::from(net.prefix_len()) + 33 * family(net);
         self.lengths.iter_mut().skip(index).take(1).for_each(|count| *count = by(*count));
@@ -146,13 +162,13 @@ mod tests {
             (net("2001:db8::/64"), Ports::ALL),
             (net("2001:db8::/64"), Ports::ALL),
         ];
-        assert_eq!(all.map(|claim| claims.count(claim, true)), [None, Some(true), None, None]);
+        assert_eq!(all.map(|(net, ports)| claims.count(net, ports, true)), [None, Some(true), None, None]);
         assert!(claims.is_shortest(net("192.0.2.0/24")) && !claims.is_shortest(net("2001:db8::/64")));
         claims.set_shortest(net("2001:db8::/56"), vec![net("2001:db8::/64"); 2]);
         assert_eq!(claims.inside(net("2001:db8::/56")).collect::<Vec<_>>(), [net("2001:db8::/64")]);
         assert!(claims.is_split(net("192.0.2.1/32")));
         assert_eq!((claims.lengths(true).collect(), claims.sizes().collect()), (vec![32], vec![9]));
-        assert_eq!(all.map(|claim| claims.count(claim, false)), [None, Some(false), None, None]);
+        assert_eq!(all.map(|(net, ports)| claims.count(net, ports, false)), [None, Some(false), None, None]);
         assert_eq!(claims.inside(net("2001:db8::/56")).count(), 0);
         assert_eq!((claims.lengths(false).count(), claims.sizes().count()), (0, 0));
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cloakway_types::Timestamp;
 use toolbox_wire::http::Source;
 
-use super::arena::Words;
+use super::arena::{LINE, Words};
 use super::head::{ASK, HEAD, Head, OVER, words_of};
 use super::hints::Kinds;
 use super::shards::Reading;
@@ -17,7 +17,9 @@ use crate::session::Span;
 use crate::skim::{Whose, glance, span_of};
 
 /// Octets of a session that a reader looks at; of a longer one it asks the table.
-const GLANCE: usize = 512;
+const GLANCE: usize = 512 - 8 * HEAD;
+/// Room for it with its head.
+const ROOM: usize = 512;
 /// How often a reader tries to read what is being changed, before it asks the table.
 const PATIENCE: usize = 64;
 
@@ -39,15 +41,28 @@ pub enum Sight<'b> {
 /// Who is there, and what proves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen<'b> {
-    /// The subscriber.
-    pub subscriber: &'b str,
+    /// The subscriber's name.
+    name: &'b [u8],
     source: Source,
     octets: &'b [u8],
     /// Of a translation that leads there.
     outer: Option<&'b [u8]>,
 }
 
-impl Seen<'_> {
+impl<'b> Seen<'b> {
+    /// The subscriber.
+    #[must_use]
+    pub fn subscriber(&self) -> &'b str {
+        // It was a text when it was written.
+        std::str::from_utf8(self.name).unwrap_or_default()
+    }
+
+    /// Whether it is this one.
+    #[must_use]
+    pub fn is(&self, subscriber: &str) -> bool {
+        self.name == subscriber.as_bytes()
+    }
+
     /// The evidence; none: the table has to be asked.
     #[must_use]
     pub fn live(&self) -> Option<Live> {
@@ -94,7 +109,7 @@ struct Located {
     hashes: [u64; PROBES],
     readings: [Reading; PROBES],
     probes: usize,
-    matches: [u32; MATCHES],
+    matches: [(u32, u8); MATCHES],
     matched: usize,
     /// The last hash is that of a mark: what is found there is no session.
     mark: bool,
@@ -107,7 +122,7 @@ impl Located {
         hashes: [0; PROBES],
         readings: [Reading::NONE; PROBES],
         probes: 0,
-        matches: [0; MATCHES],
+        matches: [(0, 0); MATCHES],
         matched: 0,
         mark: false,
         ask: false,
@@ -121,7 +136,7 @@ impl Located {
         self.readings.get(..self.probes).unwrap_or_default()
     }
 
-    fn matches(&self) -> &[u32] {
+    fn matches(&self) -> &[(u32, u8)] {
         self.matches.get(..self.matched).unwrap_or_default()
     }
 }
@@ -130,7 +145,7 @@ impl Glances {
     /// Who is there now, as far as a glance can tell, told to `then`.
     pub fn find<R>(&self, question: impl Into<Question>, now: Timestamp, then: impl FnOnce(Sight<'_>) -> R) -> R {
         let question = canonical(question.into());
-        let mut buffer = [0; GLANCE];
+        let mut buffer = [0; ROOM];
         let (found, located) = self.look(&question, now, &mut buffer);
         self.tell(found, &located, &buffer, now, then)
     }
@@ -140,7 +155,7 @@ impl Glances {
         const TOGETHER: usize = 32;
         let shared = &*self.0;
         let nothing = AtomicU64::new(0);
-        let mut buffer = [0; GLANCE];
+        let mut buffer = [0; ROOM];
         for (group, some) in questions.chunks(TOGETHER).enumerate() {
             let mut asked = [Question::new(IpAddr::V4(0.into()), None); TOGETHER];
             asked.iter_mut().zip(some).for_each(|(to, question)| *to = canonical(*question));
@@ -162,7 +177,7 @@ impl Glances {
             let mut places = near.iter_mut();
             for to in located.iter_mut().take(some.len()) {
                 self.locate(to);
-                for number in to.matches() {
+                for (number, _) in to.matches() {
                     for at in [0, 8, 14] {
                         if let (Some(place), [word]) = (places.next(), shared.words.at(number.wrapping_add(at), 1)) {
                             *place = word;
@@ -183,7 +198,7 @@ impl Glances {
 
     /// Looks until the writer is not there meanwhile; what is found is copied to `buffer`.
     #[inline]
-    fn look(&self, question: &Question, now: Timestamp, buffer: &mut [u8; GLANCE]) -> (Found, Located) {
+    fn look(&self, question: &Question, now: Timestamp, buffer: &mut [u8; ROOM]) -> (Found, Located) {
         let mut located = Located::NONE;
         for _ in 0..PATIENCE {
             self.plan(question, &mut located);
@@ -201,7 +216,7 @@ impl Glances {
         &self,
         found: Found,
         located: &Located,
-        buffer: &[u8; GLANCE],
+        buffer: &[u8; ROOM],
         now: Timestamp,
         then: impl FnOnce(Sight<'_>) -> R,
     ) -> R {
@@ -209,11 +224,11 @@ impl Glances {
             Found::Nothing => then(Sight::Nobody),
             Found::Ask | Found::Moved => then(Sight::Ask),
             Found::One(length, source, Holder::Named { from, to }) => {
-                let octets = buffer.get(..length).unwrap_or_default();
+                let octets = octets_of(buffer, length);
                 then(seen(octets, from, to, source, None))
             }
             Found::One(length, _, Holder::Behind(inside)) => {
-                self.tell_inside(buffer.get(..length).unwrap_or_default(), located, inside, now, then)
+                self.tell_inside(octets_of(buffer, length), located, inside, now, then)
             }
         }
     }
@@ -228,13 +243,13 @@ impl Glances {
         then: impl FnOnce(Sight<'_>) -> R,
     ) -> R {
         let inside = Question::new(inside, None);
-        let mut buffer = [0; GLANCE];
+        let mut buffer = [0; ROOM];
         let (found, located) = self.look(&inside, now, &mut buffer);
         let Found::One(length, source, Holder::Named { from, to }) = found else { return then(Sight::Ask) };
         if !(self.0.by_net.hold(outside.readings()) && self.0.by_net.hold(located.readings())) {
             return then(Sight::Ask);
         }
-        then(seen(buffer.get(..length).unwrap_or_default(), from, to, source, Some(outer)))
+        then(seen(octets_of(&buffer, length), from, to, source, Some(outer)))
     }
 
     /// The hashes under which sessions are that have what is asked about.
@@ -250,7 +265,7 @@ impl Glances {
             }
             None => to.ask = true,
         };
-        to.kinds.lengths().for_each(|length| add(net_hash(address, length, Part::Whole)));
+        to.kinds.each_length(|length| add(net_hash(address, length, Part::Whole)));
         let sizes = to.kinds.sizes();
         if sizes != 0 {
             let host = if address.is_ipv4() { 32 } else { 128 };
@@ -283,13 +298,13 @@ impl Glances {
             *place = reading;
             // Without a port nothing is said of what is shared by ports.
             let is_mark = *mark && at + 1 == *probes;
-            shared.by_net.find(&shared.words, *hash, |number| {
-                let known = matches.iter().take(*matched).any(|of| *of == number);
+            shared.by_net.find(&shared.words, *hash, |number, beside| {
+                let known = matches.iter().take(*matched).any(|(of, _)| *of == number);
                 match matches.get_mut(*matched) {
                     _ if is_mark => *ask = true,
                     _ if known => {}
                     Some(place) => {
-                        *place = number;
+                        *place = (number, beside);
                         *matched += 1;
                     }
                     None => *ask = true,
@@ -301,14 +316,14 @@ impl Glances {
 
     /// The one session of those that has what is asked about, copied to `buffer`.
     #[inline]
-    fn judge(&self, question: &Question, now: Timestamp, located: &Located, buffer: &mut [u8; GLANCE]) -> Found {
+    fn judge(&self, question: &Question, now: Timestamp, located: &Located, buffer: &mut [u8; ROOM]) -> Found {
         let shared = &*self.0;
         let mut seen = if located.ask { Found::Ask } else { Found::Nothing };
-        for number in located.matches() {
+        for of in located.matches() {
             seen = match seen {
-                Found::Nothing => one(&shared.words, *number, question, now, buffer),
+                Found::Nothing => one(&shared.words, *of, question, now, buffer),
                 // Another one, which may be over or elsewhere.
-                Found::One(..) => match one(&shared.words, *number, question, now, &mut [0; GLANCE]) {
+                Found::One(..) => match one(&shared.words, *of, question, now, &mut [0; ROOM]) {
                     Found::Nothing => seen,
                     _ => Found::Ask,
                 },
@@ -329,9 +344,15 @@ fn canonical(question: Question) -> Question {
     Question { address: question.address.to_canonical(), ..question }
 }
 
+fn octets_of(buffer: &[u8; ROOM], length: usize) -> &[u8] {
+    buffer.get(8 * HEAD..8 * HEAD + length).unwrap_or_default()
+}
+
 fn seen<'b>(octets: &'b [u8], from: usize, to: usize, source: Source, outer: Option<&'b [u8]>) -> Sight<'b> {
-    let name = octets.get(from..to).and_then(|name| std::str::from_utf8(name).ok());
-    name.map_or(Sight::Ask, |subscriber| Sight::Bound(Seen { subscriber, source, octets, outer }))
+    match octets.get(from..to) {
+        Some(name) => Sight::Bound(Seen { name, source, octets, outer }),
+        None => Sight::Ask,
+    }
 }
 
 /// Loads all of these.
@@ -341,28 +362,42 @@ fn touch(words: &[&AtomicU64]) {
     std::hint::black_box(all);
 }
 
-/// Whether this session has what is asked about; its octets are copied to `buffer`.
+/// Whether this session has what is asked about, perhaps by the claim at `beside`; its octets are copied to `buffer`.
 #[inline]
-fn one(words: &Words, number: u32, question: &Question, now: Timestamp, buffer: &mut [u8; GLANCE]) -> Found {
+fn one(
+    words: &Words,
+    (number, beside): (u32, u8),
+    question: &Question,
+    now: Timestamp,
+    buffer: &mut [u8; ROOM],
+) -> Found {
     let [first, second] = words.at(number, HEAD) else { return Found::Ask };
     let head = Head::read(first.load(Ordering::Relaxed), second.load(Ordering::Relaxed));
-    if head.octets == 0 || head.octets > GLANCE {
-        return if head.octets > 0 && head.fresh == OVER { Found::Nothing } else { Found::Ask };
-    }
-    if head.fresh == OVER {
+    if head.octets > 0 && head.fresh == OVER {
         return Found::Nothing;
     }
-    let count = words_of(head.octets);
-    let piece = words.at(number, count);
-    if piece.len() < count {
+    if head.octets == 0 || head.octets > GLANCE {
         return Found::Ask;
     }
-    let (chunks, _) = buffer.as_chunks_mut::<8>();
-    for (to, word) in chunks.iter_mut().zip(piece.get(HEAD..).unwrap_or_default()) {
-        *to = word.load(Ordering::Relaxed).to_le_bytes();
+    let count = words_of(head.octets);
+    let (to, _) = buffer.as_chunks_mut::<8>();
+    let whole = words.at(number, count.next_multiple_of(LINE));
+    if whole.is_empty() {
+        // At the end of a page.
+        let piece = words.at(number, count);
+        if piece.len() < count {
+            return Found::Ask;
+        }
+        to.iter_mut().zip(piece).for_each(|(to, word)| *to = word.load(Ordering::Relaxed).to_le_bytes());
+    } else {
+        let (to, _) = to.as_chunks_mut::<LINE>();
+        let (from, _) = whole.as_chunks::<LINE>();
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from.each_ref().map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+        }
     }
     let fresh = now <= head.fresh && head.fresh > ASK;
-    match glance(buffer.get(..head.octets).unwrap_or_default(), question) {
+    match glance(octets_of(buffer, head.octets), question, beside) {
         // Another address under the same hash.
         None => Found::Nothing,
         Some(Whose::Named { from, to }) if fresh => Found::One(head.octets, head.source, Holder::Named { from, to }),

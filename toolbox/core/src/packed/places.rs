@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use toolbox_wire::http::Source;
 use toolbox_wire::record::Nas;
 
+use super::shared::Mixing;
+
 /// Of which source and client, at which device.
 pub(super) type Place = (Source, String, Nas);
 
@@ -12,7 +14,7 @@ pub(super) type Place = (Source, String, Nas);
 #[derive(Debug, Default)]
 pub(super) struct Places {
     /// By the octets of [`crate::skim::device`].
-    numbers: HashMap<Box<[u8]>, u32>,
+    numbers: HashMap<Box<[u8]>, u32, Mixing>,
     all: Vec<Option<Known>>,
     free: Vec<u32>,
 }

@@ -48,20 +48,29 @@ pub(crate) fn mix(mut hash: u64) -> u64 {
     hash ^ hash >> 31
 }
 
-/// A slot: the upper half of the hash, and the number.
+/// Bits of a hash that are none: what is known of the entry beside its number.
+const BESIDE: u32 = 32;
+
+/// A hash with something beside it.
+#[inline]
+pub(crate) fn with(hash: u64, beside: u8) -> u64 {
+    hash & !(0xff << BESIDE) | u64::from(beside) << BESIDE
+}
+
+/// A slot: the upper half of the hash, with what is beside it, and the number.
 fn slot(hash: u64, number: u32) -> u64 {
     hash & !u64::from(u32::MAX) | u64::from(number)
 }
 
 #[inline]
 fn fits(slot: u64, hash: u64) -> bool {
-    (slot ^ hash) >> 32 == 0 && slot as u32 != 0 && slot & GONE != GONE
+    (slot ^ hash) >> 40 == 0 && slot as u32 != 0 && slot & GONE != GONE
 }
 
 /// Where a hash begins among `lines`: by the half of it that a slot keeps.
 #[inline]
 fn home(hash: u64, lines: usize) -> usize {
-    (((hash >> 32) * lines as u64) >> 32) as usize
+    (((hash >> 40) * lines as u64) >> 24) as usize
 }
 
 /// A read that began; [`Reading::holds`] says whether nothing changed since.
@@ -146,9 +155,9 @@ impl Shards {
         }
     }
 
-    /// Hands the numbers under `hash` to `each` until it has enough.
+    /// Hands the numbers under `hash`, and what is beside them, to `each` until it has enough.
     #[inline]
-    pub(crate) fn find(&self, words: &Words, hash: u64, mut each: impl FnMut(u32) -> bool) {
+    pub(crate) fn find(&self, words: &Words, hash: u64, mut each: impl FnMut(u32, u8) -> bool) {
         let Some(shard) = self.0.get(self.number(hash)) else { return };
         let lines = shard.lines();
         let mut at = home(hash, lines);
@@ -158,11 +167,11 @@ impl Shards {
             for (bit, slot) in line.iter().enumerate() {
                 let slot = slot.load(Ordering::Relaxed);
                 free |= slot == 0;
-                hits |= u32::from((slot ^ hash) >> 32 == 0) << bit;
+                hits |= u32::from((slot ^ hash) >> 40 == 0) << bit;
             }
             for bit in bits_of(hits.into()) {
                 let slot = line.get(usize::from(bit)).map_or(0, |slot| slot.load(Ordering::Relaxed));
-                if fits(slot, hash) && each(slot as u32) {
+                if fits(slot, hash) && each(slot as u32, (slot >> BESIDE) as u8) {
                     return;
                 }
             }
@@ -354,8 +363,9 @@ mod tests {
         let mut seed = 1;
         let all = |hash| {
             let mut found = Vec::new();
-            shards.find(&words, hash, |number| {
-                found.push(number);
+            shards.find(&words, hash, |number, beside| {
+                // Few bits are compared: another hash may be like it, with something else beside it.
+                found.extend(Some(number).filter(|_| with(hash, beside) == hash));
                 false
             });
             found

@@ -65,6 +65,34 @@ pub(super) fn hash_octets(seed: u64, octets: &[u8]) -> u64 {
     mix(hash)
 }
 
+/// Hashes for maps of what devices name: spread as all others here are.
+pub(super) type Mixing = std::hash::BuildHasherDefault<Mixed>;
+
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Mixed(u64);
+
+impl std::hash::Hasher for Mixed {
+    fn write(&mut self, octets: &[u8]) {
+        self.0 = hash_octets(self.0, octets);
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.write_u64(value.into());
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = mix(self.0 ^ value).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        mix(self.0)
+    }
+}
+
 pub(super) fn name_hash(source: Source, client: &str, session: &str) -> u64 {
     hash_octets(hash_octets(source as u64, client.as_bytes()), session.as_bytes())
 }
