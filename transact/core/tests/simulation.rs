@@ -12,10 +12,14 @@ use cloakway_sim::{Faults, Net, seeds};
 use cloakway_types::{Instant, Money, Timestamp};
 use common::{CARD, at, payment, placement, policy};
 use transact_bank::{
-    Acceptor, Authorisation, Framer, Input, Link, LinkConfig, Message, MessageType, Output, Reversal, Trace,
-    Verdict as Said, frame,
+    Acceptor, Authorisation, Framer, Input, Link, LinkConfig, Message, MessageType, Original, Output, Refund, Reversal,
+    Trace, Verdict as Said, frame,
 };
-use transact_core::{Answer, Asked, BankEvent, Effect, Order, OrderKey, Orders, PayError, State, Step, Ticket, Write};
+use transact_core::{
+    Answer, Asked, Attempt, BankEvent, Effect, Order, OrderKey, Orders, PayError, RefundError, State, Step, Ticket,
+    Write,
+};
+use transact_wire::after::{OrderName, RefundOrder, RefundPlacement, RefundState};
 use transact_wire::order::Issued;
 use transact_wire::payment::PaymentState;
 use transact_wire::result::Verdict;
@@ -33,6 +37,8 @@ enum Event {
     Ask(u64, Issued),
     Pull,
     Acknowledge(String),
+    Refund(u64, String, u64),
+    Cancel(u64),
     /// The oldest commit of this life reached the disk.
     Durable(u32),
     LinkTick(u32),
@@ -47,6 +53,8 @@ enum Event {
     // Outside.
     Placed(u64, Issued),
     Paid(u64, Result<PaymentState, PayError>),
+    /// What became of the order's refund of this id.
+    Refunded(u64, String, Result<RefundState, RefundError>),
     Result(String, u64, Verdict),
     Customer(u64),
     Facilitation,
@@ -61,6 +69,7 @@ struct Server {
     /// Commits under way, in order.
     commits: VecDeque<(Vec<Write>, Vec<Effect>)>,
     waiting: BTreeMap<Ticket, u64>,
+    refunding: BTreeMap<Ticket, String>,
     outbox: BTreeMap<String, (u64, Verdict)>,
 }
 
@@ -88,6 +97,8 @@ struct Bank {
     framer: Framer,
     connection: u32,
     held: BTreeMap<(String, String), u64>,
+    /// Money that went back: of which order, and how much.
+    back: BTreeMap<(String, String), (u64, u64)>,
     gone: BTreeSet<(String, String)>,
     charged: BTreeMap<u64, u32>,
 }
@@ -105,6 +116,8 @@ struct World {
     seen: BTreeSet<String>,
     issued: BTreeMap<u64, Issued>,
     told: BTreeMap<u64, PaymentState>,
+    /// By order: the amount of each refund, and how it ended, once that was told.
+    refunds: BTreeMap<u64, BTreeMap<String, (u64, Option<RefundState>)>>,
     calm: bool,
     seed: u64,
 }
@@ -112,6 +125,10 @@ struct World {
 fn link() -> Link<Asked> {
     let acceptor = Acceptor::new("CLOAK001", "CLOAKWAY0000001", "424242", "5999").unwrap();
     Link::new(LinkConfig { answer_timeout: Duration::from_secs(3), ..LinkConfig::new(acceptor) })
+}
+
+fn name(order: u64) -> OrderName {
+    OrderName { vendor: "shop".parse().unwrap(), transaction_id: format!("o-{order}").parse().unwrap() }
 }
 
 /// Orders differ by their amounts, so that the bank's books can be held against them.
@@ -139,6 +156,7 @@ impl World {
             seen: BTreeSet::new(),
             issued: BTreeMap::new(),
             told: BTreeMap::new(),
+            refunds: BTreeMap::new(),
             calm: false,
             seed,
         };
@@ -181,6 +199,7 @@ impl World {
             Event::ToBank(connection, octets) => self.at_bank(connection, &octets),
             Event::Placed(..)
             | Event::Paid(..)
+            | Event::Refunded(..)
             | Event::Result(..)
             | Event::Customer(_)
             | Event::Facilitation
@@ -209,6 +228,7 @@ impl World {
             connection: None,
             commits: VecDeque::new(),
             waiting: BTreeMap::new(),
+            refunding: BTreeMap::new(),
             outbox: BTreeMap::new(),
         });
         self.commit(step);
@@ -266,6 +286,25 @@ impl World {
                 let ticket = self.ticket(order);
                 let claim = payment(&issued, CARD).transaction;
                 let step = self.server.as_mut().unwrap().orders.outcome(ticket, &claim, wall);
+                self.commit(step);
+            }
+            Event::Refund(order, id, minor) => {
+                let ticket = self.ticket(order);
+                let refund = RefundPlacement {
+                    order: name(order),
+                    refund: RefundOrder {
+                        refund_id: id.parse().unwrap(),
+                        amount: Money::new(minor, "EUR".parse().unwrap()).unwrap(),
+                    },
+                };
+                let server = self.server.as_mut().unwrap();
+                server.refunding.insert(ticket, id);
+                let step = server.orders.refund(ticket, &refund, wall);
+                self.commit(step);
+            }
+            Event::Cancel(order) => {
+                let ticket = self.ticket(order);
+                let step = self.server.as_mut().unwrap().orders.cancel(ticket, &name(order), wall);
                 self.commit(step);
             }
             Event::Acknowledge(id) => {
@@ -339,7 +378,13 @@ impl World {
                     Answer::Placed(Err(error)) => panic!("SIM_SEED={}: {error}", self.seed),
                     Answer::Payment(answer) => self.net.send(SERVER, OUTSIDE, Event::Paid(order, answer)),
                     Answer::Acknowledged => {}
-                    Answer::Refund(_) | Answer::Status(_) => panic!("nobody asked"),
+                    Answer::Refund(answer) => {
+                        let id = server.refunding.remove(&ticket).unwrap();
+                        let answer = answer.map(|receipt| receipt.state);
+                        self.net.send(SERVER, OUTSIDE, Event::Refunded(order, id, answer));
+                    }
+                    // How that ends, the result says.
+                    Answer::Status(_) => {}
                 }
             }
             Effect::Proven(..) => {}
@@ -349,13 +394,24 @@ impl World {
                     trace,
                     card: order.card,
                     expiry: order.expiry,
+                    pin: order.pin,
                     amount: order.amount,
                     movement: order.attempt.movement,
                 };
                 server.link.handle(Input::Authorise(order.asked, Box::new(authorisation)), now, wall);
                 self.drain();
             }
-            Effect::Refund(refund) => panic!("nobody asked for {refund:?}"),
+            Effect::Refund(refund) => {
+                let trace = |attempt: &Attempt| Trace::new(attempt.stan, attempt.sent_at).unwrap();
+                let original = Original {
+                    trace: trace(&refund.original),
+                    movement: refund.original.movement,
+                    authorisation_code: refund.authorisation_code,
+                };
+                let asked = Refund { trace: trace(&refund.attempt), amount: refund.amount, original };
+                server.link.handle(Input::Refund(refund.asked, Box::new(asked)), now, wall);
+                self.drain();
+            }
             Effect::Reverse(reversal) => {
                 let trace = Trace::new(reversal.attempt.stan, reversal.attempt.sent_at).unwrap();
                 let asked = Reversal { trace, movement: reversal.attempt.movement, amount: reversal.amount };
@@ -435,11 +491,28 @@ impl World {
                 }
                 (MessageType::AuthorisationResponse, &[4, 7, 11, 37, 41, 42, 49], if approved { "00" } else { "05" })
             }
+            MessageType::FinancialRequest => {
+                assert!(message.get(2).is_none(), "a refund carries no card number");
+                let original = message.get(90).unwrap();
+                let paid = self.bank.held.get(&(original[4..10].to_owned(), original[10..20].to_owned())).copied();
+                let order = paid.unwrap_or_else(|| panic!("SIM_SEED={}: a refund of what is not held", self.seed));
+                let fate = if self.calm { 0 } else { self.net.rng.between(0, 9) };
+                // 0 to 4 given, 5 and 6 given and silent, 7 silent, 8 and 9 refused.
+                let given = fate <= 6 && !self.bank.gone.contains(&trace());
+                if given {
+                    self.bank.back.insert(trace(), (order, message.get(4).unwrap().parse().unwrap()));
+                }
+                if (5..=7).contains(&fate) {
+                    return;
+                }
+                (MessageType::FinancialResponse, &[4, 7, 11, 37, 41, 42, 49], if given { "00" } else { "05" })
+            }
             MessageType::ReversalRequest | MessageType::ReversalRepeat => {
                 assert!(message.get(2).is_none(), "a reversal carries no card number");
                 let original = message.get(90).unwrap();
                 let trace = (original[4..10].to_owned(), original[10..20].to_owned());
                 self.bank.held.remove(&trace);
+                self.bank.back.remove(&trace);
                 self.bank.gone.insert(trace);
                 if !self.calm && self.net.rng.chance(30) {
                     return;
@@ -465,8 +538,12 @@ impl World {
         match event {
             // Vendor and payer in one: repeats the order until it is placed, then pays until it is told the end.
             Event::Customer(order) => {
-                if self.vendor.contains_key(&order) {
-                    return;
+                if let Some(verdict) = self.vendor.get(&order).copied() {
+                    return self.after_the_end(order, verdict);
+                }
+                // A vendor who changes his mind: too late, now and then.
+                if self.issued.contains_key(&order) && self.net.rng.chance(2) {
+                    self.net.send(OUTSIDE, SERVER, Event::Cancel(order));
                 }
                 match self.issued.get(&order).cloned() {
                     None => self.net.send(OUTSIDE, SERVER, Event::Place(order)),
@@ -496,6 +573,21 @@ impl World {
                 self.net.send(OUTSIDE, SERVER, Event::Pull);
                 self.net.after(Duration::from_millis(700), OUTSIDE, Event::Facilitation);
             }
+            Event::Refunded(order, id, answer) => {
+                let refund = self.refunds.get_mut(&order).unwrap().get_mut(&id).unwrap();
+                match answer {
+                    Ok(state) if state.is_final() => {
+                        assert!(refund.1.is_none_or(|known| known == state), "SIM_SEED={}: refund {id}", self.seed);
+                        refund.1 = Some(state);
+                    }
+                    Ok(_) | Err(RefundError::BankUnreachable | RefundError::Busy) => {}
+                    Err(error) => panic!("SIM_SEED={}: refund {id} of {order}: {error}", self.seed),
+                }
+            }
+            Event::Result(id, _, Verdict::PartlyRefunded | Verdict::RefundFailed | Verdict::Refunded) => {
+                self.seen.insert(id.clone());
+                self.net.send(OUTSIDE, SERVER, Event::Acknowledge(id));
+            }
             Event::Result(id, order, verdict) => {
                 let known = *self.vendor.entry(order).or_insert(verdict);
                 assert_eq!(known, verdict, "SIM_SEED={}: order {order} was decided twice", self.seed);
@@ -511,11 +603,40 @@ impl World {
         }
     }
 
+    /// What a vendor does with an order that is paid: gives money back, twice, each until he is told how that ended.
+    fn after_the_end(&mut self, order: u64, verdict: Verdict) {
+        if verdict != Verdict::Approved || !order.is_multiple_of(2) {
+            return;
+        }
+        let refunds = self.refunds.entry(order).or_default();
+        let open = refunds.iter().find(|(_, (_, end))| end.is_none()).map(|(id, (minor, _))| (id.clone(), *minor));
+        let next = match open {
+            Some(open) => open,
+            None if refunds.len() < 2 => {
+                let (id, minor) = (format!("r-{}", refunds.len()), 100 + order);
+                refunds.insert(id.clone(), (minor, None));
+                (id, minor)
+            }
+            None => return,
+        };
+        self.net.send(OUTSIDE, SERVER, Event::Refund(order, next.0, next.1));
+        let pause = Duration::from_millis(self.net.rng.between(200, 3_000));
+        self.net.after(pause, OUTSIDE, Event::Customer(order));
+    }
+
     /// Holds after every event.
     fn check_always(&self) {
         for order in 0..ORDERS {
             let held = self.bank.held.values().filter(|held| **held == order).count();
             assert!(held <= 1, "SIM_SEED={}: order {order} is held {held} times", self.seed);
+        }
+        for (order, amount) in self.bank.back.values().map(|(order, _)| (order, amount(*order).minor())) {
+            let back: u64 = self.bank.back.values().filter(|(of, _)| of == order).map(|(_, minor)| minor).sum();
+            assert!(back <= amount, "SIM_SEED={}: {back} of {amount} went back", self.seed);
+        }
+        for stored in self.disk.orders.values() {
+            // Every step on disk is one of the table, and the last of them is where the order stands.
+            assert_eq!(stored.steps.last().map(|step| step.to), Some(stored.phase()), "SIM_SEED={}", self.seed);
         }
         for (order, verdict) in &self.vendor {
             if *verdict == Verdict::Approved {
@@ -537,7 +658,14 @@ impl World {
             let held = self.bank.held.values().any(|held| *held == order);
             assert_eq!(held, *verdict == Verdict::Approved, "SIM_SEED={seed}: order {order} is {verdict:?}");
         }
-        assert_eq!(self.seen.len() as u64, ORDERS, "SIM_SEED={seed}: one result an order");
+        let refunds = self.refunds.values().map(|refunds| refunds.len() as u64).sum::<u64>();
+        assert_eq!(self.seen.len() as u64, ORDERS + refunds, "SIM_SEED={seed}: one result an order and a refund");
+        for (order, refunds) in &self.refunds {
+            let given = refunds.values().filter(|(_, end)| *end == Some(RefundState::Given)).map(|(minor, _)| minor);
+            let back = self.bank.back.values().filter(|(of, _)| of == order).map(|(_, minor)| minor);
+            assert_eq!(given.sum::<u64>(), back.sum::<u64>(), "SIM_SEED={seed}: order {order}: {refunds:?}");
+            assert!(refunds.values().all(|(_, end)| end.is_some()), "SIM_SEED={seed}: order {order}: {refunds:?}");
+        }
         for order in self.disk.orders.values() {
             assert!(matches!(order.state, State::Final { acknowledged_at: Some(_), .. }), "SIM_SEED={seed}: {order:?}");
         }
@@ -547,7 +675,7 @@ impl World {
 
 #[test]
 fn every_order_ends_paid_once_or_not_at_all_and_its_vendor_knows() {
-    let (mut approved, mut reversed) = (0, 0);
+    let (mut approved, mut reversed, mut cancelled, mut given, mut not_given) = (0, 0, 0, 0, 0);
     for seed in seeds(60) {
         let mut world = World::new(seed);
         world.run(Duration::from_secs(60));
@@ -558,10 +686,15 @@ fn every_order_ends_paid_once_or_not_at_all_and_its_vendor_knows() {
         world.check_at_rest();
         approved += world.vendor.values().filter(|verdict| **verdict == Verdict::Approved).count();
         reversed += world.vendor.values().filter(|verdict| **verdict == Verdict::Reversed).count();
+        cancelled += world.vendor.values().filter(|verdict| **verdict == Verdict::Cancelled).count();
+        let ends = || world.refunds.values().flat_map(|refunds| refunds.values().map(|(_, end)| *end));
+        given += ends().filter(|end| *end == Some(RefundState::Given)).count();
+        not_given += ends().filter(|end| *end != Some(RefundState::Given)).count();
     }
     // The seeds reach what the simulation is about.
     assert!(
-        std::env::var("SIM_SEED").is_ok() || (approved > 100 && reversed > 20),
-        "{approved} approved, {reversed} reversed"
+        std::env::var("SIM_SEED").is_ok()
+            || (approved > 100 && reversed > 20 && cancelled > 0 && given > 50 && not_given > 20),
+        "{approved} approved, {reversed} reversed, {cancelled} cancelled, {given} refunds, {not_given} not given"
     );
 }
