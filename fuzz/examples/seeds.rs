@@ -501,7 +501,8 @@ fn iso8583() -> Seeds {
     let reversal = Reversal { trace, movement: Movement::Authorisation, amount: amount() };
     let (card, expiry) = card();
     let authorisation =
-        Authorisation { trace, movement: Movement::Authorisation, card, expiry, amount: amount() }.message(&acceptor);
+        Authorisation { trace, movement: Movement::Authorisation, card, expiry, pin: None, amount: amount() }
+            .message(&acceptor);
     let mut answer = transact_bank::Message::new(transact_bank::MessageType::AuthorisationResponse);
     answer.copy(&authorisation, &[3, 4, 7, 11, 37, 41, 42, 49]);
     for (field, value) in [(38, "A1B2C3"), (39, "00"), (54, "0040978D000000001000"), (64, "0123456789ABCDEF")] {
@@ -726,7 +727,7 @@ fn transact() -> Seeds {
     };
     let claim = Claim { vendor: vendor(), transaction_id: transaction(), password: password() };
     let (card_number, expiry) = card();
-    let payment = Payment { transaction: claim.clone(), card_number, expiry };
+    let payment = Payment { transaction: claim.clone(), card_number, expiry, pin: None };
     let result = PurchaseResult {
         vendor: vendor(),
         transaction_id: transaction(),

@@ -129,6 +129,7 @@ fn ask(trace: Trace, card: &str) -> Option<Input<'static, u32>> {
         movement: Movement::Authorisation,
         card: CardNumber::parse(&Secret::from(card)).unwrap(),
         expiry: Expiry::parse("12/49").unwrap(),
+        pin: None,
         amount: amount(),
     };
     Some(Input::Authorise(1, Box::new(authorisation)))
@@ -222,6 +223,7 @@ fn every_way_of_speaking_is_understood() {
             movement: Movement::Purchase,
             card: CardNumber::parse(&Secret::from("4111111111111111")).unwrap(),
             expiry: Expiry::parse("12/49").unwrap(),
+            pin: None,
             amount: amount(),
         };
         let answered = caller.outcome(Some(Input::Authorise(1, Box::new(purchase))));

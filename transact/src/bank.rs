@@ -184,8 +184,8 @@ fn trace(attempt: &Attempt) -> Result<Trace, TraceError> {
 
 fn authorise(order: BankOrder) -> Result<Input<'static, Asked>, TraceError> {
     let (trace, movement) = (trace(&order.attempt)?, order.attempt.movement);
-    let (card, expiry, amount) = (order.card, order.expiry, order.amount);
-    Ok(Input::Authorise(order.asked, Box::new(Authorisation { trace, movement, card, expiry, amount })))
+    let (card, expiry, pin, amount) = (order.card, order.expiry, order.pin, order.amount);
+    Ok(Input::Authorise(order.asked, Box::new(Authorisation { trace, movement, card, expiry, pin, amount })))
 }
 
 fn give_back(refund: BankRefund) -> Result<Input<'static, Asked>, TraceError> {

@@ -1,6 +1,6 @@
 //! The financial institutions in the configuration: `[bank]` for one, `[[institutions]]` for several.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use cloakway_crypto::{Secret, encode};
 use cloakway_runtime::config::{self, Invalid};
 use serde::Deserialize;
 use transact_bank::{
-    Acceptor, CardRange, CardRanges, Codec, Framing, LengthKind, LinkConfig, MacKey, Movement, Profile, ReversalKind,
+    Acceptor, CardRange, CardRanges, Codec, Framing, LengthKind, LinkConfig, MacKey, Movement, PinKey, Profile,
+    ReversalKind,
 };
 use transact_core::Institutions;
 
@@ -59,6 +60,7 @@ pub(crate) struct RawInstitution {
     #[serde(default)]
     mac: RawMac,
     mac_key_file: Option<PathBuf>,
+    pin_key_file: Option<PathBuf>,
 }
 
 fn bank_timeout() -> u64 {
@@ -145,7 +147,9 @@ pub(crate) fn validate(
         }
         institutions.push(institution(&path, id, raw)?);
     }
-    Ok((institutions, Institutions { ranges, movements }))
+    let with_pins = institutions.iter().filter(|institution| institution.link.pin_key.is_some());
+    let pins: BTreeSet<String> = with_pins.map(|institution| institution.id.clone()).collect();
+    Ok((institutions, Institutions { ranges, movements, pins }))
 }
 
 fn is_name(id: &str) -> bool {
@@ -179,6 +183,7 @@ fn institution(path: &str, id: String, raw: RawInstitution) -> Result<Institutio
     }
     let link = LinkConfig {
         codec: Codec { profile, mac: mac(path, &raw)? },
+        pin_key: pin_key(path, &raw)?,
         framing: Framing {
             length: match raw.length {
                 RawLength::Octets => LengthKind::Octets,
@@ -209,8 +214,17 @@ fn mac(path: &str, raw: &RawInstitution) -> Result<Option<MacKey>, Invalid> {
         (RawMac::AesCmac, Some(_)) => MacKey::aes_cmac,
     };
     let file = raw.mac_key_file.as_deref().unwrap_or(std::path::Path::new(""));
-    let text = config::read_secret(file).map_err(|error| Invalid::at(field.clone(), error))?;
-    let key = encode::unhex(text.expose().trim())
-        .ok_or_else(|| Invalid::at(field.clone(), "the file has to hold hexadecimal digits"))?;
-    make(Secret::new(key)).map(Some).map_err(|error| Invalid::at(field, error))
+    make(key(&field, file)?).map(Some).map_err(|error| Invalid::at(field, error))
+}
+
+fn pin_key(path: &str, raw: &RawInstitution) -> Result<Option<PinKey>, Invalid> {
+    let field = format!("{path}.pin-key-file");
+    let Some(file) = &raw.pin_key_file else { return Ok(None) };
+    PinKey::new(key(&field, file)?).map(Some).map_err(|error| Invalid::at(field, error))
+}
+
+fn key(field: &str, file: &std::path::Path) -> Result<Secret<Vec<u8>>, Invalid> {
+    let text = config::read_secret(file).map_err(|error| Invalid::at(field, error))?;
+    let key = encode::unhex(text.expose().trim());
+    key.map(Secret::new).ok_or_else(|| Invalid::at(field, "the file has to hold hexadecimal digits"))
 }

@@ -17,6 +17,7 @@ mod engine;
 #[cfg(test)]
 mod exactly_once;
 mod gate;
+mod harden;
 mod institutions;
 mod link;
 mod management;
@@ -71,6 +72,7 @@ impl Role for TransactionServer {
 
     async fn run(config: Self::Config, context: Context) -> Outcome {
         let stop = context.stop;
+        harden::no_core_dumps()?;
         std::fs::create_dir_all(&config.data)?;
         let store = Store::open(&config.data.join("orders.redb"))?;
         let outbox = Arc::new(outbox::Outbox::new(config.result_key));

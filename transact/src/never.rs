@@ -1,4 +1,4 @@
-//! Card numbers and passwords never reach a disk, a log or anybody, and nothing is left of them in memory: a server in a
+//! Card numbers, PINs and passwords never reach a disk, a log or anybody, and nothing is left of them in memory: a server in a
 //! process of its own is looked through after many purchases: its folder with its log, all its memory (which is what a core dump would hold), and
 //! what it said to vendor and facilitation.
 
@@ -134,7 +134,9 @@ async fn shop(server: SocketAddr, secrets: &mut Secrets) -> String {
             assert!((400..500).contains(&status), "{status}");
             said.push_str(&answer.to_string());
         }
-        let payment = json!({"transaction": claim, "card_number": card, "expiry": "12/49"});
+        let pin: String = (0..12).map(|_| char::from(b'0' + rng.between(0, 9) as u8)).collect();
+        forbid(secrets, &format!("PIN {number}"), &pin);
+        let payment = json!({"transaction": claim, "card_number": card, "expiry": "12/49", "pin": pin});
         said.push_str(&ask(server, "POST", "/p/v1/payments", &payment).await.to_string());
         let name = json!({"vendor": "shop", "transaction_id": id});
         said.push_str(&ask(server, "POST", "/m/v1/orders/status", &name).await.to_string());
@@ -144,7 +146,7 @@ async fn shop(server: SocketAddr, secrets: &mut Secrets) -> String {
 }
 
 #[test]
-fn no_card_number_and_no_password_is_left_anywhere() {
+fn no_card_number_no_pin_and_no_password_is_left_anywhere() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut secrets = Secrets::new();
@@ -162,6 +164,14 @@ fn no_card_number_and_no_password_is_left_anywhere() {
     // The scanner finds what is there: its own memory holds all of them.
     let (found, _) = search_memory(&secrets, std::process::id()).unwrap();
     assert!(found.len() >= secrets.len(), "{} of {} found", found.len(), secrets.len());
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.process.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "no core dumps");
+    if fs::File::open(format!("/proc/{}/mem", server.process.id())).is_err() {
+        // Who is not root may not look: the process is not to be traced, nor dumped.
+        cloakway_testing::skip("the memory of the server, which lets nobody look but root");
+        return;
+    }
     // Connections end, and with them their buffers, some time after the last answer.
     let began = Instant::now();
     loop {

@@ -67,6 +67,9 @@ fn told(
         Ok(Err(error @ PayError::CardNotTaken)) => {
             Err(refusal(StatusCode::UNPROCESSABLE_ENTITY, "card_not_taken", &error).field("card_number"))
         }
+        Ok(Err(error @ PayError::PinNotTaken)) => {
+            Err(refusal(StatusCode::UNPROCESSABLE_ENTITY, "pin_not_taken", &error).field("pin"))
+        }
         Ok(Err(error @ PayError::BankUnreachable)) => {
             Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "bank_unreachable", &error))
         }

@@ -86,6 +86,13 @@ fn a_key_for_messages_to_the_bank_is_read_and_not_printed() {
         assert!(config.institutions[0].link.codec.mac.is_some());
         assert!(!format!("{config:?}").contains("0123456789abcdef") && !format!("{config:?}").contains("[1, 35"));
     }
+    let pin = text.replacen("# pin-key-file", "pin-key-file", 1);
+    assert!(error(&pin).contains("bank-pin.key: No such file"));
+    std::fs::write(folder.path().join("bank-pin.key"), "0123456789abcdeffedcba9876543210").unwrap();
+    let config = config::parse::<Config>("t.toml", &pin).unwrap();
+    assert!(config.institutions[0].link.pin_key.is_some() && config.policy.institutions.pins.contains("bank"));
+    std::fs::write(folder.path().join("bank-pin.key"), "01234").unwrap();
+    assert!(error(&pin).contains("bank.pin-key-file: the file has to hold hexadecimal digits"));
     assert!(error(&with("none")).contains("bank.mac-key-file: there is a key and mac = \"none\""));
     assert!(error(&text.replacen("mac = \"none\"", "mac = \"x9.19\"", 1)).contains("bank.mac-key-file: no key"));
     std::fs::write(&key, "0123").unwrap();

@@ -46,10 +46,11 @@
       return sum + (value > 9 ? value - 9 : value);
     }, 0) % 10 === 0;
 
-  const problem = (number, expiry) => {
+  const problem = (number, expiry, pin) => {
     if (!/^\d{12,19}$/.test(number)) return "A card number has 12 to 19 digits.";
     if (!luhn(number)) return "This card number has a mistyped digit.";
     if (!/^(0[1-9]|1[0-2])\/\d\d$/.test(expiry)) return "Give the expiry as MM/YY, such as 09/29.";
+    if (pin && !/^\d{4,12}$/.test(pin)) return "A PIN has 4 to 12 digits. Leave it out if your card has none.";
     return "";
   };
 
@@ -72,14 +73,15 @@
     if (busy) return;
     const number = byId("card-number").value.replace(/[ -]/g, "");
     const expiry = byId("card-expiry").value.trim();
-    cardError.textContent = problem(number, expiry);
+    const pin = byId("card-pin").value.trim();
+    cardError.textContent = problem(number, expiry, pin);
     if (cardError.textContent) return;
     busy = true;
     pay.disabled = true;
     show("sending", "Asking the bank…");
     let state = "unknown";
     try {
-      const answer = await ask("/v1/payments", { transaction: claim, card_number: number, expiry });
+      const answer = await ask("/v1/payments", { transaction: claim, card_number: number, expiry, ...(pin && { pin }) });
       const body = await answer.json();
       if (answer.ok) {
         state = body.state;
@@ -93,6 +95,7 @@
       state = await follow();
     }
     byId("card-number").value = "";
+    byId("card-pin").value = "";
     busy = false;
     if (state === "open") {
       setPath(true);

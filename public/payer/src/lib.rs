@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use cloakway_crypto::Secret;
 use cloakway_runtime::http::{Client, ClientError};
 use cloakway_runtime::tls::{self, TlsError};
-use transact_wire::card::{CardError, CardNumber, Expiry};
+use transact_wire::card::{CardError, CardNumber, Expiry, Pin};
 use transact_wire::payment::{Claim, Outcome, Page, Payment, PaymentState};
 
 const PAGE_LIMIT: Duration = Duration::from_secs(15);
@@ -57,15 +57,16 @@ pub enum PayerError {
 pub struct Card {
     number: CardNumber,
     expiry: Expiry,
+    pin: Option<Pin>,
 }
 
 impl Card {
-    /// Reads lines `number=…` and `expiry=MM/YY`.
+    /// Reads lines `number=…`, `expiry=MM/YY` and, where the card has one, `pin=…`.
     ///
     /// # Errors
     /// [`PayerError::Card`], which names the line and shows nothing of the card.
     pub fn parse(text: &Secret<String>) -> Result<Self, PayerError> {
-        let (mut number, mut expiry) = (None, None);
+        let (mut number, mut expiry, mut pin) = (None, None, None);
         let wrong = |line: usize, error: CardError| PayerError::Card(format!("card file, line {line}: {error}"));
         for (at, line) in text.expose().lines().enumerate() {
             match line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) {
@@ -74,16 +75,17 @@ impl Card {
                     number = Some(CardNumber::parse(&Secret::from(value)).map_err(|e| wrong(at + 1, e))?);
                 }
                 Some(("expiry", value)) => expiry = Some(Expiry::parse(value).map_err(|e| wrong(at + 1, e))?),
+                Some(("pin", value)) => pin = Some(Pin::parse(Secret::from(value)).map_err(|e| wrong(at + 1, e))?),
                 _ => {
                     return Err(PayerError::Card(format!(
-                        "card file, line {}: number=… or expiry=MM/YY expected",
+                        "card file, line {}: number=…, expiry=MM/YY or pin=… expected",
                         at + 1
                     )));
                 }
             }
         }
         match (number, expiry) {
-            (Some(number), Some(expiry)) => Ok(Self { number, expiry }),
+            (Some(number), Some(expiry)) => Ok(Self { number, expiry, pin }),
             (None, _) => Err(PayerError::Card("card file: the line number=… is missing".to_owned())),
             (_, None) => Err(PayerError::Card("card file: the line expiry=MM/YY is missing".to_owned())),
         }
@@ -136,7 +138,8 @@ impl Payer {
             origin: self.page.private_origin.clone(),
             reason: error.to_string(),
         })?;
-        let payment = Payment { transaction: self.claim(), card_number: card.number, expiry: card.expiry };
+        let payment =
+            Payment { transaction: self.claim(), card_number: card.number, expiry: card.expiry, pin: card.pin };
         match self.client.post_json(&self.at("/v1/payments"), HeaderMap::new(), &payment, PAY_LIMIT).await {
             Ok(answer) if answer.status().is_success() => {
                 let outcome = outcome(answer.body())?;
@@ -216,6 +219,7 @@ mod tests {
             ("expiry=12/30", "number=… is missing"),
             ("number=4111111111111111\ncvv=1", "line 2"),
             ("number=4111111111111111\nexpiry=1230", "line 2: expiry"),
+            ("number=4111111111111111\npin=12", "line 2: PIN: 4 to 12 digits"),
         ] {
             let error = Card::parse(&text.into()).unwrap_err().to_string();
             assert!(error.contains(word) && !error.contains("4111"), "{error}");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cloakway_crypto::Secret;
+use cloakway_crypto::bank::PinKey;
 
 use crate::frame::{FrameError, Framing, LengthKind};
 use crate::profile::{Codec, Profile};
@@ -17,6 +18,8 @@ pub struct LinkConfig {
     pub codec: Codec,
     /// How they follow each other.
     pub framing: Framing,
+    /// The key under which PINs travel; without it, what comes with a PIN is not sent.
+    pub pin_key: Option<PinKey>,
     /// By which messages requests are taken back.
     pub reversals: ReversalKind,
     /// Connections at one time, numbered from 0.
@@ -42,6 +45,7 @@ impl LinkConfig {
             acceptor,
             codec: Codec { profile: Profile::ASCII, mac: None },
             framing: Framing { length: LengthKind::Octets, header: Vec::new() },
+            pin_key: None,
             reversals: ReversalKind::Request,
             lines: 1,
             answer_timeout: Duration::from_secs(15),

@@ -22,7 +22,7 @@ mod ranges;
 mod request;
 pub mod spec;
 
-pub use cloakway_crypto::bank::MacKey;
+pub use cloakway_crypto::bank::{MacKey, PinKey};
 pub use counters::{Count, Counters};
 pub use events::{DisconnectReason, Input, LinkConfig, Output, Verdict, Why};
 pub use frame::{FrameError, Framer, Framing, LengthKind, frame};
@@ -34,4 +34,4 @@ pub use request::{
     Acceptor, AcceptorError, Answer, AnswerError, Authorisation, Movement, NetworkCode, Original, Refund, ResponseCode,
     Reversal, ReversalKind, Trace, TraceError, original_data,
 };
-pub use transact_wire::card::{CardNumber, Expiry};
+pub use transact_wire::card::{CardNumber, Expiry, Pin};

@@ -127,8 +127,13 @@ impl<K: Clone> Link<K> {
             Input::Bytes(line, octets) => self.bytes(line, octets, now),
             Input::Disconnected(line) => self.lose(line),
             Input::Authorise(reference, asked) => {
-                let message = asked.message(&self.config.acceptor);
-                self.ask(reference, &message, asked.trace, asked.movement, asked.amount, now);
+                let mut message = asked.message(&self.config.acceptor);
+                if asked.add_pin(&mut message, self.config.pin_key.as_ref()) {
+                    self.ask(reference, &message, asked.trace, asked.movement, asked.amount, now);
+                } else {
+                    self.counters.add(Count::NotSent);
+                    self.outputs.push_back(Output::NotSent(reference));
+                }
             }
             Input::Refund(reference, asked) => {
                 let message = asked.message(&self.config.acceptor);

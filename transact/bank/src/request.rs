@@ -2,14 +2,19 @@
 
 use std::fmt;
 
+use cloakway_crypto::bank::PinKey;
 use cloakway_types::{Currency, Money, Timestamp};
 use serde::{Deserialize, Serialize};
-use transact_wire::card::{CardNumber, Expiry};
+use transact_wire::card::{CardNumber, Expiry, Pin};
 
 use crate::message::{FieldError, Message, MessageType};
 
 /// Field 22: typed in, no terminal that could take a PIN.
 const TYPED_IN: &str = "010";
+/// Field 22: typed in, with a PIN.
+const TYPED_IN_WITH_PIN: &str = "011";
+/// Field 26: the longest PIN that is taken.
+const LONGEST_PIN: &str = "12";
 /// Field 25: electronic commerce.
 const ELECTRONIC_COMMERCE: &str = "59";
 
@@ -170,12 +175,14 @@ pub struct Authorisation {
     pub card: CardNumber,
     /// The card's expiry.
     pub expiry: Expiry,
+    /// The card's PIN, if its holder gave one.
+    pub pin: Option<Pin>,
     /// How much.
     pub amount: Money,
 }
 
 impl Authorisation {
-    /// The 0100 or the 0200.
+    /// The 0100 or the 0200; without the PIN, which [`Authorisation::add_pin`] puts in.
     #[must_use]
     pub fn message(&self, acceptor: &Acceptor) -> Message {
         let mut message = common(self.movement.request(), self.movement, self.trace, self.amount, acceptor);
@@ -183,6 +190,19 @@ impl Authorisation {
         set(&mut message, 14, &self.expiry.yymm());
         set(&mut message, 22, TYPED_IN);
         message
+    }
+
+    /// Puts the PIN, if there is one, into fields 22, 26 and 52. `false`: there is no key for it, or the card number is
+    /// too short for a PIN block; the message is not to be sent.
+    #[must_use]
+    pub fn add_pin(&self, message: &mut Message, key: Option<&PinKey>) -> bool {
+        let Some(pin) = &self.pin else { return true };
+        let block = key.and_then(|key| key.block(pin.expose_digits(), self.card.expose_digits()));
+        let Some(block) = block else { return false };
+        set(message, 22, TYPED_IN_WITH_PIN);
+        set(message, 26, LONGEST_PIN);
+        set(message, 52, &block.iter().map(|octet| format!("{octet:02X}")).collect::<String>());
+        true
     }
 }
 
@@ -457,6 +477,7 @@ mod tests {
             movement: Movement::Authorisation,
             card: CardNumber::parse(&Secret::from("4111 1111 1111 1111")).unwrap(),
             expiry: Expiry::parse("12/29").unwrap(),
+            pin: None,
             amount: amount(),
         };
         let message = authorisation.message(&acceptor());
@@ -480,6 +501,33 @@ mod tests {
         for (kind, repeated, code) in codes {
             assert_eq!(reversal.message(&acceptor(), kind, repeated).message_type().code(), code);
         }
+    }
+
+    #[test]
+    fn a_pin_travels_as_a_block_under_its_key_or_not_at_all() {
+        let key = PinKey::new(Secret::new(vec![7; 16])).unwrap();
+        let with = |card: &str, pin: Option<&str>| Authorisation {
+            trace: trace(),
+            movement: Movement::Authorisation,
+            card: CardNumber::parse(&Secret::from(card)).unwrap(),
+            expiry: Expiry::parse("12/29").unwrap(),
+            pin: pin.map(|pin| Pin::parse(Secret::from(pin)).unwrap()),
+            amount: amount(),
+        };
+        let asked = with("4111111111111111", Some("987654"));
+        let mut message = asked.message(&acceptor());
+        assert!(asked.add_pin(&mut message, Some(&key)));
+        assert_eq!((message.get(22), message.get(26)), (Some("011"), Some("12")));
+        let block = message.get(52).unwrap();
+        assert!(block.len() == 16 && !block.contains("987654"), "{block}");
+        assert!(!format!("{asked:?} {message:?}").contains("987654") && !format!("{message:?}").contains(block));
+        assert!(!asked.add_pin(&mut asked.message(&acceptor()), None), "no key");
+        let short = with("123456789007", Some("1234"));
+        assert!(!short.add_pin(&mut short.message(&acceptor()), Some(&key)), "too short for a block");
+        let without = with("4111111111111111", None);
+        let mut message = without.message(&acceptor());
+        assert!(without.add_pin(&mut message, None));
+        assert_eq!((message.get(22), message.get(52)), (Some("010"), None));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which institution is asked about a card, and how.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use transact_bank::{CardRanges, Movement};
 use transact_wire::card::CardNumber;
@@ -12,6 +12,8 @@ pub struct Institutions {
     pub ranges: CardRanges,
     /// How each is asked for a purchase.
     pub movements: BTreeMap<String, Movement>,
+    /// Those to which PINs can be sent.
+    pub pins: BTreeSet<String>,
 }
 
 impl Institutions {
@@ -21,7 +23,7 @@ impl Institutions {
         let mut ranges = CardRanges::default();
         // Nothing else has the range.
         let _ = ranges.add(transact_bank::CardRange::ALL, id);
-        Self { ranges, movements: BTreeMap::from([(id.to_owned(), Movement::Authorisation)]) }
+        Self { ranges, movements: BTreeMap::from([(id.to_owned(), Movement::Authorisation)]), pins: BTreeSet::new() }
     }
 
     /// Whose the card is, and how a purchase is asked for there.

@@ -9,7 +9,7 @@ use cloakway_crypto::hash::{keyed, sha256};
 use cloakway_crypto::{Secret, ct_eq};
 use cloakway_types::{IspId, Money, Timestamp, TransactionId, VendorId};
 use transact_wire::after::{OrderName, OrderStatus, Phase, RefundPlacement, RefundReceipt, RefundState};
-use transact_wire::card::{CardNumber, Expiry};
+use transact_wire::card::{CardNumber, Expiry, Pin};
 use transact_wire::order::{Issued, Placement, Reference};
 use transact_wire::payment::{Claim, Payment, PaymentState};
 use transact_wire::result::{PurchaseResult, Verdict};
@@ -88,6 +88,9 @@ pub enum PayError {
     /// No institution here takes cards of this kind.
     #[error("cards of this kind are not taken here: use another card")]
     CardNotTaken,
+    /// A PIN for an institution to which none can be sent, or with a card number that cannot have one.
+    #[error("a PIN is not taken for this card: leave it out")]
+    PinNotTaken,
     /// The institution cannot be reached; nothing was sent to it.
     #[error("the bank cannot be reached now: nothing was charged, try again")]
     BankUnreachable,
@@ -130,6 +133,8 @@ pub struct BankOrder {
     pub card: CardNumber,
     /// Its expiry.
     pub expiry: Expiry,
+    /// Its PIN, if one was given.
+    pub pin: Option<Pin>,
 }
 
 /// A request to give money back (ISO 8583 0200 with processing code 20). It needs no card number.
@@ -364,6 +369,12 @@ impl Orders {
                     step.effects.push(Effect::Answer(ticket, Answer::Payment(Err(PayError::CardNotTaken))));
                     return step;
                 };
+                // A PIN block is made of the twelve digits before the check digit.
+                let short = payment.card_number.expose_digits().len() < 13;
+                if payment.pin.is_some() && (short || !self.policy.institutions.pins.contains(institution)) {
+                    step.effects.push(Effect::Answer(ticket, Answer::Payment(Err(PayError::PinNotTaken))));
+                    return step;
+                }
                 self.stan = next_stan(self.stan);
                 let attempt = Attempt {
                     stan: self.stan,
@@ -385,6 +396,7 @@ impl Orders {
                     amount: order.amount,
                     card: payment.card_number,
                     expiry: payment.expiry,
+                    pin: payment.pin,
                 })));
                 self.waiting.entry(Asked::payment(&key)).or_default().push(ticket);
             }

@@ -484,3 +484,23 @@ fn a_card_that_nobody_takes_leaves_the_order_open() {
     let step = orders.pay(Ticket(3), payment(&issued, "5100000000000008"), at(2));
     assert!(step.effects.iter().any(|e| matches!(e, Effect::Authorise(order) if order.attempt.institution == "red")));
 }
+
+#[test]
+fn a_pin_goes_to_who_can_take_it_and_nowhere_else() {
+    let mut with_pins = policy();
+    with_pins.institutions.pins.insert("bank".to_owned());
+    for (policy, taken) in [(policy(), false), (with_pins, true)] {
+        let (mut orders, _) = Orders::restore(policy, Vec::new(), 0, at(0));
+        let issued = placed(orders.place(Ticket(1), &placement("o-1"), at(0))).unwrap();
+        let mut payment = payment(&issued, CARD);
+        payment.pin = transact_wire::card::Pin::parse("987654".into()).ok();
+        let step = orders.pay(Ticket(2), payment, at(1));
+        if taken {
+            assert!(step.effects.iter().any(|e| matches!(e, Effect::Authorise(order) if order.pin.is_some())));
+            let stored: Vec<_> = orders.iter().map(|order| serde_json::to_string(order).unwrap()).collect();
+            assert!(!format!("{step:?} {stored:?}").contains("987654"));
+        } else {
+            assert_eq!((answers(&step), step.writes.len()), (vec![(Ticket(2), Err(PayError::PinNotTaken))], 0));
+        }
+    }
+}

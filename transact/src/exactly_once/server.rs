@@ -17,7 +17,7 @@ use cloakway_crypto::sign::SigningKey;
 use cloakway_runtime::Stop;
 use cloakway_store::Store;
 use tokio::sync::mpsc;
-use transact_bank::{Acceptor, LinkConfig};
+use transact_bank::{Acceptor, LinkConfig, PinKey};
 use transact_core::admission::{Admission, Bounds};
 use transact_core::{Institutions, Policy};
 
@@ -85,12 +85,13 @@ fn policy() -> Policy {
         retention: Duration::from_secs(100_000),
         addresses: BTreeMap::from([("isp".parse().unwrap(), vec!["203.0.113.200".parse().unwrap()])]),
         port: 443,
-        institutions: Institutions::one("bank"),
+        institutions: Institutions { pins: ["bank".to_owned()].into(), ..Institutions::one("bank") },
     }
 }
 
 async fn serve(bank: SocketAddr, folder: &Path) {
     cloakway_runtime::log::start();
+    crate::harden::no_core_dumps().unwrap();
     let stop = Stop::new();
     let store = Store::open(&folder.join("orders.redb")).unwrap();
     let key = SigningKey::from_base64(&Secret::new(base64(&[1; 32]))).unwrap();
@@ -104,6 +105,7 @@ async fn serve(bank: SocketAddr, folder: &Path) {
         reversal_retry: Duration::from_millis(100),
         reversal_retry_max: Duration::from_millis(500),
         lines: 2,
+        pin_key: PinKey::new(Secret::new(vec![9; 16])).ok(),
         ..LinkConfig::new(acceptor)
     };
     let institution = Institution { id: "bank".to_owned(), addresses: vec![bank, bank], link };

@@ -23,6 +23,9 @@ pub enum CardError {
     /// The check digit of ISO/IEC 7812-1 annex B does not fit.
     #[error("card number: the check digit does not fit: look for a mistyped digit")]
     CheckDigit,
+    /// Not 4 to 12 digits (ISO 9564-1).
+    #[error("PIN: 4 to 12 digits are needed")]
+    Pin,
     /// Not a month and a year.
     #[error("expiry: give month and year as MM/YY, such as 09/29")]
     Expiry,
@@ -120,6 +123,47 @@ impl<'de> Deserialize<'de> for CardNumber {
 
 /// Written out by the payer alone, to the private network address alone.
 impl Serialize for CardNumber {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.expose_digits())
+    }
+}
+
+/// The number that a debit card's holder knows (ISO 9564-1). `Debug` prints `[PIN]`; it is wiped on drop.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pin(Secret<String>);
+
+impl Pin {
+    /// Reads 4 to 12 digits.
+    ///
+    /// # Errors
+    /// [`CardError::Pin`].
+    pub fn parse(text: Secret<String>) -> Result<Self, CardError> {
+        let digits = text.expose();
+        let fits = (4..=12).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit());
+        if fits { Ok(Self(text)) } else { Err(CardError::Pin) }
+    }
+
+    /// The digits, for the one place that makes a PIN block of them (ISO 8583 field 52).
+    #[must_use]
+    pub fn expose_digits(&self) -> &str {
+        self.0.expose()
+    }
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[PIN]")
+    }
+}
+
+impl<'de> Deserialize<'de> for Pin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(Secret::<String>::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Written out by the payer alone, to the private network address alone.
+impl Serialize for Pin {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.expose_digits())
     }

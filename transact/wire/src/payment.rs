@@ -4,7 +4,7 @@ use cloakway_crypto::Secret;
 use cloakway_types::{Money, Timestamp, TransactionId, VendorId};
 use serde::{Deserialize, Serialize};
 
-use crate::card::{CardNumber, Expiry};
+use crate::card::{CardNumber, Expiry, Pin};
 use crate::reveal;
 
 /// The payer page for programs: what `GET` of the page gives with `Accept: application/json`.
@@ -42,6 +42,9 @@ pub struct Payment {
     pub card_number: CardNumber,
     /// Until when it is valid.
     pub expiry: Expiry,
+    /// Its PIN, of a debit card that asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<Pin>,
 }
 
 /// A transaction with its password; alone it asks for the outcome, `POST /v1/outcome`.
@@ -130,7 +133,7 @@ const OWN_WORDS: &[&str] =
 pub fn from_json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, BodyError> {
     serde_json::from_slice(body).map_err(|error| {
         let text = error.to_string();
-        if text.starts_with("card number") || text.starts_with("expiry") {
+        if ["card number", "expiry", "PIN"].iter().any(|word| text.starts_with(word)) {
             BodyError::Card(text)
         } else if !error.is_data() || OWN_WORDS.iter().any(|words| text.starts_with(words)) {
             BodyError::Form(text)
@@ -177,6 +180,20 @@ mod tests {
         let debug = format!("{payment:?}");
         assert!(!debug.contains("4111") && !debug.contains("pw\"") && !debug.contains("12/30"), "{debug}");
         assert_eq!(serde_json::to_string(&payment).unwrap(), text);
+        let with_pin = text.replace("\"12/30\"", "\"12/30\",\"pin\":\"987654\"");
+        let payment: Payment = serde_json::from_str(&with_pin).unwrap();
+        assert!(!format!("{payment:?}").contains("9876"));
+        assert_eq!(serde_json::to_string(&payment).unwrap(), with_pin);
+        for bad in ["123", "1234567890123", "12a4", ""] {
+            let error = from_json::<Payment>(with_pin.replace("987654", bad).as_bytes()).unwrap_err();
+            assert!(matches!(&error, BodyError::Card(text) if text.starts_with("PIN: 4 to 12 digits")), "{error}");
+        }
+        assert!(
+            !from_json::<Payment>(with_pin.replace("\"987654\"", "987654").as_bytes())
+                .unwrap_err()
+                .to_string()
+                .contains("9876")
+        );
         assert!(serde_json::from_str::<Payment>(&text.replace("\"expiry\"", "\"cvv\":1,\"expiry\"")).is_err());
     }
 }

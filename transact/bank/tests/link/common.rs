@@ -43,6 +43,7 @@ pub(crate) fn authorisation(stan: u32, millis: u64) -> Box<Authorisation> {
         movement: Movement::Authorisation,
         card: CardNumber::parse(&Secret::from("4111111111111111")).unwrap(),
         expiry: Expiry::parse("12/29").unwrap(),
+        pin: None,
         amount: money(1234),
     })
 }

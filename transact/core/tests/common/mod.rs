@@ -56,5 +56,6 @@ pub(crate) fn payment(issued: &Issued, card: &str) -> Payment {
         },
         card_number: CardNumber::parse(&card.into()).unwrap(),
         expiry: Expiry::parse("12/30").unwrap(),
+        pin: None,
     }
 }
