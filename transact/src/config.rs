@@ -149,6 +149,8 @@ struct RawLimits {
     connections: usize,
     half_open: usize,
     per_source: usize,
+    per_isp: Option<usize>,
+    half_open_per_isp: Option<usize>,
     handshake_s: u64,
     idle_s: u64,
 }
@@ -163,6 +165,8 @@ impl Default for RawLimits {
             connections: 1024,
             half_open: 128,
             per_source: 16,
+            per_isp: None,
+            half_open_per_isp: None,
             handshake_s: 5,
             idle_s: 60,
         }
@@ -236,6 +240,8 @@ impl config::Config for Config {
         });
         let limits = private.limits;
         let seconds = |field: &str, value| positive(&format!("private.limits.{field}"), value).map(Duration::from_secs);
+        // One ISP may have everything; of several none more than half.
+        let share = |all: usize| if by_isp.len() > 1 { all.div_ceil(2) } else { all };
         let cloak = CloakConfig {
             // A stand-in for the interface's own, which is read when the link is opened.
             hardware_address: [2, 0, 0, 0, 0, 1],
@@ -249,6 +255,8 @@ impl config::Config for Config {
                 max_connections: limits.connections,
                 max_half_open: limits.half_open,
                 max_per_source: limits.per_source,
+                max_per_isp: limits.per_isp.unwrap_or(share(limits.connections)),
+                max_half_open_per_isp: limits.half_open_per_isp.unwrap_or(share(limits.half_open)),
                 handshake_timeout: seconds("handshake-s", limits.handshake_s)?,
                 idle_timeout: seconds("idle-s", limits.idle_s)?,
                 ..Limits::default()

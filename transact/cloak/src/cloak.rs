@@ -72,6 +72,7 @@ pub struct Cloak {
     half_open: BTreeSet<(Instant, ConnectionId)>,
     /// Connections by source: an IPv4 address or an IPv6 /64.
     per_source: BTreeMap<IpAddr, usize>,
+    per_isp: BTreeMap<IspId, OfIsp>,
     timers: BTreeSet<(Instant, ConnectionId)>,
     /// Connections that were written to or read from since the last poll.
     touched: BTreeSet<ConnectionId>,
@@ -81,6 +82,15 @@ pub struct Cloak {
     transmit: Transmit,
     counters: Counters,
     next_id: u64,
+}
+
+/// What the subscribers of one ISP have.
+#[derive(Debug, Default)]
+struct OfIsp {
+    /// Connections in any state.
+    connections: usize,
+    /// Those whose handshake is not finished, the oldest first.
+    half_open: BTreeSet<(Instant, ConnectionId)>,
 }
 
 impl fmt::Debug for Cloak {
@@ -117,6 +127,7 @@ impl Cloak {
             flows: BTreeMap::new(),
             half_open: BTreeSet::new(),
             per_source: BTreeMap::new(),
+            per_isp: BTreeMap::new(),
             timers: BTreeSet::new(),
             touched: BTreeSet::new(),
             backlog: VecDeque::new(),
@@ -327,17 +338,20 @@ impl Cloak {
         {
             return Err(Count::SourceFull);
         }
+        let of_isp = |cloak: &Self| cloak.per_isp.get(&segment.isp).map_or(0, |of_isp| of_isp.connections);
+        if of_isp(self) >= self.limits.max_per_isp && !self.reclaim(|connection| connection.isp == segment.isp) {
+            return Err(Count::IspFull);
+        }
         if self.connections.len() >= self.limits.max_connections && !self.reclaim(|_| true) {
             return Err(Count::ConnectionsFull);
         }
+        let half_open = self.per_isp.get(&segment.isp).map(|of_isp| &of_isp.half_open);
+        if half_open.is_some_and(|half_open| half_open.len() >= self.limits.max_half_open_per_isp) {
+            let oldest = half_open.and_then(|half_open| half_open.first().copied());
+            self.evict(oldest, now).then_some(()).ok_or(Count::IspHalfOpenFull)?;
+        }
         if self.half_open.len() >= self.limits.max_half_open {
-            match self.half_open.first() {
-                Some(&(since, oldest)) if now.since(since) >= HALF_OPEN_GRACE => {
-                    self.counters.add(Count::HalfOpenEvicted);
-                    self.remove(oldest);
-                }
-                Some(_) | None => return Err(Count::HalfOpenFull),
-            }
+            self.evict(self.half_open.first().copied(), now).then_some(()).ok_or(Count::HalfOpenFull)?;
         }
         let mut seed = [0; 8];
         self.randomness.fill(&mut seed);
@@ -353,6 +367,9 @@ impl Cloak {
             transmit: &mut self.transmit,
             counters: &mut self.counters,
         };
+        let of_isp = self.per_isp.entry(segment.isp.clone()).or_default();
+        of_isp.connections += 1;
+        of_isp.half_open.insert((now, id));
         let connection = Connection::new(flow, segment.isp, u64::from_le_bytes(seed), &self.limits, &mut world);
         self.timers.insert((connection.due, id));
         self.connections.insert(id, connection);
@@ -365,6 +382,14 @@ impl Cloak {
         self.counters.add(Count::SynAdmitted);
         self.ask_gateways(now);
         Ok(id)
+    }
+
+    /// Forgets a half-open connection that had its second, to make room for a new one.
+    fn evict(&mut self, oldest: Option<(Instant, ConnectionId)>, now: Instant) -> bool {
+        let Some((_, id)) = oldest.filter(|(since, _)| now.since(*since) >= HALF_OPEN_GRACE) else { return false };
+        self.counters.add(Count::HalfOpenEvicted);
+        self.remove(id);
+        true
     }
 
     /// Forgets one connection that both sides have closed and that only waits for old segments to die.
@@ -392,6 +417,9 @@ impl Cloak {
             Fate::Opened { since } => {
                 connection.stage = Stage::Open;
                 self.half_open.remove(&(since, id));
+                if let Some(of_isp) = self.per_isp.get_mut(&connection.isp) {
+                    of_isp.half_open.remove(&(since, id));
+                }
                 self.backlog.push_back(id);
                 self.counters.add(Count::ConnectionOpened);
             }
@@ -441,6 +469,13 @@ impl Cloak {
         self.timers.remove(&(connection.due, id));
         if let Stage::HalfOpen(since) = connection.stage {
             self.half_open.remove(&(since, id));
+        }
+        // As many entries as there are member ISPs; they stay.
+        if let Some(of_isp) = self.per_isp.get_mut(&connection.isp) {
+            of_isp.connections = of_isp.connections.saturating_sub(1);
+            if let Stage::HalfOpen(since) = connection.stage {
+                of_isp.half_open.remove(&(since, id));
+            }
         }
         let source = source_key(connection.flow.remote.ip());
         if let Some(number) = self.per_source.get_mut(&source) {

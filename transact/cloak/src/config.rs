@@ -35,6 +35,10 @@ pub struct Limits {
     pub max_connections: usize,
     /// Connections whose handshake is not finished.
     pub max_half_open: usize,
+    /// Connections in any state from one ISP's subscribers.
+    pub max_per_isp: usize,
+    /// Connections from one ISP's subscribers whose handshake is not finished.
+    pub max_half_open_per_isp: usize,
     /// Connections in any state from one IPv4 address or one IPv6 /64.
     pub max_per_source: usize,
     /// From the SYN to the end of the handshake; then the half-open connection is forgotten.
@@ -56,6 +60,8 @@ impl Default for Limits {
         Self {
             max_connections: 1024,
             max_half_open: 128,
+            max_per_isp: 1024,
+            max_half_open_per_isp: 128,
             max_per_source: 16,
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(60),
@@ -182,6 +188,8 @@ impl Limits {
         let zero = [
             ("max-connections", self.max_connections == 0),
             ("max-half-open", self.max_half_open == 0),
+            ("max-per-isp", self.max_per_isp == 0),
+            ("max-half-open-per-isp", self.max_half_open_per_isp == 0),
             ("max-per-source", self.max_per_source == 0),
             ("handshake-timeout", self.handshake_timeout.is_zero()),
             ("idle-timeout", self.idle_timeout.is_zero()),

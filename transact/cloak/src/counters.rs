@@ -56,6 +56,10 @@ cloakway_types::counts! {
         HalfOpenFull = "drop-half-open-full",
         /// Dropped: a SYN while the connection bound was reached.
         ConnectionsFull = "drop-connections-full",
+        /// Dropped: a SYN while the half-open bound of its ISP was reached.
+        IspHalfOpenFull = "drop-isp-half-open-full",
+        /// Dropped: a SYN while the connection bound of its ISP was reached.
+        IspFull = "drop-isp-full",
         /// Dropped: a SYN while the bound of its source was reached.
         SourceFull = "drop-source-full",
 

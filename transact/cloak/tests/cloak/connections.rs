@@ -217,6 +217,48 @@ fn the_bounds_of_one_source_and_of_all_hold() {
     assert_eq!(resets(&lab.out), 0);
 }
 
+/// Two ISPs: the IPv4 subscriber is of one, the IPv6 subscriber of the other.
+fn two_isps(change: impl FnOnce(&mut transact_cloak::Limits)) -> Lab {
+    Lab::new(cloak(|config| {
+        for (prefix, isp) in &mut config.members {
+            *isp = if prefix.addr().is_ipv4() { "isp-4" } else { "isp-6" }.parse().unwrap();
+        }
+        config.limits.max_per_source = 100;
+        change(&mut config.limits);
+    }))
+}
+
+#[test]
+fn one_isp_cannot_use_up_what_another_needs() {
+    let mut lab = two_isps(|limits| limits.max_per_isp = 3);
+    for _ in 0..6 {
+        lab.connect(SUBSCRIBER_V4, PRIVATE_V4);
+    }
+    for _ in 0..2 {
+        lab.connect(SUBSCRIBER_V6, PRIVATE_V6);
+    }
+    lab.run_for(secs(5));
+    assert_eq!(lab.cloak.connections(), 5, "three of the one, two of the other");
+    assert!(lab.count(Count::IspFull) >= 3);
+    assert_eq!(resets(&lab.out), 0);
+    let first = (0..5).map(|_| lab.accept()).find(|(_, peer)| peer.isp == "isp-4".parse().unwrap());
+    lab.cloak.abort(first.unwrap().0);
+    lab.run_for(secs(20));
+    assert_eq!(lab.cloak.connections(), 5, "what one lets go of, its next gets");
+}
+
+#[test]
+fn half_open_connections_are_bounded_for_each_isp_and_retries_succeed() {
+    let mut lab = two_isps(|limits| limits.max_half_open_per_isp = 2);
+    let clients: Vec<_> = (0..8).map(|_| lab.connect(SUBSCRIBER_V4, PRIVATE_V4)).collect();
+    lab.until("all connected", |lab| {
+        let state = |client| lab.sockets.get::<smoltcp::socket::tcp::Socket<'_>>(client).state();
+        clients.iter().all(|client| state(*client) == State::Established).then_some(())
+    });
+    assert!(lab.count(Count::IspHalfOpenFull) >= 1, "{:?}", lab.cloak.counters());
+    assert_eq!(resets(&lab.out), 0);
+}
+
 #[test]
 fn sequence_numbers_do_not_repeat() {
     let mut seen = std::collections::BTreeSet::new();
