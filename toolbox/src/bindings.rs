@@ -124,7 +124,7 @@ impl Bindings {
     /// # Errors
     /// [`BindingsError`].
     pub fn open(data: &Path, settings: Settings, retention: Duration) -> Result<Self, BindingsError> {
-        let store = Store::open(&data.join("history.redb"))?;
+        let store = Store::open_large(&data.join("history.redb"))?;
         let history = History::open(store.clone(), retention)?;
         let mut table = Table::new(settings.clone());
         let ended = Ended::default();

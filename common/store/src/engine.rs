@@ -26,7 +26,8 @@ fn table(name: &str) -> TableDefinition<'_, &'static [u8], &'static [u8]> {
 }
 
 impl Engine {
-    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+    /// `large`: a start after a crash must not have to read all of it.
+    pub(crate) fn open(path: &Path, large: bool) -> Result<Self, StoreError> {
         let failed = |reason: String| StoreError::Open { path: path.display().to_string(), reason };
         let database = std::sync::Arc::new(Database::create(path).map_err(|e| failed(e.to_string()))?);
         let (jobs, queue) = channel();
@@ -34,7 +35,7 @@ impl Engine {
             .name("store".to_owned())
             .spawn({
                 let database = database.clone();
-                move || write_until_closed(&database, &queue)
+                move || write_until_closed(&database, large, &queue)
             })
             .map_err(|e| failed(e.to_string()))?;
         Ok(Self { database, jobs: Some(jobs), writer: Some(writer) })
@@ -92,14 +93,14 @@ impl Drop for Engine {
     }
 }
 
-fn write_until_closed(database: &Database, queue: &Receiver<Job>) {
+fn write_until_closed(database: &Database, large: bool, queue: &Receiver<Job>) {
     let mut broken = None;
     while let Ok(first) = queue.recv() {
         let mut group = vec![first];
         group.extend(queue.try_iter().take(GROUP_LIMIT - 1));
         let result = match &broken {
             Some(error) => Err(StoreError::clone(error)),
-            None => write(database, &group).map_err(|error| StoreError::Write(error.to_string())),
+            None => write(database, large, &group).map_err(|error| StoreError::Write(error.to_string())),
         };
         if let Err(error) = &result
             && broken.is_none()
@@ -113,8 +114,9 @@ fn write_until_closed(database: &Database, queue: &Receiver<Job>) {
     }
 }
 
-fn write(database: &Database, group: &[Job]) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
+fn write(database: &Database, large: bool, group: &[Job]) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(large);
     for (batch, _) in group {
         for (name, key, change) in &batch.0 {
             let mut table = transaction.open_table(table(name))?;

@@ -89,7 +89,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::Open`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        engine::Engine::open(path).map(|engine| Self(Arc::new(engine)))
+        engine::Engine::open(path, false).map(|engine| Self(Arc::new(engine)))
+    }
+
+    /// [`Store::open`] of one that grows large and is written in large batches: a start after a crash reads only what it needs,
+    /// and each commit costs a second sync. Otherwise a start after a crash reads all of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`].
+    pub fn open_large(path: &Path) -> Result<Self, StoreError> {
+        engine::Engine::open(path, true).map(|engine| Self(Arc::new(engine)))
     }
 
     /// Makes `batch` durable and returns when it is.

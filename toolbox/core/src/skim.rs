@@ -232,20 +232,36 @@ impl<'b> Glance<'b> {
         None
     }
 
-    /// Whether the prefix that follows holds these bits of an address, which has `family` octets.
+    /// Whether the prefix that follows holds an address.
     #[inline]
-    fn net_holds(&mut self, bits: u128, family: usize) -> Option<bool> {
+    fn net_holds(&mut self, address: IpAddr) -> Option<bool> {
         let tag = usize::from(self.octet()?);
-        let (of, length) = if tag <= 32 { (4, tag) } else { (16, tag.checked_sub(64).filter(|of| *of <= 128)?) };
-        let given = self.some(length.div_ceil(8))?;
-        if of != family || length == 0 {
-            return Some(of == family);
+        let all = self.0;
+        if tag <= 32 {
+            let given = self.some(tag.div_ceil(8))?;
+            let IpAddr::V4(address) = address else { return Some(false) };
+            let net = match all.first_chunk() {
+                Some(net) => u32::from_be_bytes(*net),
+                None => {
+                    let mut net = [0; 4];
+                    net.iter_mut().zip(given).for_each(|(to, from)| *to = *from);
+                    u32::from_be_bytes(net)
+                }
+            };
+            // Behind its length come other octets.
+            return Some((u32::from(address) ^ net).checked_shr(32 - tag as u32).unwrap_or(0) == 0);
         }
-        let net = given.iter().fold(0_u128, |net, octet| net << 8 | u128::from(*octet));
-        let shift = (8 * (of - given.len())) as u32;
-        // Behind its length a prefix has no bits.
-        let differing = (bits >> shift) ^ net;
-        Some(differing >> (8 * given.len() - length) == 0)
+        let length = tag.checked_sub(64).filter(|length| *length <= 128)?;
+        let given = self.some(length.div_ceil(8))?;
+        let IpAddr::V6(address) = address else { return Some(false) };
+        let bits = u128::from(address);
+        if let (Some(net), true) = (all.first_chunk(), length <= 64) {
+            let differing = (bits >> 64) as u64 ^ u64::from_be_bytes(*net);
+            return Some(differing.checked_shr(64 - length as u32).unwrap_or(0) == 0);
+        }
+        let mut net = [0; 16];
+        net.iter_mut().zip(given).for_each(|(to, from)| *to = *from);
+        Some((bits ^ u128::from_be_bytes(net)).checked_shr(128 - length as u32).unwrap_or(0) == 0)
     }
 
     #[inline]
@@ -294,23 +310,20 @@ fn whose(octets: &[u8]) -> Option<(Whose, Glance<'_>)> {
 /// Whose the session is if it claims what is asked about, perhaps by the claim that stands at an octet.
 #[inline]
 pub(crate) fn glance(octets: &[u8], question: &Question, at: u8) -> Option<Whose> {
-    let (bits, family) = match question.address {
-        IpAddr::V4(address) => (u32::from(address).into(), 4),
-        IpAddr::V6(address) => (u128::from(address), 16),
-    };
     let (whose, left) = whose(octets)?;
     let one = || {
         let mut claim = Glance(octets.get(usize::from(at)..).filter(|_| at != FAR)?);
-        Some(claim.net_holds(bits, family)? && claim.ports_hold(question)?)
+        Some(claim.net_holds(question.address)? && claim.ports_hold(question)?)
     };
-    (one() == Some(true) || any_holds(left, question, bits, family)?).then_some(whose)
+    (one() == Some(true) || any_holds(left, question)?).then_some(whose)
 }
 
-fn any_holds(mut left: Glance<'_>, question: &Question, bits: u128, family: usize) -> Option<bool> {
+#[cold]
+fn any_holds(mut left: Glance<'_>, question: &Question) -> Option<bool> {
     for _ in 0..left.number()? {
         left.octet()?;
         for _ in 0..left.number()? {
-            if left.net_holds(bits, family)? & left.ports_hold(question)? {
+            if left.net_holds(question.address)? & left.ports_hold(question)? {
                 return Some(true);
             }
         }
@@ -343,4 +356,44 @@ pub(crate) fn span_of(octets: &[u8]) -> Option<Span> {
         reader.time(heard).ok()?;
     }
     reader.spans(heard).ok().map(|(span, ..)| span)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipnet::{Ipv4Net, Ipv6Net};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_prefix_holds_at_a_glance_what_it_holds(
+            v4: u32, v6: u128, length in 0_u8..=128, flip in 0_u32..128, behind in proptest::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let one = Ipv4Net::new(v4.into(), length.min(32)).unwrap().trunc();
+            let other = Ipv6Net::new(v6.into(), length).unwrap().trunc();
+            let v4s = [v4, v4 ^ 1 << (flip % 32)].map(|of| IpAddr::V4(of.into()));
+            let v6s = [v6, v6 ^ 1 << flip].map(|of| IpAddr::V6(of.into()));
+            for net in [IpNet::V4(one), IpNet::V6(other)] {
+                let mut writer = Writer::default();
+                writer.net(net);
+                writer.0.extend_from_slice(&behind);
+                for address in v4s.into_iter().chain(v6s) {
+                    let mut read = Glance(&writer.0);
+                    prop_assert_eq!(read.net_holds(address), Some(net.contains(&address)), "{} {}", net, address);
+                    prop_assert_eq!(read.0, behind.as_slice());
+                }
+            }
+        }
+
+        #[test]
+        fn no_octets_make_a_glance_panic(octets: Vec<u8>, v4: u32, v6: u128, at: u8) {
+            let mut written = vec![VERSION];
+            written.extend_from_slice(&octets);
+            for address in [IpAddr::V4(v4.into()), IpAddr::V6(v6.into())] {
+                let question = Question::new(address, Some(443));
+                let _ = (glance(&octets, &question, at), glance(&written, &question, at), span_of(&written));
+            }
+            let _ = (Skim::of(&written, &mut Vec::new()), KeyOctets::of(&written));
+        }
+    }
 }

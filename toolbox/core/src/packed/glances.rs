@@ -178,8 +178,9 @@ impl Glances {
             for to in located.iter_mut().take(some.len()) {
                 self.locate(to);
                 for (number, _) in to.matches() {
-                    for at in [0, 8, 14] {
-                        if let (Some(place), [word]) = (places.next(), shared.words.at(number.wrapping_add(at), 1)) {
+                    let words = shared.words.at(*number, 2 * LINE);
+                    for word in [words.first(), words.get(LINE), words.last()].into_iter().flatten() {
+                        if let Some(place) = places.next() {
                             *place = word;
                         }
                     }
@@ -246,7 +247,7 @@ impl Glances {
         let mut buffer = [0; ROOM];
         let (found, located) = self.look(&inside, now, &mut buffer);
         let Found::One(length, source, Holder::Named { from, to }) = found else { return then(Sight::Ask) };
-        if !(self.0.by_net.hold(outside.readings()) && self.0.by_net.hold(located.readings())) {
+        if !(self.holds(outside) && self.holds(&located)) {
             return then(Sight::Ask);
         }
         then(seen(octets_of(&buffer, length), from, to, source, Some(outer)))
@@ -314,6 +315,11 @@ impl Glances {
         }
     }
 
+    #[inline]
+    fn holds(&self, located: &Located) -> bool {
+        self.0.by_net.hold(located.hashes(), located.readings())
+    }
+
     /// The one session of those that has what is asked about, copied to `buffer`.
     #[inline]
     fn judge(&self, question: &Question, now: Timestamp, located: &Located, buffer: &mut [u8; ROOM]) -> Found {
@@ -331,7 +337,7 @@ impl Glances {
             };
         }
         // That all of it was there together, and nothing of another kind, or put aside, came meanwhile.
-        let held = shared.by_net.hold(located.readings()) && shared.hints.around(question.address) == located.kinds;
+        let held = self.holds(located) && shared.hints.around(question.address) == located.kinds;
         match seen {
             _ if !held => Found::Moved,
             _ if shared.is_odd() => Found::Ask,
@@ -362,6 +368,16 @@ fn touch(words: &[&AtomicU64]) {
     std::hint::black_box(all);
 }
 
+/// Copies whole lines of words.
+#[inline]
+fn copy(from: &[AtomicU64], to: &mut [[u8; 8]]) {
+    let (to, _) = to.as_chunks_mut::<LINE>();
+    let (from, _) = from.as_chunks::<LINE>();
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.each_ref().map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+    }
+}
+
 /// Whether this session has what is asked about, perhaps by the claim at `beside`; its octets are copied to `buffer`.
 #[inline]
 fn one(
@@ -371,6 +387,9 @@ fn one(
     now: Timestamp,
     buffer: &mut [u8; ROOM],
 ) -> Found {
+    let near = words.at(number, 2 * LINE);
+    let (to, _) = buffer.as_chunks_mut::<8>();
+    copy(near, to);
     let [first, second] = words.at(number, HEAD) else { return Found::Ask };
     let head = Head::read(first.load(Ordering::Relaxed), second.load(Ordering::Relaxed));
     if head.octets > 0 && head.fresh == OVER {
@@ -380,21 +399,13 @@ fn one(
         return Found::Ask;
     }
     let count = words_of(head.octets);
-    let (to, _) = buffer.as_chunks_mut::<8>();
-    let whole = words.at(number, count.next_multiple_of(LINE));
-    if whole.is_empty() {
-        // At the end of a page.
-        let piece = words.at(number, count);
-        if piece.len() < count {
+    if count > near.len() {
+        // Longer than most, or at the end of a page.
+        let whole = words.at(number, count);
+        if whole.len() < count {
             return Found::Ask;
         }
-        to.iter_mut().zip(piece).for_each(|(to, word)| *to = word.load(Ordering::Relaxed).to_le_bytes());
-    } else {
-        let (to, _) = to.as_chunks_mut::<LINE>();
-        let (from, _) = whole.as_chunks::<LINE>();
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = from.each_ref().map(|word| word.load(Ordering::Relaxed).to_le_bytes());
-        }
+        to.iter_mut().zip(whole).for_each(|(to, word)| *to = word.load(Ordering::Relaxed).to_le_bytes());
     }
     let fresh = now <= head.fresh && head.fresh > ASK;
     match glance(octets_of(buffer, head.octets), question, beside) {

@@ -67,22 +67,27 @@ fn fits(slot: u64, hash: u64) -> bool {
     (slot ^ hash) >> 40 == 0 && slot as u32 != 0 && slot & GONE != GONE
 }
 
+/// Whether a line has free slots, which are its last.
+#[inline]
+fn was_never_full(line: &[AtomicU64]) -> bool {
+    line.last().is_none_or(|slot| slot.load(Ordering::Relaxed) == 0)
+}
+
 /// Where a hash begins among `lines`: by the half of it that a slot keeps.
 #[inline]
 fn home(hash: u64, lines: usize) -> usize {
     (((hash >> 40) * lines as u64) >> 24) as usize
 }
 
-/// A read that began; [`Reading::holds`] says whether nothing changed since.
+/// A read that began under some hash; [`Shards::hold`] says whether nothing changed since.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
-    shard: u32,
     sequence: u64,
 }
 
 impl Reading {
     /// Of no shard: it never holds.
-    pub(crate) const NONE: Self = Self { shard: 0, sequence: 1 };
+    pub(crate) const NONE: Self = Self { sequence: 1 };
 
     /// Whether the writer was not at it when it began.
     #[inline]
@@ -124,18 +129,17 @@ impl Shards {
 
     #[inline]
     pub(crate) fn read(&self, hash: u64) -> Reading {
-        let shard = self.number(hash);
-        let sequence = self.0.get(shard).map_or(1, |shard| shard.sequence.load(Ordering::Acquire));
-        Reading { shard: shard as u32, sequence }
+        let sequence = self.0.get(self.number(hash)).map_or(1, |shard| shard.sequence.load(Ordering::Acquire));
+        Reading { sequence }
     }
 
-    /// Whether nothing changed since all of these began.
+    /// Whether nothing changed since all of these began under their hashes.
     #[inline]
-    pub(crate) fn hold(&self, readings: &[Reading]) -> bool {
+    pub(crate) fn hold(&self, hashes: &[u64], readings: &[Reading]) -> bool {
         fence(Ordering::Acquire);
-        readings.iter().all(|Reading { shard, sequence }| {
-            sequence & 1 == 0
-                && self.0.get(*shard as usize).is_some_and(|of| of.sequence.load(Ordering::Relaxed) == *sequence)
+        hashes.iter().zip(readings).all(|(hash, Reading { sequence })| {
+            let shard = self.0.get(self.number(*hash));
+            sequence & 1 == 0 && shard.is_some_and(|of| of.sequence.load(Ordering::Relaxed) == *sequence)
         })
     }
 
@@ -163,11 +167,9 @@ impl Shards {
         let mut at = home(hash, lines);
         for _ in 0..lines {
             let Some(line) = shard.line(words, at).first_chunk::<LINE>() else { return };
-            let (mut free, mut hits) = (false, 0_u32);
+            let mut hits = 0_u32;
             for (bit, slot) in line.iter().enumerate() {
-                let slot = slot.load(Ordering::Relaxed);
-                free |= slot == 0;
-                hits |= u32::from((slot ^ hash) >> 40 == 0) << bit;
+                hits |= u32::from(slot.load(Ordering::Relaxed) >> 40 == hash >> 40) << bit;
             }
             for bit in bits_of(hits.into()) {
                 let slot = line.get(usize::from(bit)).map_or(0, |slot| slot.load(Ordering::Relaxed));
@@ -175,7 +177,7 @@ impl Shards {
                     return;
                 }
             }
-            if free {
+            if was_never_full(line) {
                 return;
             }
             at = if at + 1 == lines { 0 } else { at + 1 };
@@ -269,7 +271,7 @@ impl Filling {
             if let Some(found) = line.iter().find(|of| of.load(Ordering::Relaxed) == slot(hash, number)) {
                 return Some((line, found));
             }
-            if line.iter().any(|slot| slot.load(Ordering::Relaxed) == 0) {
+            if was_never_full(line) {
                 return None;
             }
             at = if at + 1 == lines { 0 } else { at + 1 };
@@ -280,11 +282,17 @@ impl Filling {
     pub(crate) fn remove(&mut self, shards: &Shards, words: &Words, hash: u64, number: u32) {
         let Some((line, found)) = Self::slot(shards, words, hash, number) else { return };
         let Some(fill) = self.fills.get_mut(shards.number(hash)) else { return };
-        // In a line that was never full nothing was sent on to the next.
-        let never_full = line.iter().any(|slot| slot.load(Ordering::Relaxed) == 0);
-        found.store(if never_full { 0 } else { GONE }, Ordering::Relaxed);
-        fill.gone += u32::from(!never_full);
         fill.live -= 1;
+        // From a line that was never full nothing was sent on to the next.
+        if was_never_full(line) {
+            if let Some(last) = line.iter().rev().find(|slot| slot.load(Ordering::Relaxed) != 0) {
+                found.store(last.load(Ordering::Relaxed), Ordering::Relaxed);
+                last.store(0, Ordering::Relaxed);
+            }
+        } else {
+            found.store(GONE, Ordering::Relaxed);
+            fill.gone += 1;
+        }
     }
 
     /// The same entry with another number.
