@@ -55,6 +55,7 @@ const CRYPTOGRAPHY: &[&str] = &[
     "hmac",
     "md-5",
     "md5",
+    "ml-kem",
     "openssl",
     "p256",
     "pbkdf2",
@@ -64,6 +65,7 @@ const CRYPTOGRAPHY: &[&str] = &[
     "sha1",
     "sha2",
     "subtle",
+    "x-wing",
     "x25519-dalek",
     "zeroize",
 ];
