@@ -341,10 +341,10 @@ fn thousands_of_sources_are_served(plane: Plane) {
         lab.ip("sub", &format!("route add local {net} dev lo"));
     }
     lab.exec("sub", &["sysctl", "-q", "-w", "net.ipv6.ip_nonlocal_bind=1"]);
+    lab.echoes();
     let forwarder = lab.healthy("");
-    for (base, to) in [("100.64.1.0", FAR4), ("2001:db8:6400::100", FAR6)] {
-        let echo = echo(&lab, to, SOURCES as usize);
-        let (base, server) = (base.parse::<IpAddr>().unwrap(), at(to, 7011));
+    for (base, server) in [("100.64.1.0", at(FAR4, 7000)), ("2001:db8:6400::100", at(FAR6, 7001))] {
+        let base = base.parse::<IpAddr>().unwrap();
         let asking = lab.within("sub", move || {
             for number in 0..SOURCES {
                 let source = match base {
@@ -353,15 +353,18 @@ fn thousands_of_sources_are_served(plane: Plane) {
                 };
                 let socket = UdpSocket::bind((source, 0)).unwrap();
                 socket.connect(server).unwrap();
-                socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-                socket.send(&number.to_be_bytes()).unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
                 let mut buffer = [0; 8];
-                let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{source}: {error}"));
+                // A host that is busy with other tests answers late to the probe of the next hop, and until it does nothing is forwarded.
+                let length = (0..30).find_map(|_| {
+                    socket.send(&number.to_be_bytes()).unwrap();
+                    socket.recv(&mut buffer).ok()
+                });
+                let length = length.unwrap_or_else(|| panic!("{source}: no answer"));
                 assert_eq!(buffer[..length], number.to_be_bytes(), "{source}");
             }
         });
         asking.join().unwrap();
-        echo.join().unwrap();
     }
     assert!(lab.forwarded("to-private") >= u64::from(2 * SOURCES));
     drop(forwarder);

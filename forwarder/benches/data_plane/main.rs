@@ -2,6 +2,7 @@
 //!
 //! `cargo bench -p forwarder` (root). `ROUNDS=n` (7): best and median are told; `LAPS=n` (4): how many million frames a
 //! round sends. `ONLY` takes parts, with commas between them: planes, scale, cores, vxlan, tcp (takes `iperf3`), down.
+//! `ROWS=xdp` leaves the rows out without that word; bare forwarding stays.
 //! Generator, forwarder and sink share the core, so that a ratio says less than the forwarder gained.
 #![allow(
     clippy::unwrap_used,
@@ -59,6 +60,11 @@ fn wanted(part: &str) -> bool {
     std::env::var("ONLY").map_or(true, |only| only.split(',').any(|word| word == part))
 }
 
+/// Whether `ROWS` has a word of it.
+fn asked_for((name, plane, _): &Row) -> bool {
+    plane.is_none() || std::env::var("ROWS").map_or(true, |rows| rows.split(',').any(|word| name.contains(word)))
+}
+
 /// From the subscribers to the one private address.
 fn load(sources: u32, cores: usize) -> Load {
     let far: Ipv4Addr = FAR4.parse().unwrap();
@@ -83,7 +89,8 @@ const ROWS: [Row; 7] = [
 fn metered(planes: &[Plane]) -> impl Iterator<Item = Row> {
     let rows = ROWS
         .into_iter()
-        .filter(|(_, plane, limits)| !limits.is_empty() && plane.is_some_and(|of| planes.contains(&of)));
+        .filter(|(_, plane, limits)| !limits.is_empty() && plane.is_some_and(|of| planes.contains(&of)))
+        .filter(asked_for);
     [BARE].into_iter().chain(rows)
 }
 
@@ -134,7 +141,7 @@ fn planes(object: &[u8]) {
     println!("millions of 64-octet frames a second on one core: best (median), and its ratio to bare forwarding\n");
     println!("{:24} {:>22} {:>28} {:>30}", "", "1 source", "4096 sources", "200000 sources");
     let mut bare = [0.0; 3];
-    for row in ROWS {
+    for row in ROWS.into_iter().filter(asked_for) {
         let (name, plane, _) = row;
         let lab = wired(plane);
         let _running = forwards(&lab, row, "priv0");

@@ -347,7 +347,7 @@ fn a_tunnel_that_is_down_or_not_a_plain_one_is_left_to_the_kernel() {
     });
 }
 
-/// Whether it is forwarded, soon: an answer of the routing table is kept for a tick.
+/// Whether it is forwarded, soon: an answer of the routing table is kept for some ticks.
 fn is_forwarded(object: &mut Object, frame: &[u8]) -> bool {
     let start = std::time::Instant::now();
     while run(object, Hook::Xdp, 3, frame).unwrap().0 != XDP_REDIRECT {
