@@ -15,11 +15,12 @@ use cloakway_store::{Batch, Journal, Store, StoreError};
 use cloakway_types::{SubscriberId, Timestamp};
 use metrics::{counter, gauge};
 use toolbox_core::{
-    Answer, Applied, Binding, Cursor, DecodeError, Effect, Event, Glances, Ignored, Interval, Live, Moment, Past,
-    Question, RestoreError, Row, Rows, SessionKey, Settings, Sight, Table,
+    Answer, Applied, Binding, Cursor, DecodeError, Effect, Event, Glances, Interval, Live, Moment, Past, Question,
+    RestoreError, Row, Rows, SessionKey, Settings, Sight, Table,
 };
 use toolbox_wire::http::Reason;
 
+use crate::effects::Effects;
 use crate::history::{History, HistoryError};
 
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
@@ -65,6 +66,7 @@ pub struct Bindings {
     store: Store,
     history: History,
     ended: Ended,
+    effects: Effects,
     /// Octets of the last snapshot.
     snapshot: Arc<AtomicU64>,
 }
@@ -142,7 +144,7 @@ impl Bindings {
         let glances = table.glances();
         let table = Arc::new(Mutex::new(table));
         let snapshot = Arc::new(AtomicU64::new(0));
-        Ok(Self { table, glances, settings, journal, store, history, ended, snapshot })
+        Ok(Self { table, glances, settings, journal, store, history, ended, effects: Effects::default(), snapshot })
     }
 
     /// What was made durable, in order.
@@ -170,20 +172,35 @@ impl Bindings {
             let durable = self.keep(&applied.rows);
             (applied, durable)
         };
-        count(&applied, event);
+        self.effects.count(&applied, event);
         let effect = applied.effect;
         async move { durable.await.map(|()| effect) }
     }
 
+    /// Takes events in their order, as [`Bindings::apply`] does each; the future ends when all are durable.
+    pub fn apply_all(&self, events: &[Event]) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let (applied, durable) = {
+            let mut table = self.table();
+            let applied: Vec<Applied> = events.iter().map(|event| table.apply(event)).collect();
+            let rows = applied.iter().flat_map(|applied| &applied.rows);
+            let durable = self.journal.append(rows.map(|row| self.encode(row)).collect());
+            (applied, durable)
+        };
+        applied.iter().zip(events).for_each(|(applied, event)| self.effects.count(applied, event));
+        durable
+    }
+
     /// Called with the table locked.
     fn keep(&self, rows: &[Row]) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
-        for row in rows {
-            // What the table has written reads back.
-            if let Err(error) = self.ended.add(row) {
-                tracing::error!(%error, "an interval of the history is lost");
-            }
+        self.journal.append(rows.iter().map(|row| self.encode(row)).collect())
+    }
+
+    fn encode(&self, row: &Row) -> Vec<u8> {
+        // What the table has written reads back.
+        if let Err(error) = self.ended.add(row) {
+            tracing::error!(%error, "an interval of the history is lost");
         }
-        self.journal.append(rows.iter().map(Row::encode).collect())
+        row.encode()
     }
 
     /// Is `subscriber` live there now?
@@ -369,31 +386,4 @@ fn import(old: &Path, table: &mut Table, journal: &Journal) -> Result<(), Bindin
     tracing::info!(rows = taken, from = %old.display(), "bindings of an earlier version are taken over");
     let aside = old.with_extension("redb.old");
     std::fs::rename(old, &aside).map_err(|source| BindingsError::Old { path: old.display().to_string(), source })
-}
-
-fn count(applied: &Applied, event: &Event) {
-    let effect = match applied.effect {
-        Effect::Opened => "opened",
-        Effect::Refreshed => "refreshed",
-        Effect::Doubted => "doubted",
-        Effect::Closed(_) => "closed",
-        Effect::Ignored(Ignored::Older) => "ignored-older",
-        Effect::Ignored(Ignored::Ended) => "ignored-ended",
-        Effect::Ignored(Ignored::BeforeReset) => "ignored-before-reset",
-        Effect::Ignored(Ignored::Copy) => "ignored-copy",
-        Effect::Ignored(Ignored::Other) => "ignored-other",
-    };
-    counter!("toolbox_events_total", "client" => event.client.clone(), "effect" => effect).increment(1);
-    counter!("toolbox_foreign_addresses_total").increment(applied.foreign as u64);
-    counter!("toolbox_overlap_alarms_total").increment(applied.overlaps as u64);
-    if applied.overlaps > 0 {
-        tracing::warn!(
-            client = event.client,
-            addresses = applied.overlaps,
-            "sessions of different subscribers overlap"
-        );
-    }
-    if applied.effect == Effect::Doubted {
-        tracing::warn!(client = event.client, "a session's records cannot be put in order");
-    }
 }

@@ -189,7 +189,8 @@ fn nothing_that_was_answered_is_lost_and_nothing_counts_twice_however_often_it_i
     for interval in &intervals {
         let User::Named(user) = &interval.user else { panic!("{interval:?}") };
         assert_eq!(interval.session.session.replacen('s', "user", 1), user.as_str());
-        assert!(!interval.doubtful && interval.from <= interval.gone, "{interval:?}");
+        // A start that was sent again after a kill came so late that its session may have been over when it surely had begun.
+        assert!(!interval.doubtful && interval.begun <= interval.gone, "{interval:?}");
     }
     let answered: u64 = slots.iter().map(|slot| slot.answered).sum();
     eprintln!("{answered} records answered, {ended} sessions ended, {kills} kills");

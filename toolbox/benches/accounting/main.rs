@@ -20,6 +20,7 @@
 )]
 #![allow(missing_docs, reason = "a bench has no API")]
 
+mod ask;
 mod freeradius;
 mod load;
 mod ours;

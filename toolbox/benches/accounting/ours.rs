@@ -1,19 +1,15 @@
 //! The toolbox, as it is run.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, Method, StatusCode};
 use cloakway_crypto::encode::hex;
 use cloakway_crypto::hash::sha256;
-use cloakway_runtime::http::Client;
-use cloakway_runtime::tls;
 use tempfile::TempDir;
 use toolbox_wire::radius::{Request, build_request};
 
+use crate::ask;
 use crate::load::Figures;
 
 pub(crate) const SECRET: &str = "a secret of the bench, of some length";
@@ -91,38 +87,15 @@ rate-per-s = 1000000
         for n in 1..=SUBSCRIBERS {
             self.start_session(n);
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let client = Arc::new(client(&self.folder.path().join("cert.pem")));
-        let url: Arc<str> = format!("https://{}/v1/verify", self.https).into();
-        let begun = Instant::now();
-        let asking = (0..callers).map(|caller| {
-            let (client, url) = (client.clone(), url.clone());
-            runtime.spawn(async move {
-                let mut took = Vec::new();
-                let mut n = caller;
-                while begun.elapsed() < seconds {
-                    n += 1;
-                    let who = n % usize::from(SUBSCRIBERS) + 1;
-                    let body = format!(r#"{{"address":"10.0.0.{who}","subscriber":"user{who}"}}"#);
-                    let mut headers = HeaderMap::new();
-                    headers.insert("authorization", format!("Bearer {KEY}").parse().unwrap());
-                    headers.insert("content-type", "application/json".parse().unwrap());
-                    let asked = Instant::now();
-                    let answer = client.send(Method::POST, &url, headers, body.into_bytes(), Duration::from_secs(30));
-                    let answer = answer.await.unwrap();
-                    took.push(asked.elapsed());
-                    assert_eq!(answer.status(), StatusCode::OK);
-                    assert!(answer.body().starts_with(br#"{"live":true"#));
-                }
-                took
-            })
-        });
-        let asking: Vec<_> = asking.collect();
-        let mut took = Vec::new();
-        for one in asking {
-            took.extend(runtime.block_on(one).unwrap());
-        }
-        Figures::new(took, begun.elapsed(), 0)
+        let host = self.https;
+        let request = move |n: usize| {
+            let who = n % usize::from(SUBSCRIBERS) + 1;
+            let body = format!(r#"{{"address":"10.0.0.{who}","subscriber":"user{who}"}}"#);
+            let length = body.len();
+            let head = format!("POST /v1/verify HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {KEY}\r\n");
+            format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
+        };
+        ask::run(self.https, &self.folder.path().join("cert.pem"), callers, seconds, request)
     }
 
     fn start_session(&self, n: u8) {
@@ -135,10 +108,6 @@ rate-per-s = 1000000
         socket.send_to(&packet, self.radius).unwrap();
         socket.recv(&mut [0; 4096]).unwrap();
     }
-}
-
-fn client(certificate: &Path) -> Client {
-    Client::new(tls::client(certificate, None).unwrap(), None).unwrap()
 }
 
 impl Drop for Toolbox {

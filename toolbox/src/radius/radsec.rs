@@ -211,6 +211,17 @@ impl Server {
                         return Ended::Unread;
                     }
                 }
+                Reaction::Learn(learning) => {
+                    let learnt = self.service.learn_all(vec![(learning, ())], &recent);
+                    let Ok(place) = waiting.clone().acquire_owned().await else { return Ended::Closed };
+                    let answers = answers.clone();
+                    tokio::spawn(async move {
+                        for (answer, ()) in learnt.await {
+                            let _ = answers.send(answer).await;
+                        }
+                        drop(place);
+                    });
+                }
                 Reaction::Wait(answer) => {
                     let Ok(place) = waiting.clone().acquire_owned().await else { return Ended::Closed };
                     let answers = answers.clone();

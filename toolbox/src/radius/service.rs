@@ -73,8 +73,25 @@ pub(super) enum Reaction {
     Answer(Vec<u8>),
     /// Nothing: the answer to a copy of it is on its way.
     Nothing,
+    /// A record, to be learnt with others of its moment: see [`Service::learn_all`].
+    Learn(Learning),
     /// Wait for the answer; `None` when there is none.
     Wait(Later<Option<Vec<u8>>>),
+}
+
+/// A record that was read, and is not learnt before [`Service::learn_all`].
+pub(super) struct Learning {
+    client: Arc<Client>,
+    key: Key,
+    read: Read,
+    answer: Vec<u8>,
+}
+
+/// What a packet says, for the table.
+struct Read {
+    events: Vec<Event>,
+    /// When it is on disk what the session has beside its records.
+    kept: Option<Later<Result<(), StoreError>>>,
 }
 
 /// What was seen at one socket or connection lately.
@@ -105,11 +122,6 @@ impl Service {
     #[must_use]
     pub fn tally(&self) -> &Tally {
         &self.0.tally
-    }
-
-    /// Whether answers may have to wait for another server.
-    pub(super) fn passes_on(&self) -> bool {
-        self.0.homes.is_some()
     }
 
     /// Takes one packet. What gets no answer is counted.
@@ -159,7 +171,15 @@ impl Service {
             });
         }
         let answer = match (verified.request(), &self.0.homes) {
-            (Request::Accounting, homes) => self.record(client, verified, arrival, homes.as_ref())?,
+            (Request::Accounting, Some(homes)) if homes.take_accounting() => {
+                self.record(client, verified, arrival, homes)?
+            }
+            (Request::Accounting, _) => {
+                let read = self.read(Source::Radius, client, &verified, arrival)?;
+                recent.copies().begin(key, clock::now());
+                let answer = verified.response(secret);
+                return Ok(Reaction::Learn(Learning { client: client.clone(), key, read, answer }));
+            }
             (Request::Access, Some(homes)) if takes != Takes::Accounting => self.access(client, verified, homes)?,
             (Request::Access | Request::StatusServer, _) => {
                 return Err(toolbox_wire::radius::AuthenticityError::Code(packet.code()).into());
@@ -177,37 +197,84 @@ impl Service {
         })))
     }
 
-    /// Learns from a record; it is answered once it is durable and, where it is passed on, was answered there.
+    /// Learns from records in their order; each is answered once all are durable. The answers come with what came with
+    /// their records.
+    pub(super) fn learn_all<T: Send>(
+        &self,
+        learning: Vec<(Learning, T)>,
+        recent: &Recent,
+    ) -> impl Future<Output = Vec<(Vec<u8>, T)>> + Send + use<T> {
+        let (mut events, mut kept) = (Vec::with_capacity(learning.len()), Vec::new());
+        let mut answers = Vec::with_capacity(learning.len());
+        for (Learning { client, key, read, answer }, of) in learning {
+            events.extend(read.events);
+            kept.extend(read.kept);
+            answers.push((client, key, answer, of));
+        }
+        let durable = self.0.bindings.apply_all(&events);
+        let (service, recent) = (self.clone(), recent.clone());
+        async move {
+            let mut outcome = durable.await;
+            for one in kept {
+                outcome = outcome.and(one.await);
+            }
+            let durable = service.durable(outcome);
+            let mut copies = recent.copies();
+            let of_client = answers.chunk_by(|(one, ..), (other, ..)| Arc::ptr_eq(one, other));
+            for run in of_client.filter(|_| durable) {
+                let [(client, ..), ..] = run else { continue };
+                service.0.tally.acknowledged(&client.name, run.len() as u64);
+            }
+            let answered = answers.into_iter().filter_map(|(_, key, answer, of)| {
+                if durable {
+                    copies.done(key, answer.clone())
+                } else {
+                    copies.failed(&key)
+                }
+                durable.then_some((answer, of))
+            });
+            answered.collect()
+        }
+    }
+
+    /// Learns from a record and passes it on; it is answered once it is durable and was answered there.
     fn record(
         &self,
         client: &Arc<Client>,
         verified: Verified<'_>,
         arrival: Timestamp,
-        homes: Option<&Homes>,
+        homes: &Homes,
     ) -> Result<Later<Option<Vec<u8>>>, Dropped> {
         let learnt = self.learn(Source::Radius, client, &verified, arrival)?;
-        let passed_on =
-            homes.filter(|homes| homes.take_accounting()).map(|homes| homes.ask(verified.packet(), client.secret()));
-        let passed_on = passed_on.transpose()?;
-        let answer = verified.response(client.secret());
+        let asked = homes.ask(verified.packet(), client.secret())?;
         let (service, client) = (self.clone(), client.clone());
         Ok(Box::pin(async move {
-            let answered = async {
-                match passed_on {
-                    None => Some(answer),
-                    Some(asked) => asked.await,
-                }
-            };
-            let (durable, answer) = tokio::join!(learnt, answered);
+            let (durable, answer) = tokio::join!(learnt, asked);
             if !service.durable(durable) {
                 return None;
             }
             match &answer {
-                Some(_) => service.0.tally.acknowledged(&client.name),
+                Some(_) => service.0.tally.acknowledged(&client.name, 1),
                 None => service.0.tally.dropped(Some(&client.name), &Dropped::NoHome),
             }
             answer
         }))
+    }
+
+    /// What a genuine record says.
+    fn read(
+        &self,
+        source: Source,
+        client: &Client,
+        verified: &Verified<'_>,
+        arrival: Timestamp,
+    ) -> Result<Read, Dropped> {
+        let record = accounting::read_as(verified, arrival, client.naming)?;
+        let blocks = accounting::blocks(verified)?;
+        let line = || Line::of(verified.packet());
+        let (records, kept) = self.0.annex.complete(source, &client.name, record, line, &blocks, arrival);
+        let event = |record| Event { source, client: client.name.clone(), record, arrival };
+        Ok(Read { events: records.into_iter().map(event).collect(), kept })
     }
 
     /// Learns what a genuine record says; the future ends when it is durable.
@@ -218,16 +285,10 @@ impl Service {
         verified: &Verified<'_>,
         arrival: Timestamp,
     ) -> Result<Later<Result<(), StoreError>>, Dropped> {
-        let record = accounting::read_as(verified, arrival, client.naming)?;
-        let blocks = accounting::blocks(verified)?;
-        let line = || Line::of(verified.packet());
-        let (records, kept) = self.0.annex.complete(source, &client.name, record, line, &blocks, arrival);
-        let apply = |record| self.0.bindings.apply(&Event { source, client: client.name.clone(), record, arrival });
-        let durable: Vec<_> = records.into_iter().map(apply).collect();
+        let Read { events, kept } = self.read(source, client, verified, arrival)?;
+        let durable = self.0.bindings.apply_all(&events);
         Ok(Box::pin(async move {
-            for one in durable {
-                one.await?;
-            }
+            durable.await?;
             match kept {
                 Some(kept) => kept.await,
                 None => Ok(()),

@@ -1,13 +1,16 @@
-//! UDP sockets that take a burst: large buffers, several at one address, and what the kernel dropped nevertheless.
+//! UDP sockets that take a burst: large buffers, several at one address, many answers at once, and what the kernel dropped
+//! nevertheless.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use cloakway_runtime::Stop;
-use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, getsockopt, sendmsg, setsockopt, sockopt};
 use nix::{getsockopt_impl, libc, sockopt_impl};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::tally::Tally;
@@ -52,6 +55,44 @@ fn socket(listen: SocketAddr, buffer: usize, shared: bool) -> io::Result<Socket>
     Ok(socket)
 }
 
+/// Datagrams that the kernel cuts one piece of memory into at most (`UDP_MAX_SEGMENTS`, linux/udp.h).
+const SEGMENTS: usize = 64;
+
+/// Sends answers. Those of one length to one place go through the kernel once, and are cut into datagrams behind all that costs.
+pub(super) async fn send_all(socket: &UdpSocket, mut answers: Vec<(Vec<u8>, SocketAddr)>) {
+    // Stable: what one NAS is told keeps its order.
+    answers.sort_by_key(|(answer, to)| (*to, answer.len()));
+    for run in answers.chunk_by(|(one, to), (other, also)| (one.len(), to) == (other.len(), also)) {
+        for some in run.chunks(SEGMENTS) {
+            let ([(answer, to), ..], true) = (some, some.len() > 1) else {
+                for (answer, to) in some {
+                    let _ = socket.send_to(answer, to).await;
+                }
+                continue;
+            };
+            let sent = send_cut(socket, some, answer.len(), *to).await;
+            // A device that cannot, or an older kernel.
+            if sent.is_err() {
+                for (answer, to) in some {
+                    let _ = socket.send_to(answer, to).await;
+                }
+            }
+        }
+    }
+}
+
+async fn send_cut(socket: &UdpSocket, some: &[(Vec<u8>, SocketAddr)], length: usize, to: SocketAddr) -> io::Result<()> {
+    let segment = u16::try_from(length).map_err(io::Error::other)?;
+    let whole: Vec<u8> = some.iter().flat_map(|(answer, _)| answer).copied().collect();
+    let to = SockaddrStorage::from(to);
+    let send = || {
+        let how = [ControlMessage::UdpGsoSegments(&segment)];
+        let sent = sendmsg(socket.as_raw_fd(), &[IoSlice::new(&whole)], &how, MsgFlags::MSG_DONTWAIT, Some(&to));
+        sent.map(drop).map_err(io::Error::from)
+    };
+    socket.async_io(Interest::WRITABLE, send).await
+}
+
 /// Counts what the kernel drops at `socket`, until the stop.
 pub(super) async fn watch(socket: &UdpSocket, place: &str, tally: &Tally, stop: &Stop) {
     let mut known = 0_u32;
@@ -83,6 +124,31 @@ mod tests {
         let address = sockets[0].local_addr().unwrap();
         assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == address));
         assert!(open(address, 1, 1 << 20).is_err() && open(address, 2, 1 << 20).is_err());
+    }
+
+    #[tokio::test]
+    async fn answers_of_any_length_to_anybody_arrive_each_as_one_datagram() {
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let socket = open(any, 1, 1 << 20).unwrap().remove(0);
+        let to = [UdpSocket::bind(any).await.unwrap(), UdpSocket::bind(any).await.unwrap()];
+        let address = [to[0].local_addr().unwrap(), to[1].local_addr().unwrap()];
+        let answers: Vec<_> = (0..300_usize)
+            .map(|n| (vec![n as u8; if n % 7 == 0 { 38 } else { 20 }], address[usize::from(n % 3 == 0)]))
+            .collect();
+        send_all(&socket, answers.clone()).await;
+        for (socket, address) in to.iter().zip(address) {
+            let mut expected: Vec<_> =
+                answers.iter().filter(|(_, to)| *to == address).map(|(of, _)| of.clone()).collect();
+            let mut got = Vec::new();
+            let mut buffer = [0; 4096];
+            while got.len() < expected.len() {
+                let length = socket.recv(&mut buffer).await.unwrap();
+                got.push(buffer[..length].to_vec());
+            }
+            expected.sort();
+            got.sort();
+            assert_eq!(got, expected);
+        }
     }
 
     #[tokio::test]

@@ -163,13 +163,13 @@ impl Tally {
         self.count(client, |heard| heard.last = Some(arrival));
     }
 
-    pub(super) fn acknowledged(&self, client: &str) {
+    pub(super) fn acknowledged(&self, client: &str, records: u64) {
         let mut counts = self.counts();
         if let Some(counter) = counts.acknowledged.get(client) {
-            counter.increment(1);
+            counter.increment(records);
         }
         if let Some(heard) = counts.clients.get_mut(client) {
-            heard.acknowledged += 1;
+            heard.acknowledged += records;
         }
     }
 

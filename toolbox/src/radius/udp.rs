@@ -9,7 +9,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use toolbox_wire::radius::MAX_LENGTH;
 
-use super::service::{Client, Later, Reaction, Recent, Service, Takes};
+use super::service::{Client, Later, Learning, Reaction, Recent, Service, Takes};
 use super::socket;
 use super::tally::Dropped;
 
@@ -25,9 +25,6 @@ pub struct Server {
     clients: Arc<PrefixMap<Arc<Client>>>,
     places: Arc<Semaphore>,
 }
-
-/// Answers that are waited for together, each with where it goes.
-type Waiting = Vec<(Later<Option<Vec<u8>>>, SocketAddr)>;
 
 impl Server {
     /// A server that knows `clients`.
@@ -55,7 +52,7 @@ impl Server {
             if ready.is_err() {
                 continue;
             }
-            let mut waiting = Waiting::new();
+            let mut learning = Vec::new();
             for _ in 0..TOGETHER {
                 // An ICMP error about an earlier answer comes back here; the next packet is not the worse for it.
                 let Ok((length, from)) = socket.try_recv_from(&mut buffer) else { break };
@@ -63,11 +60,12 @@ impl Server {
                 match self.take(datagram, from, takes, &recent) {
                     Reaction::Answer(answer) => drop(socket.send_to(&answer, from).await),
                     Reaction::Nothing => {}
-                    Reaction::Wait(answer) => waiting.push((answer, from)),
+                    Reaction::Learn(of) => learning.push((of, from)),
+                    Reaction::Wait(answer) => self.answer(answer, from, socket),
                 }
             }
-            if !waiting.is_empty() {
-                self.answer(waiting, socket);
+            if !learning.is_empty() {
+                self.learn(learning, &recent, socket);
             }
         }
     }
@@ -85,24 +83,27 @@ impl Server {
         self.service.packet(client, takes, datagram, from, recent)
     }
 
-    /// Answers when there is an answer. Records of one moment are durable together; what waits for a home server holds up
-    /// nobody else.
-    fn answer(&self, waiting: Waiting, socket: &Arc<UdpSocket>) {
-        let together = if self.service.passes_on() { 1 } else { TOGETHER };
-        let mut waiting = waiting.into_iter();
-        loop {
-            let some: Waiting = waiting.by_ref().take(together).collect();
-            let Ok(count @ 1..) = u32::try_from(some.len()) else { return };
-            let (socket, places) = (socket.clone(), self.places.clone());
-            tokio::spawn(async move {
-                let held = places.acquire_many(count).await;
-                for (answer, to) in some {
-                    if let Some(answer) = answer.await {
-                        let _ = socket.send_to(&answer, to).await;
-                    }
-                }
-                drop(held);
-            });
-        }
+    /// Answers records that came together when they are durable together.
+    fn learn(&self, learning: Vec<(Learning, SocketAddr)>, recent: &Recent, socket: &Arc<UdpSocket>) {
+        let count = u32::try_from(learning.len()).unwrap_or(u32::MAX);
+        let learnt = self.service.learn_all(learning, recent);
+        let (socket, places) = (socket.clone(), self.places.clone());
+        tokio::spawn(async move {
+            let held = places.acquire_many(count).await;
+            socket::send_all(&socket, learnt.await).await;
+            drop(held);
+        });
+    }
+
+    /// Answers when another server has; what waits for it holds up nobody else.
+    fn answer(&self, answer: Later<Option<Vec<u8>>>, to: SocketAddr, socket: &Arc<UdpSocket>) {
+        let (socket, places) = (socket.clone(), self.places.clone());
+        tokio::spawn(async move {
+            let held = places.acquire().await;
+            if let Some(answer) = answer.await {
+                let _ = socket.send_to(&answer, to).await;
+            }
+            drop(held);
+        });
     }
 }
