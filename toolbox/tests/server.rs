@@ -130,7 +130,7 @@ fn wrong_requests_get_a_precise_refusal() {
         assert_eq!(status, right, "{}", route.path);
     }
     let callers = toolbox.show("callers").unwrap();
-    assert_eq!((&callers[0]["lookups"], &callers[0]["refused"]), (&json!(1), &json!(5)));
+    assert_eq!((&callers[0]["lookups"], &callers[0]["refused"]), (&json!(1), &json!(6)));
 }
 
 #[test]
