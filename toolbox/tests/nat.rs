@@ -120,6 +120,46 @@ fn attributed(toolbox: &Toolbox, says: &str, seen: SocketAddr) {
 const CONNTRACK: &str = "[[sources.conntrack]]\nname = \"nat\"\n";
 
 #[test]
+fn flows_through_a_masquerading_host_are_attributed_by_its_connection_tracking() {
+    if !peers() {
+        return;
+    }
+    // A question names no protocol: ports of their own, lest a TCP and a UDP flow of two subscribers have one.
+    let rules = "meta l4proto tcp masquerade to :2048-2559 random; meta l4proto udp masquerade to :3072-3583 random";
+    let isp = Isp::new(rules);
+    // One flow is older than the toolbox.
+    let before = isp.connect(2);
+    let (mut toolbox, _files) = isp.toolbox(CONNTRACK);
+    attributed(&toolbox, &before.says, before.seen);
+    let connections: Vec<Connection> = (0..24).map(|n| isp.connect(n % 4)).collect();
+    for connection in &connections {
+        assert!((2048..2560).contains(&connection.seen.port()), "translated: {}", connection.seen);
+        attributed(&toolbox, &connection.says, connection.seen);
+    }
+    for n in 0..4 {
+        let (says, seen) = isp.send(n);
+        attributed(&toolbox, &says, seen);
+    }
+    let seen = before.seen;
+    let without_port = toolbox.verify("carol", &seen.ip().to_string(), None);
+    assert_eq!((&without_port["live"], &without_port["reason"]), (&false.into(), &"port-needed".into()));
+    // A flow that is gone is nobody's.
+    isp.nat.must(&["conntrack", "-D", "-p", "tcp", "--orig-src", "100.64.0.4"]);
+    eventually("it is gone", || {
+        let answer = toolbox.verify("carol", &seen.ip().to_string(), Some(seen.port()));
+        if answer["live"] == false { Ok(()) } else { Err(answer.to_string()) }
+    });
+    // What the NAT did while nobody watched.
+    toolbox.kill();
+    isp.nat.must(&["conntrack", "-F"]);
+    let after: Vec<Connection> = (0..8).map(|n| isp.connect((n + 1) % 4)).collect();
+    toolbox.run();
+    for connection in &after {
+        attributed(&toolbox, &connection.says, connection.seen);
+    }
+}
+
+#[test]
 fn events_that_the_kernel_had_to_drop_are_made_up_for_by_a_list() {
     if !peers() {
         return;

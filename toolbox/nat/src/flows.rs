@@ -80,6 +80,12 @@ impl Flows {
         Some(Turn::Ended(flow.mapping))
     }
 
+    /// Whether a flow is there.
+    #[must_use]
+    pub fn has(&self, flow: &Flow) -> bool {
+        self.flows.contains(flow)
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         *self = Self::default();

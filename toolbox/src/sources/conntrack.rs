@@ -1,10 +1,13 @@
 //! Linux' own NAT: the events of its connection tracking, in the namespace that we run in.
 //!
 //! Events are subscribed to before all flows are listed, and what happened meanwhile is applied on top: nothing is lost
-//! in between. When the kernel could not keep up with us, everything that was known is doubtful, and it is listed anew.
+//! in between. When the kernel could not keep up with us, everything that was known is doubtful, and it is listed anew: by a
+//! new subscription, as what waits in the old one is from before what was lost.
 //!
 //! Of a flow that is older than our subscription the kernel may not tell the end (`nf_conntrack_events` is 2 by default:
-//! events are kept for flows that began while somebody listened). Such flows are looked for in the list now and then.
+//! events are kept for flows that began while somebody listened), and of one that was under way to be confirmed when we
+//! subscribed not even the beginning. Such flows are looked for in the list now and then. One list is no proof that a flow
+//! is gone: it is made in parts while flows come and go, so it has to be missing twice.
 
 use std::collections::HashSet;
 use std::io;
@@ -29,20 +32,16 @@ const ENOBUFS: i32 = 105;
 const DATAGRAM: usize = 64 * 1024;
 /// How often flows that are older than the subscription are looked for.
 const LOOK: Duration = Duration::from_secs(5);
+/// Looks after which no flow can have been under way when we subscribed.
+const LOOKS: u8 = 2;
 
 /// Subscribes, and starts a task that follows; ends when all flows have been told once.
 pub(super) async fn start(settings: &Conntrack, mut teller: Teller, stop: Stop) -> Result<(), String> {
-    let mut events = open().map_err(|error| format!("netlink: {error}"))?;
-    let socket = events.socket_mut();
-    socket.set_rx_buf_sz(i32::try_from(settings.receive_buffer).unwrap_or(i32::MAX)).map_err(|e| e.to_string())?;
-    for group in [GROUP_NEW, GROUP_DESTROY] {
-        socket
-            .add_membership(group)
-            .map_err(|error| format!("events of conntrack: {error}: that needs CAP_NET_ADMIN"))?;
-    }
+    let receive_buffer = settings.receive_buffer;
+    let events = subscribe(receive_buffer)?;
     let (ready, read) = oneshot::channel();
     tokio::spawn(async move {
-        let mut tracker = Tracker { events, flows: Flows::new(), old: HashSet::new() };
+        let mut tracker = Tracker { events, flows: Flows::new(), old: HashSet::new(), looks: 0 };
         let mut ready = Some(ready);
         loop {
             let followed = tokio::select! {
@@ -65,10 +64,32 @@ pub(super) async fn start(settings: &Conntrack, mut teller: Teller, stop: Stop) 
             }
             // Whoever waits for the first list waits no longer than this.
             ready.take().map(|ready: oneshot::Sender<()>| ready.send(()));
+            tracker.events = loop {
+                match subscribe(receive_buffer) {
+                    Ok(events) => break events,
+                    Err(error) => teller.status.down(&error),
+                }
+                tokio::select! {
+                    () = stop.told() => return,
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                }
+            };
         }
     });
     let _ = read.await;
     Ok(())
+}
+
+/// A socket that hears of flows from now on.
+fn subscribe(receive_buffer: usize) -> Result<TokioSocket, String> {
+    let mut events = open().map_err(|error| format!("netlink: {error}"))?;
+    let socket = events.socket_mut();
+    socket.set_rx_buf_sz(i32::try_from(receive_buffer).unwrap_or(i32::MAX)).map_err(|error| error.to_string())?;
+    for group in [GROUP_NEW, GROUP_DESTROY] {
+        let joined = socket.add_membership(group);
+        joined.map_err(|error| format!("events of conntrack: {error}: that needs CAP_NET_ADMIN"))?;
+    }
+    Ok(events)
 }
 
 fn open() -> io::Result<TokioSocket> {
@@ -88,6 +109,8 @@ struct Tracker {
     flows: Flows,
     /// Flows whose end the kernel may not tell.
     old: HashSet<Flow>,
+    /// How often they were looked for since.
+    looks: u8,
 }
 
 impl Tracker {
@@ -98,7 +121,7 @@ impl Tracker {
                 for flow in &flows {
                     self.flows.begin(*flow);
                 }
-                self.old = flows;
+                (self.old, self.looks) = (flows, 0);
             }
             Err(error) => return Ok(lost(&error)),
         }
@@ -146,16 +169,28 @@ impl Tracker {
         }
     }
 
-    /// Ends the flows that are older than the subscription and in the list no more.
+    /// Looks for flows that the kernel tells nothing of: those that are older than the subscription and over, and those that
+    /// nobody has heard of.
     async fn look_for_old(&mut self, turns: &mut Vec<Turn>) -> Result<(), Lost> {
-        if self.old.is_empty() {
+        if self.old.is_empty() && self.looks >= LOOKS {
             return Ok(());
         }
+        self.looks = self.looks.saturating_add(1);
         let there = list().await.map_err(|error| lost(&error))?;
-        let gone: Vec<Flow> = self.old.difference(&there).copied().collect();
-        for flow in gone {
-            self.old.remove(&flow);
-            turns.extend(self.flows.end(flow));
+        let missing: Vec<Flow> = self.old.difference(&there).copied().collect();
+        if !missing.is_empty() {
+            let again = list().await.map_err(|error| lost(&error))?;
+            for flow in missing.into_iter().filter(|flow| !again.contains(flow)) {
+                self.old.remove(&flow);
+                turns.extend(self.flows.end(flow));
+            }
+        }
+        // Its beginning may wait for us still, and then its end will, too.
+        for flow in there {
+            if !self.flows.has(&flow) {
+                self.old.insert(flow);
+                turns.extend(self.flows.begin(flow));
+            }
         }
         Ok(())
     }
