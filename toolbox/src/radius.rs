@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use toolbox_wire::http::Source;
 
 use crate::bindings::Bindings;
+use crate::sources::probe::Lans;
 use annex::Annex;
 use home::Homes;
 use probe::Prober;
@@ -136,10 +137,10 @@ impl Radius {
         self.tally.sources()
     }
 
-    /// Asks NASes, as `settings` allow it.
+    /// Asks NASes, as `settings` allow it, and neighbours.
     #[must_use]
-    pub fn prober(settings: &Settings) -> Prober {
-        Prober::new(settings.clients.iter().filter_map(|client| client.coa.clone()).collect())
+    pub fn prober(settings: &Settings, lans: Lans) -> Prober {
+        Prober::new(settings.clients.iter().filter_map(|client| client.coa.clone()).collect(), lans)
     }
 
     /// The servers that are passed on to.

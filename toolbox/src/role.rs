@@ -114,7 +114,7 @@ impl Role for Toolbox {
         let (failed, mut failure) = mpsc::channel(1);
         // What was true when the process ended is nobody's answer: sources first, questions afterwards.
         let followed = Sources::start(&config.sources, &config.data, &bindings, &context.stop, &failed).await?;
-        let prober = Radius::prober(&config.radius);
+        let prober = Radius::prober(&config.radius, sources::probe::Lans::of(&config.sources));
         let follow = Follow::open(bindings.clone(), &config.data, config.changes, context.stop.clone())?;
         let api = Api::new(bindings.clone(), prober, audit.clone(), follow.clone(), config.callers.clone());
         // Nobody else has put a router there.

@@ -32,7 +32,7 @@ impl Lan {
         let file = folder.path().join("identities.toml");
         std::fs::write(&file, format!("[identities]\n\"{ALICE}\" = \"alice\"\n\"{BOB}\" = \"bob\"\n")).unwrap();
         let source = format!(
-            "[[sources.neighbours]]\nname = \"lan\"\ninterfaces = [\"r0\"]\nidentities = \"{}\"\n",
+            "[[sources.neighbours]]\nname = \"lan\"\ninterfaces = [\"r0\"]\nidentities = \"{}\"\nprobe-wait-ms = 10000\n",
             file.display()
         );
         let toolbox = Toolbox::start(Some(&router), "\"198.51.100.64/26\", \"2001:db8:5100::/64\"", &source);
@@ -77,6 +77,8 @@ fn who_answers_is_there_and_who_answers_no_more_is_not() {
         lan.holds("alice", address, true);
         assert_eq!(lan.probe(address, ALICE), (0, "there".into()));
         assert_eq!(lan.probe(address, BOB), (3, "gone".into()), "somebody else answers");
+        let answer = lan.toolbox.verify_now("alice", address);
+        assert_eq!((&answer["live"], &answer["probe"]), (&true.into(), &"there".into()), "{answer}");
     }
     // Another box at the same line.
     lan.home.ip("link set h0 down");
@@ -86,8 +88,11 @@ fn who_answers_is_there_and_who_answers_no_more_is_not() {
     lan.holds("bob", V4, true);
     assert!(!lan.toolbox.live("alice", V4, None));
     assert_eq!(lan.probe(V4, BOB), (0, "there".into()));
-    // Nobody has the address any more: the kernel asks in vain.
+    // Nobody has the address any more: the kernel asks in vain, for a caller too, before it would have found out itself.
     lan.home.ip(&format!("addr del {V4}/26 dev h0"));
+    let answer = lan.toolbox.verify_now("bob", V4);
+    assert_eq!((&answer["live"], &answer["reason"]), (&false.into(), &"ended".into()), "{answer}");
+    assert!(answer["probe"] == "gone" || answer["probe"].is_null(), "{answer}");
     assert_eq!(lan.probe(V4, BOB), (3, "gone".into()));
     lan.holds("bob", V4, false);
 }

@@ -1,4 +1,4 @@
-//! Asking a NAS whether a session still lives there (RFC 5176), when a caller wants to know now.
+//! Asking a NAS whether a session still lives there (RFC 5176), or a neighbour by ARP and ND, when a caller wants to know now.
 //!
 //! Only NASes are asked that the configuration names for it, by a request that changes nothing.
 
@@ -16,9 +16,12 @@ use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use toolbox_core::SessionKey;
+use toolbox_wire::http::Source;
 use toolbox_wire::probe::Probed;
 use toolbox_wire::radius::dynamic::{self, Question, Said};
 use toolbox_wire::radius::{MAX_LENGTH, Packet};
+
+use crate::sources::probe::Lans;
 
 /// Questions on their way at once; over it nobody is asked.
 const AT_ONCE: usize = 256;
@@ -58,6 +61,7 @@ pub struct Prober(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     nases: Vec<Nases>,
+    lans: Lans,
     places: Semaphore,
     next: AtomicU8,
 }
@@ -65,12 +69,19 @@ struct Shared {
 impl Prober {
     /// Asks these.
     #[must_use]
-    pub fn new(nases: Vec<Nases>) -> Self {
-        Self(Arc::new(Shared { nases, places: Semaphore::new(AT_ONCE), next: AtomicU8::default() }))
+    pub fn new(nases: Vec<Nases>, lans: Lans) -> Self {
+        Self(Arc::new(Shared { nases, lans, places: Semaphore::new(AT_ONCE), next: AtomicU8::default() }))
     }
 
     /// Whether `session` of `user` at `address` is still there. The time that this takes is bounded.
     pub async fn ask(&self, session: &SessionKey, user: &SubscriberId, address: IpAddr) -> Probed {
+        if session.source == Source::Neighbour && self.0.lans.has(session) {
+            let Ok(_place) = self.0.places.try_acquire() else { return Probed::Busy };
+            let probed = self.0.lans.ask(session, user).await;
+            counter!("toolbox_probes_total", "client" => session.client.clone(), "answer" => probed.as_str())
+                .increment(1);
+            return probed;
+        }
         let nases = self.0.nases.iter().find(|nases| nases.client == session.client);
         let place = nases.and_then(|nases| Some((nases, nases.place(session)?)));
         let Some((nases, at)) = place else { return Probed::NotOffered };
@@ -135,7 +146,6 @@ impl Prober {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use toolbox_wire::http::Source;
     use toolbox_wire::record::Nas;
 
     #[test]

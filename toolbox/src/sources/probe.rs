@@ -3,16 +3,23 @@
 //! The kernel asks, by ARP or Neighbour Solicitation to the hardware address itself: an entry of its neighbour table is
 //! put into the state in which it has to be confirmed (RFC 4861 §7.3.2), and what becomes of it is the answer.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use cloakway_types::SubscriberId;
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
 use rtnetlink::Handle;
+use toolbox_core::SessionKey;
+use toolbox_leases::Identities;
+use toolbox_wire::probe::Probed as Answer;
+
+use super::settings::{Kind, Settings};
 
 /// How often the kernel's entry is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -56,6 +63,80 @@ pub async fn neighbour(interface: &str, address: IpAddr, mac: [u8; 6], limit: Du
     let asked = tokio::time::timeout(limit, ask(&handle, index, address, mac)).await;
     connection.abort();
     asked.unwrap_or(Ok(Probed::Undecided))
+}
+
+/// Which sources have neighbours that may be asked, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Lans(BTreeMap<String, Lan>);
+
+#[derive(Debug, Clone)]
+struct Lan {
+    interfaces: Vec<String>,
+    subscribers: std::sync::Arc<Identities>,
+    wait: Duration,
+}
+
+impl Lans {
+    /// Those that `settings` allow it for.
+    #[must_use]
+    pub fn of(settings: &Settings) -> Self {
+        let lan = |source: &super::settings::SourceSettings| match &source.kind {
+            Kind::Neighbours(of) => of.probe_wait.map(|wait| {
+                let lan = Lan { interfaces: of.interfaces.clone(), subscribers: of.subscribers.clone(), wait };
+                (source.name.clone(), lan)
+            }),
+            _ => None,
+        };
+        Self(settings.sources.iter().filter_map(lan).collect())
+    }
+
+    /// Whether the session is that of a neighbour who may be asked.
+    #[must_use]
+    pub fn has(&self, session: &SessionKey) -> bool {
+        self.0.contains_key(&session.client)
+    }
+
+    /// Asks whether the host of `user` is still where `session` says; takes no longer than was configured.
+    pub async fn ask(&self, session: &SessionKey, user: &SubscriberId) -> Answer {
+        let place = self.0.get(&session.client).zip(session.session.parse().ok());
+        let Some((lan, address)) = place else { return Answer::NotOffered };
+        match tokio::time::timeout(lan.wait, lan.ask(address, user)).await {
+            Ok(Ok(Probed::There)) => Answer::There,
+            Ok(Ok(Probed::Gone)) => Answer::Gone,
+            Ok(Ok(Probed::Undecided)) | Err(_) => Answer::Silent,
+            Ok(Err(ProbeError::Permanent)) => Answer::NotOffered,
+            Ok(Err(error)) => {
+                tracing::warn!(source = session.client, %error, "a neighbour cannot be asked");
+                Answer::Refused
+            }
+        }
+    }
+}
+
+impl Lan {
+    /// Only a hardware address of the subscriber is asked, at the interface that it was heard at.
+    async fn ask(&self, address: IpAddr, user: &SubscriberId) -> Result<Probed, ProbeError> {
+        for interface in &self.interfaces {
+            let Ok(index) = nix::net::if_::if_nametoindex(interface.as_str()) else { continue };
+            let Some(mac) = heard(index, address).await? else { continue };
+            let [a, b, c, d, e, f] = mac;
+            let text = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+            if self.subscribers.get(&text) != Some(user) {
+                return Ok(Probed::Gone);
+            }
+            return neighbour(interface, address, mac, self.wait).await;
+        }
+        Ok(Probed::Undecided)
+    }
+}
+
+/// The hardware address that the kernel has for an address.
+async fn heard(index: u32, address: IpAddr) -> Result<Option<[u8; 6]>, ProbeError> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let connection = tokio::spawn(connection);
+    let found = entry(&handle, index, address).await;
+    connection.abort();
+    Ok(found?.and_then(|(_, mac)| mac.try_into().ok()))
 }
 
 async fn ask(handle: &Handle, index: u32, address: IpAddr, mac: [u8; 6]) -> Result<Probed, ProbeError> {

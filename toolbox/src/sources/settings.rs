@@ -73,6 +73,8 @@ pub struct Neighbours {
     pub interfaces: Vec<String>,
     /// Whose each hardware address is.
     pub subscribers: Arc<Identities>,
+    /// How long an answer may take when a caller wants to know now; none: nobody is asked.
+    pub probe_wait: Option<Duration>,
 }
 
 /// A lease file, and whose its leases are.
@@ -232,6 +234,7 @@ struct RawNeighbours {
     name: String,
     interfaces: Vec<String>,
     identities: PathBuf,
+    probe_wait_ms: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -349,7 +352,12 @@ impl Raw {
             let field = format!("sources.neighbours[{index}]");
             some(&raw.interfaces, &format!("{field}.interfaces"), "the interfaces that subscribers are at")?;
             let subscribers = listed(&field, &raw.identities)?;
-            let neighbours = Neighbours { interfaces: raw.interfaces, subscribers };
+            if let Some(wait) = raw.probe_wait_ms.filter(|wait| !(100..=10_000).contains(wait)) {
+                let reason = format!("{wait} ms is not allowed: 100 to 10000");
+                return Err(Invalid::at(format!("{field}.probe-wait-ms"), reason));
+            }
+            let probe_wait = raw.probe_wait_ms.map(Duration::from_millis);
+            let neighbours = Neighbours { interfaces: raw.interfaces, subscribers, probe_wait };
             add(&mut settings, field, raw.name, Kind::Neighbours(neighbours))?;
         }
         for (index, raw) in self.dhcp_tap.into_iter().enumerate() {

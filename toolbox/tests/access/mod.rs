@@ -165,7 +165,8 @@ impl Toolbox {
             "data = \"{dir}/data\"\nadmin-socket = \"{dir}/admin.sock\"\n[subscribers]\nprefixes = [{prefixes}]\n\
              [radius]\nlisten = [\"{radius}\"]\n[[radius.clients]]\nname = \"edge\"\nprefix = \"127.0.0.1/32\"\n\
              secret-file = \"{dir}/radius.secret\"\n[https]\nlisten = [\"{https}\"]\ncertificate = \"{dir}/cert.pem\"\n\
-             key = \"{dir}/key.pem\"\n[[callers]]\nname = \"shop\"\nkey-sha256 = \"{key}\"\nrate-per-s = 10000\n{sources}\n"
+             key = \"{dir}/key.pem\"\n[[callers]]\nname = \"shop\"\nkey-sha256 = \"{key}\"\nrate-per-s = 10000\n\
+             may = [\"verify\", \"probe\"]\n{sources}\n"
         );
         std::fs::write(path("toolbox.toml"), config).unwrap();
         let netns = netns.map(|netns| netns.name().to_owned());
@@ -253,6 +254,15 @@ impl Toolbox {
         let mut curl = self.command("curl");
         curl.args(["-sk", "-H", &format!("Authorization: Bearer {KEY}"), "-H", "Content-Type: application/json", "-d"]);
         curl.arg(body.to_string()).arg(format!("https://{}/v1/verify", self.https));
+        serde_json::from_str(&must(&mut curl)).unwrap()
+    }
+
+    /// The same, and the equipment is asked.
+    pub(crate) fn verify_now(&self, subscriber: &str, address: &str) -> Value {
+        let body = json!({"address": address, "subscriber": subscriber}).to_string();
+        let mut curl = self.command("curl");
+        curl.args(["-sk", "-H", &format!("Authorization: Bearer {KEY}"), "-H", "Content-Type: application/json", "-d"]);
+        curl.arg(body).arg(format!("https://{}/v1/verify?probe=true", self.https));
         serde_json::from_str(&must(&mut curl)).unwrap()
     }
 
