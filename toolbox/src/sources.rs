@@ -85,5 +85,5 @@ impl Sources {
 /// The rules by which external addresses are computed.
 #[must_use]
 pub fn translators(settings: &Settings) -> Vec<Arc<dyn Translator>> {
-    settings.rules.iter().map(|rule| computed::translator(rule.clone())).collect()
+    settings.rules.iter().map(|(rule, period)| computed::translator(rule.clone(), *period)).collect()
 }

@@ -1,5 +1,7 @@
 //! The tables `[[sources.…]]` of the configuration.
 
+mod period;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use toolbox_nat::{Deterministic, MapE, Order, Range, Ranges};
 use toolbox_wire::http::Source;
 
 use crate::config::{name, seconds, some};
+pub use period::Period;
 
 /// All sources but RADIUS.
 #[derive(Debug, Clone, Default)]
@@ -22,7 +25,7 @@ pub struct Settings {
     /// What is listened to and read.
     pub sources: Vec<SourceSettings>,
     /// What is computed.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<(Rule, Period)>,
     /// What `check` warns of.
     pub warnings: Vec<String>,
 }
@@ -259,6 +262,8 @@ struct RawDeterministic {
     last_port: u16,
     #[serde(default)]
     order: RawOrder,
+    since: Option<String>,
+    until: Option<String>,
 }
 
 const fn first_port() -> u16 {
@@ -286,6 +291,8 @@ struct RawMapE {
     ea_bits: u8,
     #[serde(default = "six")]
     psid_offset: u8,
+    since: Option<String>,
+    until: Option<String>,
 }
 
 const fn six() -> u8 {
@@ -368,12 +375,15 @@ impl Raw {
             add(&mut settings, field, raw.name, Kind::DhcpTap(tap))?;
         }
         for (index, raw) in self.deterministic.into_iter().enumerate() {
-            settings.rules.push(Rule::Deterministic(raw.validate(&format!("sources.deterministic[{index}]"))?));
+            let field = format!("sources.deterministic[{index}]");
+            let period = Period::read(&field, raw.since.clone(), raw.until.clone())?;
+            settings.rules.push((Rule::Deterministic(raw.validate(&field)?), period));
         }
         for (index, raw) in self.map_e.into_iter().enumerate() {
             let rule = MapE::new(raw.ipv6_prefix, raw.ipv4_prefix, raw.ea_bits, raw.psid_offset)
                 .map_err(|error| Invalid::at(format!("sources.map-e[{index}]"), error.to_string()))?;
-            settings.rules.push(Rule::MapE(rule));
+            let period = Period::read(&format!("sources.map-e[{index}]"), raw.since, raw.until)?;
+            settings.rules.push((Rule::MapE(rule), period));
         }
         Ok(settings)
     }
