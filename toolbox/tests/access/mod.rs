@@ -146,6 +146,7 @@ pub(crate) struct Toolbox {
     netns: Option<String>,
     process: Option<Running>,
     https: String,
+    radius: String,
 }
 
 impl Toolbox {
@@ -170,7 +171,7 @@ impl Toolbox {
         );
         std::fs::write(path("toolbox.toml"), config).unwrap();
         let netns = netns.map(|netns| netns.name().to_owned());
-        let mut toolbox = Self { folder, netns, process: None, https: https.to_string() };
+        let mut toolbox = Self { folder, netns, process: None, https: https.to_string(), radius: radius.to_string() };
         toolbox.run();
         toolbox
     }
@@ -188,6 +189,11 @@ impl Toolbox {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Where accounting is heard.
+    pub(crate) fn radius(&self) -> &str {
+        &self.radius
     }
 
     /// Starts the process and waits until it answers.
