@@ -21,10 +21,12 @@ use toolbox_core::{
 use toolbox_wire::http::Reason;
 
 use crate::effects::Effects;
-use crate::history::{History, HistoryError};
+use crate::history::{self, History, HistoryError};
 
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the history may take for the last of it when the process stops.
+const LAST_FLUSH: Duration = Duration::from_secs(5);
 /// Intervals that go into the history at once.
 const FLUSH: usize = 4096;
 /// Rows that are written to a snapshot while the table waits.
@@ -126,8 +128,31 @@ impl Bindings {
     /// # Errors
     /// [`BindingsError`].
     pub fn open(data: &Path, settings: Settings, retention: Duration) -> Result<Self, BindingsError> {
-        let store = Store::open_large(&data.join("history.redb"))?;
-        let history = History::open(store.clone(), retention)?;
+        Self::open_with(data, settings, &history::settings::Settings::embedded(retention))
+    }
+
+    /// As [`Bindings::open`], with the history where it is configured to be. What a history in the folder has is taken over by
+    /// another one.
+    ///
+    /// # Errors
+    /// [`BindingsError`].
+    pub fn open_with(
+        data: &Path,
+        settings: Settings,
+        history: &history::settings::Settings,
+    ) -> Result<Self, BindingsError> {
+        let file = data.join("history.redb");
+        let store = match &history.postgresql {
+            None => Store::open_large(&file)?,
+            Some(postgresql) => Store::open_postgresql(postgresql)?,
+        };
+        let elsewhere = history.postgresql.is_some();
+        let history = History::open(store.clone(), history.retention)?;
+        if elsewhere && file.exists() {
+            let intervals = history.take_over(&Store::open_large(&file)?)?;
+            tracing::info!(intervals, from = %file.display(), "the history in the folder is taken over");
+            put_aside(&file)?;
+        }
         let mut table = Table::new(settings.clone());
         let ended = Ended::default();
         let journal = Journal::open_grouped(&data.join("bindings"), |records| {
@@ -279,12 +304,17 @@ impl Bindings {
     /// # Errors
     /// [`StoreError`]: nothing more can be made durable.
     pub async fn keep_house(&self, stop: &Stop) -> Result<(), StoreError> {
+        tokio::select! {
+            // What is not in the history by then is in the journal.
+            () = stop.told() => tokio::time::timeout(LAST_FLUSH, self.flush()).await.unwrap_or(Ok(())),
+            kept = self.keep_on() => kept,
+        }
+    }
+
+    async fn keep_on(&self) -> Result<(), StoreError> {
         let mut purged = clock::now();
         loop {
-            tokio::select! {
-                () = stop.told() => return self.flush().await,
-                () = tokio::time::sleep(FLUSH_INTERVAL) => {}
-            }
+            tokio::time::sleep(FLUSH_INTERVAL).await;
             self.flush().await?;
             if clock::now().since(purged) >= PURGE_INTERVAL {
                 purged = clock::now();
@@ -317,6 +347,7 @@ impl Bindings {
         loop {
             let some: Vec<(u64, Vec<u8>, Vec<u8>)> = {
                 let all = self.ended.all();
+                gauge!("toolbox_history_waiting").set(all.len() as f64);
                 all.iter().take(FLUSH).map(|(number, of)| (*number, of.key(), of.encode())).collect()
             };
             if some.is_empty() {
@@ -384,6 +415,10 @@ fn import(old: &Path, table: &mut Table, journal: &Journal) -> Result<(), Bindin
         journal.append_blocking(rows.iter().map(Row::encode).collect())?;
     }
     tracing::info!(rows = taken, from = %old.display(), "bindings of an earlier version are taken over");
+    put_aside(old)
+}
+
+fn put_aside(old: &Path) -> Result<(), BindingsError> {
     let aside = old.with_extension("redb.old");
     std::fs::rename(old, &aside).map_err(|source| BindingsError::Old { path: old.display().to_string(), source })
 }

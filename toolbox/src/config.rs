@@ -13,6 +13,7 @@ use toolbox_core::Settings;
 
 use crate::callers::{self, Caller};
 use crate::follow;
+use crate::history;
 use crate::radius::settings;
 use crate::sources;
 
@@ -29,8 +30,8 @@ pub struct Config {
     pub settings: Settings,
     /// What is heard by RADIUS.
     pub radius: settings::Settings,
-    /// How long it is kept who was where.
-    pub history: Duration,
+    /// How long it is kept who was where, and in which store.
+    pub history: history::settings::Settings,
     /// Leases, translations, neighbours and files.
     pub sources: sources::settings::Settings,
     /// Where callers ask.
@@ -54,7 +55,7 @@ pub struct Raw {
     #[serde(default)]
     bindings: RawBindings,
     #[serde(default)]
-    history: RawHistory,
+    history: history::settings::Raw,
     radius: settings::Raw,
     #[serde(default)]
     sources: sources::settings::Raw,
@@ -84,18 +85,6 @@ impl Default for RawBindings {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-struct RawHistory {
-    retention_days: u64,
-}
-
-impl Default for RawHistory {
-    fn default() -> Self {
-        Self { retention_days: 90 }
-    }
-}
-
-#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawHttps {
     listen: Vec<SocketAddr>,
@@ -111,10 +100,6 @@ impl config::Config for Config {
         let Raw { https, callers, changes, .. } = raw;
         some(&subscribers.prefixes, "subscribers.prefixes", "the prefixes that subscribers' addresses are in")?;
         some(&https.listen, "https.listen", "an address such as \"198.51.100.2:8444\"")?;
-        if history.retention_days > 3650 {
-            let days = history.retention_days;
-            return Err(Invalid::at("history.retention-days", format!("{days} days are not allowed: 0 to 3650")));
-        }
         let sources = sources.validate()?;
         Ok(Self {
             data,
@@ -126,7 +111,7 @@ impl config::Config for Config {
                 max_delay: seconds("bindings.max-delay-s", bindings.max_delay_s, 1, 300)?,
                 translators: sources::translators(&sources),
             },
-            history: Duration::from_secs(history.retention_days * 86_400),
+            history: history.validate()?,
             radius: radius.validate()?,
             sources,
             https_listen: https.listen,

@@ -1,5 +1,7 @@
 //! Who was where: closed intervals on disk, found by address and time, forgotten after a while.
 
+pub mod settings;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -49,6 +51,23 @@ impl History {
         });
         let lengths = Arc::new(RwLock::new(lengths.collect()));
         Ok(Self { store, retention, lengths })
+    }
+
+    /// Takes all over that `old` holds.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn take_over(&self, old: &Store) -> Result<usize, StoreError> {
+        let (mut taken, mut from) = (0, Vec::new());
+        loop {
+            let some = old.range(INTERVALS, &from, &[u8::MAX], CHUNK)?;
+            let Some((last, _)) = some.last() else { return Ok(taken) };
+            from = [last.as_slice(), &[0]].concat();
+            taken += some.len();
+            let mut batch = Batch::new();
+            some.into_iter().for_each(|(key, value)| self.put(&mut batch, key, value));
+            self.store.commit_blocking(batch)?;
+        }
     }
 
     /// Adds an interval, as [`Interval::key`] and [`Interval::encode`] give it, to what is to be committed.
@@ -177,7 +196,20 @@ mod tests {
     #[tokio::test]
     async fn intervals_are_found_by_address_and_time_and_purged_after_the_retention() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("store")).unwrap();
+        let old = Store::open(&folder.path().join("store")).unwrap();
+        found_and_purged(old.clone()).await;
+        if let Some(server) = cloakway_testing::postgresql::Postgresql::start() {
+            let (connection, schema) = (server.connection(), "toolbox".to_owned());
+            let settings = cloakway_store::Postgresql { connection, password: None, schema };
+            let store = Store::open_postgresql(&settings).unwrap();
+            found_and_purged(store.clone()).await;
+            let history = History::open(store.clone(), Duration::from_secs(1000)).unwrap();
+            let taken = tokio::task::spawn_blocking(move || history.take_over(&old)).await.unwrap().unwrap();
+            assert_eq!((taken, store.scan(INTERVALS).unwrap().len()), (8, 8), "it had the same already");
+        }
+    }
+
+    async fn found_and_purged(store: Store) {
         let history = History::open(store.clone(), Duration::from_secs(1000)).unwrap();
         let mut batch = Batch::new();
         let nets = ["198.51.100.70/32", "198.51.100.64/28", "198.51.100.71/32", "2001:db8::/56"];

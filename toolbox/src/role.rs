@@ -88,6 +88,10 @@ impl Role for Toolbox {
         for source in &config.sources.sources {
             lines.push(format!("source {}: {} of {}", source.name, source.kind.word(), source.kind.of()));
         }
+        if config.history.postgresql.is_some() {
+            lines.push("history in PostgreSQL".to_owned());
+        }
+        lines.extend(config.history.warnings.iter().map(|warning| format!("warning: {warning}")));
         lines.extend(config.sources.warnings.iter().map(|warning| format!("warning: {warning}")));
         lines.extend(config.callers.iter().map(|caller| format!("caller {}", caller.name)));
         lines
@@ -103,8 +107,8 @@ impl Role for Toolbox {
             let router = loading::router(ready.clone());
             http::serve(listener, identity.clone(), router, limits.clone(), context.stop.clone());
         }
-        let (data, settings, retention) = (config.data.clone(), config.settings.clone(), config.history);
-        let open = tokio::task::spawn_blocking(move || Bindings::open(&data, settings, retention));
+        let (data, settings, history) = (config.data.clone(), config.settings.clone(), config.history.clone());
+        let open = tokio::task::spawn_blocking(move || Bindings::open_with(&data, settings, &history));
         let bindings = open.await??;
         let audit = Audit::open(&config.data)?;
         tracing::info!(open_sessions = bindings.open_sessions(), audit_entries = audit.head().entries, "state is back");

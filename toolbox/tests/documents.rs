@@ -44,6 +44,7 @@ fn the_example_is_valid_and_its_commented_defaults_are_the_defaults() {
         "max-delay-s = 20",
         "[history]",
         "retention-days = 90",
+        "schema = \"toolbox\"",
         "receive-buffer-kib = 8192",
         "coa-wait-ms = 1500",
         "subscriber = \"user-name\"",
@@ -79,6 +80,7 @@ fn a_stray_key_is_refused_in_every_table() {
         "[subscribers]",
         "[bindings]",
         "[history]",
+        "[history.postgresql]",
         "[radius]",
         "[[radius.clients]]",
         "[radius.radsec]",
@@ -110,6 +112,13 @@ fn an_error_names_line_field_and_what_would_be_right() {
         ("max-age-s = 1800", "max-age-s = 59", "bindings.max-age-s", "60 to 86400"),
         ("max-delay-s = 20", "max-delay-s = 301", "bindings.max-delay-s", "1 to 300"),
         ("retention-days = 90", "retention-days = 3651", "history.retention-days", "0 to 3650"),
+        (
+            "connection = \"host",
+            "connection = \"user=toolbox\" #",
+            "history.postgresql.connection",
+            "host=/run/postgresql",
+        ),
+        ("schema = \"toolbox\"", "schema = \"My\"", "history.postgresql.schema", "small letters"),
         ("prefix = \"198.51.100.1/32\"", "prefix = \"198.51.100.1/24\"", "radius.clients[0].prefix", "198.51.100.0/24"),
         ("name = \"edge\"", "name = \"the edge\"", "radius.clients[0].name", "letters, digits"),
         ("key-sha256", "key-sha256 = \"12\" #", "callers[0].key-sha256", "sha256sum"),
@@ -142,6 +151,9 @@ fn an_error_names_line_field_and_what_would_be_right() {
         assert!(named.abs_diff(found) <= 1, "line {found} expected: {message}");
     }
     assert!(error(&text.replace("\"verify\"", "\"guess\"")).contains("guess"));
+    let schema = "schema = \"toolbox\"";
+    let password = error(&text.replace(schema, &format!("{schema}\npassword-file = \"/nowhere\"")));
+    assert!(password.contains("history.postgresql.password-file: /nowhere"), "{password}");
     let names = error(&text.replace("may = [\"verify\"]", "may = [\"names\"]"));
     assert!(names.contains("callers[0].may") && names.contains("give both"), "{names}");
     assert!(error(&text.replace("subscriber = \"user-name\"", "subscriber = \"class\"")).contains("class"));

@@ -2,22 +2,26 @@
 //!
 //! A batch is on disk, synced, before [`Store::commit`] answers, so whatever a role acknowledges
 //! after that survives `kill -9` and power loss. Batches that wait together share one sync (group
-//! commit). The engine is redb: a single file, copy-on-write B-trees, checksummed. The interface
-//! names no engine, so that another can stand behind it under the same tests.
+//! commit). The engine is redb: a single file, copy-on-write B-trees, checksummed; or PostgreSQL (feature `postgresql`), for
+//! what outgrows one machine. Both are under the same tests.
 //!
 //! What is changed too often for a tree of pages lives in memory, and in a [`Journal`]: an append-only log with the same
 //! promise, and a snapshot now and then.
 //!
-//! An error of the disk is final: every later commit fails too, and the role stops rather than
+//! An error of our own disk is final: every later commit fails too, and the role stops rather than
 //! acknowledge what may not be stored.
 
 mod engine;
 mod journal;
+#[cfg(feature = "postgresql")]
+mod postgresql;
 
 use std::path::Path;
 use std::sync::Arc;
 
 pub use journal::{Journal, Place, Placed, Reader, Snapshot};
+#[cfg(feature = "postgresql")]
+pub use postgresql::{Postgresql, SettingsError};
 use tokio::sync::oneshot;
 
 /// A change to one key.
@@ -81,7 +85,14 @@ pub enum StoreError {
 
 /// An open store. Clones share it; the file is closed with the last of them.
 #[derive(Debug, Clone)]
-pub struct Store(Arc<engine::Engine>);
+pub struct Store(Arc<Engine>);
+
+#[derive(Debug)]
+enum Engine {
+    Embedded(engine::Engine),
+    #[cfg(feature = "postgresql")]
+    Postgresql(postgresql::Engine),
+}
 
 impl Store {
     /// Opens the store in `path`, made when it is not there.
@@ -89,7 +100,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Open`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        engine::Engine::open(path, false).map(|engine| Self(Arc::new(engine)))
+        engine::Engine::open(path, false).map(|engine| Self(Arc::new(Engine::Embedded(engine))))
     }
 
     /// [`Store::open`] of one that grows large and is written in large batches: a start after a crash reads only what it needs,
@@ -98,7 +109,17 @@ impl Store {
     /// # Errors
     /// [`StoreError::Open`].
     pub fn open_large(path: &Path) -> Result<Self, StoreError> {
-        engine::Engine::open(path, true).map(|engine| Self(Arc::new(engine)))
+        engine::Engine::open(path, true).map(|engine| Self(Arc::new(Engine::Embedded(engine))))
+    }
+
+    /// Opens the store in a schema of a PostgreSQL server, made when it is not there. When the server goes away, commits
+    /// wait until it is back, and reads fail.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`]: it cannot be reached, refuses us, or another process has the schema open.
+    #[cfg(feature = "postgresql")]
+    pub fn open_postgresql(settings: &Postgresql) -> Result<Self, StoreError> {
+        postgresql::Engine::open(settings).map(|engine| Self(Arc::new(Engine::Postgresql(engine))))
     }
 
     /// Makes `batch` durable and returns when it is.
@@ -110,8 +131,18 @@ impl Store {
     /// [`StoreError::Write`].
     pub fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let (done, wait) = oneshot::channel();
-        self.0.enqueue(batch, done);
+        self.enqueue(batch, done);
         async { wait.await.unwrap_or_else(|_| Err(StoreError::Write("the store was closed".to_owned()))) }
+    }
+
+    /// As [`Store::commit`], for who is no task.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn commit_blocking(&self, batch: Batch) -> Result<(), StoreError> {
+        let (done, wait) = oneshot::channel();
+        self.enqueue(batch, done);
+        wait.blocking_recv().unwrap_or_else(|_| Err(StoreError::Write("the store was closed".to_owned())))
     }
 
     /// The value of `key` in `table`, as of the last commit.
@@ -119,7 +150,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Read`].
     pub fn get(&self, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.0.get(table, key)
+        match &*self.0 {
+            Engine::Embedded(engine) => engine.get(table, key),
+            #[cfg(feature = "postgresql")]
+            Engine::Postgresql(engine) => engine.get(table, key),
+        }
     }
 
     /// The first `limit` keys of `table` from `from` on and before `to`, with their values, by key, as of the last commit.
@@ -127,7 +162,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Read`].
     pub fn range(&self, table: &str, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
-        if from >= to { Ok(Vec::new()) } else { self.0.range(table, Some((from, to)), limit) }
+        if from >= to { Ok(Vec::new()) } else { self.read(table, Some((from, to)), limit) }
     }
 
     /// All keys and values of `table`, by key, as of the last commit.
@@ -135,6 +170,22 @@ impl Store {
     /// # Errors
     /// [`StoreError::Read`].
     pub fn scan(&self, table: &str) -> Result<Vec<Row>, StoreError> {
-        self.0.range(table, None, usize::MAX)
+        self.read(table, None, usize::MAX)
+    }
+
+    fn enqueue(&self, batch: Batch, done: oneshot::Sender<Result<(), StoreError>>) {
+        match &*self.0 {
+            Engine::Embedded(engine) => engine.enqueue(batch, done),
+            #[cfg(feature = "postgresql")]
+            Engine::Postgresql(engine) => engine.enqueue(batch, done),
+        }
+    }
+
+    fn read(&self, table: &str, between: Option<(&[u8], &[u8])>, limit: usize) -> Result<Vec<Row>, StoreError> {
+        match &*self.0 {
+            Engine::Embedded(engine) => engine.range(table, between, limit),
+            #[cfg(feature = "postgresql")]
+            Engine::Postgresql(engine) => engine.range(table, between, limit),
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! What tests of every role share: a test that needs something of the machine (root, a router's daemon) says aloud that
 //! it is skipped where that is missing, and fails where nothing may be skipped.
 
+pub mod postgresql;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::Write as _;

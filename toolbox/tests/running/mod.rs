@@ -157,6 +157,7 @@ key-sha256 = "{key}"
         let killed = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap();
         assert!(killed.success());
         assert!(child.wait().unwrap().success());
+        self.client = client(&self.path("cert.pem"));
     }
 
     pub(crate) fn url(&self) -> String {
