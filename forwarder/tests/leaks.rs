@@ -11,8 +11,9 @@ use std::io::Write as _;
 use std::net::UdpSocket;
 use std::sync::Mutex;
 
+use lab::streams::Streams;
 use lab::watch::Watch;
-use lab::{FAR4, Forwarder, Lab, NET4, Plane, SUB4, Streams, eventually, possible};
+use lab::{FAR4, Forwarder, Lab, NET4, Plane, SUB4, eventually, possible};
 use nix::sys::signal::Signal;
 
 on_data_planes! {

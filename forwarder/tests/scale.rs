@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use lab::large::{FIRST_PRIVATE, FIRST_SUBSCRIBER, LIMITS, PRIVATE, SUBSCRIBERS};
 use lab::{Lab, Plane, SUB4, eventually, possible};
 
 on_data_planes! {
@@ -19,26 +20,6 @@ on_data_planes! {
 
 /// What this takes on a slow and busy machine, without optimisation.
 const PATIENCE: Duration = Duration::from_secs(180);
-
-/// Private prefixes from 10.128.0.0, and subscriber prefixes from 100.64.0.0.
-const PRIVATE: u32 = 2000;
-const FIRST_PRIVATE: u32 = 0x0a80_0000;
-const SUBSCRIBERS: u32 = 32_000;
-const FIRST_SUBSCRIBER: u32 = 0x6440_0000;
-
-const LIMITS: &str = "[limits]
-sources = 262144
-[limits.per-source]
-packets-per-second = 100000000
-bytes-per-second = 4000000000
-quota-bytes = 1000000000000000
-quota-period-s = 86400
-[limits.per-prefix]
-packets-per-second = 100000000
-bytes-per-second = 4000000000
-quota-bytes = 1000000000000000
-quota-period-s = 86400
-";
 
 fn private(number: u32) -> String {
     Ipv4Addr::from(FIRST_PRIVATE + number).to_string()

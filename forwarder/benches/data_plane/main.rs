@@ -22,35 +22,15 @@ use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lab::large::{FIRST_PRIVATE, FIRST_SUBSCRIBER as FIRST, LIMITS, PRIVATE, SUBSCRIBERS};
 use lab::{FAR4, Forwarder, Lab, Plane, eventually, possible};
 use rate::{Load, Rate, compiled, measure};
 
 /// Many subscribers' addresses, behind the edge router.
 const MANY: &str = "100.64.0.0/12";
-const FIRST: u32 = 0x6440_0000;
 
-/// Private prefixes and subscriber prefixes of a large policy, and subscribers who use it.
-const PRIVATE: u32 = 2000;
-const PREFIXES: u32 = 32_000;
+/// Subscribers who use a large policy.
 const SOURCES: u32 = 200_000;
-
-/// 10.128.0.0: where the private prefixes of the large policy begin.
-const FIRST_PRIVATE: u32 = 0x0a80_0000;
-
-/// Every limit that there is, and none that is met.
-const LIMITS: &str = "[limits]
-sources = 262144
-[limits.per-source]
-packets-per-second = 100000000
-bytes-per-second = 4000000000
-quota-bytes = 1000000000000000
-quota-period-s = 86400
-[limits.per-prefix]
-packets-per-second = 100000000
-bytes-per-second = 4000000000
-quota-bytes = 1000000000000000
-quota-period-s = 86400
-";
 
 fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -160,7 +140,7 @@ fn planes(object: &[u8]) {
 /// A large policy beside one with one of each.
 fn scale(object: &[u8]) {
     println!(
-        "\n{PRIVATE} private prefixes, {PREFIXES} subscriber prefixes, {SOURCES} sources: M/s, beside one of each\n"
+        "\n{PRIVATE} private prefixes, {SUBSCRIBERS} subscriber prefixes, {SOURCES} sources: M/s, beside one of each\n"
     );
     for row in metered(&[Plane::Kernel, Plane::Tcx, Plane::Xdp]).skip(1) {
         let (name, plane, _) = row;
@@ -170,7 +150,7 @@ fn scale(object: &[u8]) {
             measure(&lab, object, load(1, 1))
         };
         let mut lab = wired(plane);
-        lab.subscribers = (0..PREFIXES).fold(String::new(), |mut text, n| {
+        lab.subscribers = (0..SUBSCRIBERS).fold(String::new(), |mut text, n| {
             let _ = write!(text, "\"{}/27\", ", Ipv4Addr::from(FIRST + n * 32));
             text
         });

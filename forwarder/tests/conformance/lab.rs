@@ -8,16 +8,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
 use crate::ends::{Arrivals, End};
 use crate::packet::address;
-
-/// How long a condition may take on a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+use crate::wait::succeed;
+pub(crate) use crate::wait::{PATIENCE, eventually, possible};
 
 /// What an end is called in the table, the forwarder's interface there with its MTU, the MTU of the end, and for whom
 /// the end answers.
@@ -38,15 +36,6 @@ pub(crate) fn macs(end: &str) -> ([u8; 6], [u8; 6]) {
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
-
-/// Whether namespaces can be made here. Says so when they cannot, and fails where they must.
-pub(crate) fn possible() -> bool {
-    if nix::unistd::geteuid().is_root() {
-        return true;
-    }
-    cloakway_testing::skip("namespaces need root");
-    false
-}
 
 /// What forwards in a lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,9 +148,9 @@ impl Lab {
         let folder = tempfile::tempdir().unwrap();
         let mut lab = Self { name, folder, ends: Vec::new(), arrivals, forwarder: None };
         std::fs::create_dir(lab.bpf()).unwrap();
-        run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(lab.bpf()));
+        succeed(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(lab.bpf()));
         for short in ["isp"].into_iter().chain(WIRES.map(|wire| wire.0)) {
-            run(Command::new("ip").args(["netns", "add", &lab.ns(short)]));
+            succeed(Command::new("ip").args(["netns", "add", &lab.ns(short)]));
         }
         lab.settings("isp", &["net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"]);
         lab.settings("isp", &["net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0"]);
@@ -300,7 +289,7 @@ impl Lab {
     }
 
     pub(crate) fn ip(&self, short: &str, arguments: &str) {
-        run(Command::new("ip").args(["-n", &self.ns(short)]).args(arguments.split(' ')));
+        succeed(Command::new("ip").args(["-n", &self.ns(short)]).args(arguments.split(' ')));
     }
 
     pub(crate) fn settings(&self, short: &str, settings: &[&str]) {
@@ -338,21 +327,4 @@ impl Drop for Lab {
         }
         let _ = Command::new("umount").arg("--lazy").arg(self.bpf()).status();
     }
-}
-
-/// Waits until `condition` gives something.
-pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn run(command: &mut Command) {
-    let status = command.status().unwrap();
-    assert!(status.success(), "{command:?}");
 }

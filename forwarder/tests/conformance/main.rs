@@ -9,6 +9,8 @@ mod pcap;
 mod random;
 mod sequences;
 mod table;
+#[path = "../lab/wait.rs"]
+mod wait;
 
 use lab::{Lab, Plane, possible};
 use table::Player;

@@ -2,25 +2,32 @@
 //! private link and the Internet behind the default route. Gone when the value is dropped.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "what fails here fails the test")]
 
+mod health;
+pub(crate) mod large;
+pub(crate) mod streams;
+mod wait;
 pub(crate) mod watch;
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use forwarder_wire::Message;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
+
+use health::Health;
+use wait::succeed;
+pub(crate) use wait::{PATIENCE, eventually, possible};
 
 pub(crate) const SUB4: &str = "198.51.100.70";
 pub(crate) const SUB6: &str = "2001:db8:5100:64::70";
@@ -35,19 +42,7 @@ const MARK: &[u8] = b"cloakway";
 /// UDP ports that every namespace counts.
 pub(crate) const PORTS: std::ops::Range<u16> = 7000..7032;
 
-/// How long a condition may take on a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
 static NUMBER: AtomicU32 = AtomicU32::new(0);
-
-/// Whether namespaces can be made here. Says so when they cannot, and fails where they must.
-pub(crate) fn possible() -> bool {
-    if nix::unistd::geteuid().is_root() {
-        return true;
-    }
-    cloakway_testing::skip("namespaces need root");
-    false
-}
 
 /// What forwards in a lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -377,41 +372,6 @@ impl Lab {
         });
     }
 
-    /// A steady stream from the subscriber to a private network address, and how many answers came.
-    fn stream(&self, from: &str, to: &str, port: u16) -> Stream {
-        let from: IpAddr = from.parse().unwrap();
-        let to = SocketAddr::new(to.parse().unwrap(), port);
-        let counts = Arc::new(Counts::default());
-        let stop = Arc::new(AtomicBool::new(false));
-        let (counting, stopping) = (counts.clone(), stop.clone());
-        let thread = self.within("sub", move || {
-            let socket = UdpSocket::bind((from, 0)).unwrap();
-            socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-            let mut buffer = [0; 64];
-            let mut answered = std::collections::BTreeSet::new();
-            let mut take = || {
-                while let Ok((length, _)) = socket.recv_from(&mut buffer) {
-                    assert!(answered.insert(buffer[..length].to_vec()), "an answer came twice");
-                    counting.answered.fetch_add(1, Ordering::Relaxed);
-                }
-            };
-            while !stopping.load(Ordering::Relaxed) {
-                let number = counting.sent.fetch_add(1, Ordering::Relaxed);
-                // The send of the next packet after an ICMP error reports that error.
-                let _ = socket.send_to(&[MARK, &number.to_be_bytes()].concat(), to);
-                take();
-            }
-            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-            take();
-        });
-        Stream { counts, stop, thread }
-    }
-
-    /// Streams to both echoes.
-    pub(crate) fn streams(&self) -> Streams {
-        Streams([self.stream(SUB4, FAR4, 7000), self.stream(SUB6, FAR6, 7001)])
-    }
-
     /// The configuration of the example, with sockets of this lab and `extra` private prefixes.
     pub(crate) fn config(&self, extra: &str) -> PathBuf {
         self.write(&self.text(extra))
@@ -458,9 +418,17 @@ impl Lab {
     /// A forwarder with the configuration that was written last.
     pub(crate) fn start(&self) -> Forwarder {
         let config = self.folder.path().join("forwarder.toml");
+        self.start_by(&[], Path::new(env!("CARGO_BIN_EXE_forwarder")), &config)
+    }
+
+    /// The same, of this copy of the binary, by a command that begins with these words.
+    pub(crate) fn start_by(&self, words: &[&str], binary: &Path, config: &Path) -> Forwarder {
         let child = Command::new("ip")
-            .args(["netns", "exec", &self.ns("isp"), env!("CARGO_BIN_EXE_forwarder"), "run", "--config"])
-            .arg(&config)
+            .args(["netns", "exec", &self.ns("isp")])
+            .args(words)
+            .arg(binary)
+            .args(["run", "--config"])
+            .arg(config)
             .env("NO_COLOR", "1")
             .spawn()
             .unwrap();
@@ -489,7 +457,12 @@ impl Lab {
             .unwrap()
     }
 
-    fn bpf(&self) -> PathBuf {
+    /// The folder of everything that the forwarder writes.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn bpf(&self) -> PathBuf {
         self.folder.path().join("bpf")
     }
 
@@ -559,65 +532,11 @@ impl Drop for Lab {
             let _ = thread.join();
         }
         for short in ["sub", "isp", "far", "net", "deep"] {
-            if std::path::Path::new("/run/netns").join(self.ns(short)).exists() {
+            if Path::new("/run/netns").join(self.ns(short)).exists() {
                 let _ = Command::new("ip").args(["netns", "del", &self.ns(short)]).status();
             }
         }
         let _ = Command::new("umount").arg("--lazy").arg(self.bpf()).status();
-    }
-}
-
-#[derive(Default)]
-struct Counts {
-    sent: AtomicU64,
-    answered: AtomicU64,
-}
-
-struct Stream {
-    counts: Arc<Counts>,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl Stream {
-    fn answered(&self) -> u64 {
-        self.counts.answered.load(Ordering::Relaxed)
-    }
-
-    /// Waits for `count` more packets to be sent.
-    fn more_sent(&self, count: u64) {
-        let from = self.counts.sent.load(Ordering::Relaxed);
-        eventually("packets sent", || (self.counts.sent.load(Ordering::Relaxed) >= from + count).then_some(()));
-    }
-
-    /// Waits for `count` more answers.
-    fn more_answers(&self, count: u64) {
-        let from = self.answered();
-        eventually("packets answered", || (self.answered() >= from + count).then_some(()));
-    }
-
-    /// Ends it: packets sent, answers received.
-    fn end(self) -> (u64, u64) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
-        (self.counts.sent.load(Ordering::Relaxed), self.counts.answered.load(Ordering::Relaxed))
-    }
-}
-
-/// One stream of each IP version.
-pub(crate) struct Streams([Stream; 2]);
-
-impl Streams {
-    pub(crate) fn more_sent(&self, count: u64) {
-        self.0.iter().for_each(|stream| stream.more_sent(count));
-    }
-
-    pub(crate) fn more_answers(&self, count: u64) {
-        self.0.iter().for_each(|stream| stream.more_answers(count));
-    }
-
-    pub(crate) fn end(self) -> [(u64, u64); 2] {
-        self.0.map(Stream::end)
     }
 }
 
@@ -656,113 +575,6 @@ impl Drop for Forwarder {
     }
 }
 
-/// The health stream as a client reads it, each line with the time of its arrival.
-pub(crate) struct Health {
-    lines: Receiver<(Instant, Message)>,
-}
-
-impl Health {
-    fn read(stream: UnixStream) -> Self {
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                let message = forwarder_wire::decode(line).unwrap();
-                if sender.send((Instant::now(), message)).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { lines }
-    }
-
-    /// Waits for the word that `prefix` is healthy or not; gives when it came and its reason.
-    pub(crate) fn wait(&self, prefix: &str, healthy: bool) -> (Instant, String) {
-        self.wait_within(PATIENCE, prefix, healthy)
-    }
-
-    /// The same, where it may take longer.
-    pub(crate) fn wait_within(&self, patience: Duration, prefix: &str, healthy: bool) -> (Instant, String) {
-        let deadline = Instant::now() + patience;
-        let mut last_words = Vec::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok((at, Message::Prefix { prefix: found, healthy: word, reason })) => {
-                    if found.to_string().starts_with(prefix) && word == healthy {
-                        return (at, reason);
-                    }
-                    last_words.push(format!("{found} {word} {reason}"));
-                    last_words.drain(..last_words.len().saturating_sub(50));
-                }
-                Ok((_, Message::Heartbeat { .. })) => {}
-                Err(_) => panic!("{prefix} never became healthy={healthy}; heard {last_words:#?}"),
-            }
-        }
-    }
-
-    /// The words that have come by now: prefix, healthy, reason.
-    pub(crate) fn words(&self) -> Vec<(String, bool, String)> {
-        let word = |(_, message)| match message {
-            Message::Prefix { prefix, healthy, reason } => Some((prefix.to_string(), healthy, reason)),
-            Message::Heartbeat { .. } => None,
-        };
-        self.lines.try_iter().filter_map(word).collect()
-    }
-
-    /// Waits for the word that any prefix is healthy or not; gives the prefix and the reason.
-    pub(crate) fn wait_any(&self, healthy: bool) -> (String, String) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok((_, Message::Prefix { prefix, healthy: word, reason })) if word == healthy => {
-                    return (prefix.to_string(), reason);
-                }
-                Ok(_) => {}
-                Err(_) => panic!("no prefix became healthy={healthy}"),
-            }
-        }
-    }
-
-    /// The longest time between two lines until `count` heartbeats have come.
-    pub(crate) fn longest_silence(&self, count: usize) -> Duration {
-        let mut beats = 0;
-        let mut before: Option<Instant> = None;
-        let mut longest = Duration::ZERO;
-        while beats < count {
-            let (at, message) = self.lines.recv_timeout(PATIENCE).unwrap();
-            longest = longest.max(before.map_or(Duration::ZERO, |before| at - before));
-            before = Some(at);
-            beats += usize::from(matches!(message, Message::Heartbeat { .. }));
-        }
-        longest
-    }
-
-    /// Waits for the end of the stream.
-    pub(crate) fn wait_end(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(_) => {}
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
-                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("the health stream does not end"),
-            }
-        }
-    }
-}
-
-/// Waits until `condition` gives something.
-pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn run(program: &str, arguments: &[&str]) {
-    let status = Command::new(program).args(arguments).status().unwrap();
-    assert!(status.success(), "{program} {arguments:?}");
+    succeed(Command::new(program).args(arguments));
 }
