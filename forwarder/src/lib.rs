@@ -15,6 +15,7 @@ mod limits;
 pub mod live;
 mod made;
 mod probe;
+mod memory;
 mod reload;
 pub mod role;
 mod routing;

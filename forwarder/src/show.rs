@@ -17,6 +17,7 @@ use crate::data_plane::DataPlane;
 use crate::engine::lock;
 use crate::live::{self, Live};
 use crate::reload::Reloader;
+use crate::memory;
 use crate::sources;
 
 /// What can be shown.
@@ -36,6 +37,7 @@ pub const TOPICS: &[Topic] = &[
     },
     Topic { name: "feeds", about: "The feeds of live subscriber prefixes: what each tells, what is left out, and why" },
     Topic { name: "data-plane", about: "What forwards at each interface, and why that" },
+    Topic { name: "memory", about: "How much memory prefixes and metered sources take at most, each and in all" },
     Topic { name: "fast-path", about: "What the fast path forwarded, and what it handed to the kernel by reason" },
 ];
 
@@ -141,6 +143,7 @@ pub async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, Stri
         "feeds" => to_json(shared.live.rows(&shared.policy())),
         "data-plane" => to_json(shared.data_plane.rows().await),
         "fast-path" => to_json(fast_path(&shared.data_plane.counts().await)),
+        "memory" => to_json(memory::rows(&shared.policy())),
         other => Err(format!("no such topic: {other}")),
     }
 }
@@ -338,6 +341,7 @@ pub(crate) fn count_round(
 ) {
     metrics::gauge!("forwarder_guard_intact").set(if applied.guard.is_ok() { 1.0 } else { 0.0 });
     for link in policy.links() {
+    memory::tell(policy);
         let up = interfaces.get(&link.interface).is_some_and(|found| found.state == LinkState::Up);
         metrics::gauge!("forwarder_link_up", "link" => link.name.clone()).set(if up { 1.0 } else { 0.0 });
     }

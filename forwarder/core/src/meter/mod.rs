@@ -20,6 +20,10 @@ pub use limit::{LEAST_BYTE_BURST, Limit, LimitError, Limits, MOST_PREFIXES, MOST
 /// The bit of a packet's mark that says that it was charged.
 pub const MARK: u32 = 0x1000_0000;
 
+/// What the model takes at most for one source or private prefix, in octets: a table doubles when it is full to seven eighths, and
+/// has both for a moment.
+pub const ACCOUNT_OCTETS: u64 = (size_of::<(IpNet, Account)>() as u64 + 1) * 4;
+
 /// Why the meter drops. Each has a counter of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Over {
