@@ -18,6 +18,11 @@ use nix::sys::signal::Signal;
 
 on_data_planes! {
     [kernel Kernel, tcx Tcx, xdp Xdp, user User]
+    a_stop_leaks_nothing,
+    kill_9_leaks_nothing,
+    a_link_that_goes_down_leaks_nothing,
+    a_carrier_that_goes_leaks_nothing,
+    a_reload_that_is_refused_leaks_nothing_and_loses_nothing,
     a_silent_next_hop_leaks_nothing,
     a_link_that_flaps_leaks_nothing_and_is_held_down,
     kernel_events_that_are_lost_leak_nothing_and_are_made_good,
@@ -42,6 +47,78 @@ fn flowing(lab: &Lab) -> Streams {
     let streams = lab.streams();
     streams.more_answers(20);
     streams
+}
+
+/// The process ends by this signal while packets pass, and another one begins.
+fn ends_by(plane: Plane, signal: Signal) {
+    let Some((lab, watch, mut forwarder)) = scene(plane) else { return };
+    let streams = flowing(&lab);
+    forwarder.signal(signal);
+    streams.more_sent(50);
+    forwarder.wait();
+    streams.more_sent(100);
+    let _again = lab.start();
+    lab.both_healthy();
+    streams.more_answers(20);
+    streams.end();
+    watch.clean(&lab);
+}
+
+fn a_stop_leaks_nothing(plane: Plane) {
+    ends_by(plane, Signal::SIGTERM);
+}
+
+fn kill_9_leaks_nothing(plane: Plane) {
+    ends_by(plane, Signal::SIGKILL);
+}
+
+fn a_link_that_goes_down_leaks_nothing(plane: Plane) {
+    let Some((lab, watch, forwarder)) = scene(plane) else { return };
+    let streams = flowing(&lab);
+    lab.ip("isp", "link set priv0 down");
+    forwarder.health.wait(FAR4, false);
+    streams.more_sent(100);
+    lab.ip("isp", "link set priv0 up");
+    lab.both_healthy();
+    streams.more_answers(20);
+    streams.end();
+    watch.clean(&lab);
+}
+
+fn a_carrier_that_goes_leaks_nothing(plane: Plane) {
+    let Some((lab, watch, forwarder)) = scene(plane) else { return };
+    let streams = flowing(&lab);
+    // The other end of the wire: the link here is set up, and has no carrier.
+    lab.ip("far", "link set priv0 down");
+    forwarder.health.wait(FAR4, false);
+    streams.more_sent(100);
+    // Gone altogether, with the interface at both ends.
+    lab.ip("far", "link del priv0");
+    streams.more_sent(100);
+    streams.end();
+    watch.clean(&lab);
+}
+
+fn a_reload_that_is_refused_leaks_nothing_and_loses_nothing(plane: Plane) {
+    let Some((lab, watch, _forwarder)) = scene(plane) else { return };
+    let streams = flowing(&lab);
+    let whole = lab.text("");
+    for broken in [
+        String::new(),
+        whole.replace("[subscribers]", "[subscribers"),
+        whole.replace("link = \"main\"", "link = \"mian\""),
+        whole.replace("203.0.113.200/32", "198.51.100.70/32"),
+        whole.replace("interface = \"priv0\"", "interface = \"vx0\"\nkind = \"vxlan\"\nunderlay = \"none0\"\nvni = 7\nlocal = \"192.0.2.249\"\nremote = \"192.0.2.250\""),
+    ] {
+        lab.write(&broken);
+        let refused = lab.reload();
+        assert!(refused.is_err(), "{refused:?}");
+        streams.more_answers(20);
+    }
+    for (sent, answered) in streams.end() {
+        assert_eq!(sent, answered);
+    }
+    watch.clean(&lab);
 }
 
 fn a_silent_next_hop_leaks_nothing(plane: Plane) {
