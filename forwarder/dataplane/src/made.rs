@@ -225,6 +225,95 @@ mod tests {
         assert_eq!((end(a, b).len(), end(a, b)[0]), (6, 2));
     }
 
+    /// Attributes as `linux/netlink.h` has them: type, value, and those that a value is made of.
+    enum Of {
+        Octets(u16, Vec<u8>),
+        Nested(u16, Vec<Of>),
+    }
+
+    fn octets(all: &[Of]) -> Vec<u8> {
+        let one = |of: &Of| {
+            let (kind, value) = match of {
+                Of::Octets(kind, value) => (*kind, value.clone()),
+                Of::Nested(kind, inner) => (*kind, octets(inner)),
+            };
+            let length = u16::try_from(value.len() + 4).unwrap();
+            let mut octets = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &value].concat();
+            octets.resize(octets.len().next_multiple_of(4), 0);
+            octets
+        };
+        all.iter().flat_map(one).collect()
+    }
+
+    /// Attributes by their types, whatever their order and the bit that says that there are others inside.
+    fn sorted(mut rest: &[u8]) -> Vec<(u16, Vec<u8>)> {
+        let mut all = Vec::new();
+        while let [l0, l1, t0, t1, ..] = rest {
+            let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
+            let kind = u16::from_ne_bytes([*t0, *t1]) & 0x3fff;
+            all.push((kind, rest[4..length].to_vec()));
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn requests_are_the_octets_of_the_kernels_headers() {
+        use rtnetlink::packet_core::Emitable as _;
+
+        // linux/if_link.h, linux/if_tunnel.h
+        const ADDRESS: u16 = 1;
+        const NAME: u16 = 3;
+        const LINK: u16 = 5;
+        const LINK_INFO: u16 = 18;
+        const INFO_KIND: u16 = 1;
+        const INFO_DATA: u16 = 2;
+        let [key, flag] = [7_u32.to_be_bytes().to_vec(), vec![0x20, 0]];
+        let on = 3_u32.to_ne_bytes().to_vec();
+        let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.9".parse().unwrap());
+        let (c, d): (IpAddr, IpAddr) = ("2001:db8::1".parse().unwrap(), "2001:db8::9".parse().unwrap());
+        let number = |address: IpAddr| match address {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        // IFLA_GRE_LINK, IFLAGS, OFLAGS, IKEY, OKEY, LOCAL, REMOTE, TTL; flags and keys as they are on the wire.
+        let gre = |local, remote, keyed: bool| {
+            let keys = [(2, flag.clone()), (3, flag.clone()), (4, key.clone()), (5, key.clone())];
+            let keys = keys.into_iter().filter(|_| keyed);
+            let rest = [(1, on.clone()), (6, number(local)), (7, number(remote)), (8, vec![64])];
+            keys.chain(rest).map(|(kind, value)| Of::Octets(kind, value)).collect::<Vec<_>>()
+        };
+        for (kind, words, data, is_on_it, has_mac) in [
+            // IFLA_VLAN_ID.
+            (MadeKind::Vlan { id: 7 }, "vlan", vec![Of::Octets(1, 7_u16.to_ne_bytes().to_vec())], true, false),
+            (MadeKind::Gre { local: a, remote: b, key: None }, "gretap", gre(a, b, false), false, true),
+            (MadeKind::Gre { local: a, remote: b, key: Some(7) }, "gretap", gre(a, b, true), false, true),
+            (MadeKind::Gre { local: c, remote: d, key: None }, "ip6gretap", gre(c, d, false), false, true),
+            (MadeKind::Gre { local: c, remote: d, key: Some(7) }, "ip6gretap", gre(c, d, true), false, true),
+        ] {
+            let link = link(kind);
+            let message = request(&link, 3);
+            let mut sent = vec![0; message.buffer_len()];
+            message.emit(&mut sent);
+            // Behind `struct ifinfomsg`, of which nothing is asked.
+            let sent = sorted(&sent[16..]);
+            let mut wanted = vec![Of::Octets(NAME, b"tun0\0".to_vec())];
+            wanted.extend(is_on_it.then(|| Of::Octets(LINK, on.clone())));
+            wanted.extend(has_mac.then(|| Of::Octets(ADDRESS, mac(&link))));
+            let wanted = sorted(&octets(&wanted));
+            let (infos, others): (Vec<_>, Vec<_>) = sent.into_iter().partition(|(kind, _)| *kind == LINK_INFO);
+            assert_eq!(others, wanted, "{link:?}");
+            let [(_, info)] = &infos[..] else { panic!("{infos:?}") };
+            let info = sorted(info);
+            assert_eq!(info[0].0, INFO_KIND);
+            assert_eq!(info[0].1.strip_suffix(&[0]).unwrap_or(&info[0].1), words.as_bytes(), "{link:?}");
+            assert_eq!((info[1].0, sorted(&info[1].1)), (INFO_DATA, sorted(&octets(&data))), "{link:?}");
+        }
+        let nested = [Of::Nested(LINK_INFO, vec![Of::Octets(INFO_KIND, b"x\0".to_vec())])];
+        assert_eq!(sorted(&octets(&nested))[0].1, octets(&[Of::Octets(INFO_KIND, b"x\0".to_vec())]));
+    }
+
     #[test]
     fn each_kind_is_asked_for_in_full_and_told_from_one_that_differs() {
         let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.9".parse().unwrap());
