@@ -14,6 +14,7 @@ use cloakway_types::Instant;
 use forwarder_core::Policy;
 use forwarder_core::fast::{Hook, Outcome, Role, Table};
 use forwarder_core::meter::Use;
+use forwarder_core::trace::{Dropped, Recent};
 use forwarder_core::user::Host;
 use forwarder_dataplane::{Counters, Counts, FastPath, FastPathError, Kernel, Rations, UserPlane};
 use serde::{Deserialize, Serialize};
@@ -174,6 +175,8 @@ struct Work {
     /// An XDP program that an interface would not take, and its words.
     no_xdp: Option<String>,
     sweeps: Sweeps,
+    /// Of what the program dropped.
+    dropped: Recent,
 }
 
 /// When the accounts of idle sources are forgotten.
@@ -361,6 +364,11 @@ impl DataPlane {
         uses.map_err(|error| error.to_string())
     }
 
+    /// What this data plane has dropped by itself since that number, as far as it is sampled, and the number to ask with next.
+    pub(crate) async fn dropped(&self, since: Option<u64>) -> (u64, Vec<Dropped>) {
+        self.aside(move |work| work.dropped(since)).await.unwrap_or_default()
+    }
+
     /// Why nothing is charged, when that is so.
     pub(crate) async fn no_meter(&self) -> Option<String> {
         self.aside(|work| work.now.is_none().then(|| work.why_not.clone())).await.flatten()
@@ -397,6 +405,18 @@ impl Work {
             why: why.clone(),
         };
         self.ports.iter().map(row).collect()
+    }
+
+    fn dropped(&mut self, since: Option<u64>) -> (u64, Vec<Dropped>) {
+        if let Some(user) = &self.user {
+            return user.dropped(since);
+        }
+        match self.fast.as_ref().map(FastPath::dropped) {
+            Some(Ok(dropped)) => dropped.into_iter().for_each(|one| self.dropped.push(one)),
+            Some(Err(error)) => tracing::warn!(%error, "what the fast path dropped"),
+            None => {}
+        }
+        self.dropped.since(since)
     }
 
     /// Lets this process forward by `policy`, at the interfaces of `host`.

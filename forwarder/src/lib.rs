@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod data_plane;
+mod dropped;
 pub mod engine;
 pub mod explain;
 pub mod guard;
@@ -14,8 +15,8 @@ pub mod health_socket;
 mod limits;
 pub mod live;
 mod made;
-mod probe;
 mod memory;
+mod probe;
 mod reload;
 pub mod role;
 mod routing;

@@ -14,10 +14,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::data_plane::DataPlane;
+use crate::dropped;
 use crate::engine::lock;
 use crate::live::{self, Live};
-use crate::reload::Reloader;
 use crate::memory;
+use crate::reload::Reloader;
 use crate::sources;
 
 /// What can be shown.
@@ -36,8 +37,8 @@ pub const TOPICS: &[Topic] = &[
         about: "Every subscriber prefix, and whether it is configured or which feed tells of it",
     },
     Topic { name: "feeds", about: "The feeds of live subscriber prefixes: what each tells, what is left out, and why" },
-    Topic { name: "data-plane", about: "What forwards at each interface, and why that" },
     Topic { name: "memory", about: "How much memory prefixes and metered sources take at most, each and in all" },
+    Topic { name: "data-plane", about: "What forwards at each interface, and why that" },
     Topic { name: "fast-path", about: "What the fast path forwarded, and what it handed to the kernel by reason" },
 ];
 
@@ -129,6 +130,7 @@ struct CounterRow {
 pub async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, String> {
     match request.topic.as_str() {
         reload::TOPIC => shared.reloader.clone().reload().await,
+        dropped::TOPIC => dropped::answer(&shared, &request).await,
         "health" => to_json(health(&shared)),
         "ways" => to_json(ways(&shared)),
         "table" => to_json(table(&shared.policy())),
@@ -141,9 +143,9 @@ pub async fn answer(shared: Arc<Shared>, request: Request) -> Result<Value, Stri
         "sources" => to_json(sources::rows(&shared).await?),
         live::SUBSCRIBERS => to_json(shared.live.subscribers(&shared.policy())),
         "feeds" => to_json(shared.live.rows(&shared.policy())),
+        "memory" => to_json(memory::rows(&shared.policy())),
         "data-plane" => to_json(shared.data_plane.rows().await),
         "fast-path" => to_json(fast_path(&shared.data_plane.counts().await)),
-        "memory" => to_json(memory::rows(&shared.policy())),
         other => Err(format!("no such topic: {other}")),
     }
 }
@@ -339,9 +341,9 @@ pub(crate) fn count_round(
     counters: Option<&Counters>,
     counts: &Counts,
 ) {
+    memory::tell(policy);
     metrics::gauge!("forwarder_guard_intact").set(if applied.guard.is_ok() { 1.0 } else { 0.0 });
     for link in policy.links() {
-    memory::tell(policy);
         let up = interfaces.get(&link.interface).is_some_and(|found| found.state == LinkState::Up);
         metrics::gauge!("forwarder_link_up", "link" => link.name.clone()).set(if up { 1.0 } else { 0.0 });
     }

@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use cloakway_runtime::{clock, config, role};
-use forwarder_core::meter::Metering;
 use forwarder_core::trace::{Sample, Why};
 use forwarder_dataplane::{DataplaneError, Trace, Traced};
 use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::dropped::Following;
 use crate::live;
 
 /// The command tree.
@@ -114,12 +114,6 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if config.policy.is_in_user_space() {
-        eprintln!("forwarder: the user data plane forwards: of its drops only those before routing are seen");
-    }
-    if config.policy.metering() == Metering::Mark {
-        eprintln!("forwarder: the program counts what limits drop, and shows none of it");
-    }
     match role::block_on(trace(&config, matches)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -132,10 +126,22 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
 async fn trace(config: &Config, matches: &ArgMatches) -> Result<(), DataplaneError> {
     let wanted = Wanted::of(matches);
     let mut left = matches.get_one::<u64>("count").copied();
+    // Before the copy of the guard, by which others see that the trace runs.
+    let mut following = Following::begin(config).await;
     let mut trace = Trace::begin(&live::policy_now(config).await).await?;
     eprintln!("forwarder: tracing");
     loop {
-        let samples = match trace.next().await? {
+        let past_the_guard = async {
+            match &mut following {
+                Some(following) => following.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let traced = tokio::select! {
+            traced = trace.next() => traced?,
+            samples = past_the_guard => Traced::Samples(samples),
+        };
+        let samples = match traced {
             Traced::Samples(samples) => samples,
             Traced::Lost => {
                 eprintln!("forwarder: more were dropped than could be read");

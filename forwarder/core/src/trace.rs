@@ -4,6 +4,7 @@
 //! a flood costs the host little and hides no other reason.
 
 mod limits;
+mod recent;
 
 use std::fmt::Write as _;
 
@@ -14,6 +15,7 @@ use crate::parse::{Parsed, parse};
 use crate::policy::Policy;
 use crate::ruleset::{FAMILY, FROM_PRIVATE, TO_PRIVATE, render};
 pub use limits::{GROUP as LIMITS_GROUP, Limits};
+pub use recent::{Dropped, Recent, WANTED};
 
 /// How many packets a rule logs in a second, and how many at once.
 const RATE: u32 = 100;
@@ -89,6 +91,12 @@ impl Why {
     /// Every one.
     pub fn all() -> impl Iterator<Item = Self> {
         Reason::ALL.into_iter().map(Self::Policy).chain(Over::ALL.into_iter().map(Self::Limit))
+    }
+
+    /// The one of this name.
+    #[must_use]
+    pub fn called(name: &str) -> Option<Self> {
+        Self::all().find(|why| why.name() == name)
     }
 
     /// The name of its counter.
@@ -211,17 +219,21 @@ mod tests {
     use crate::ruleset::counters;
     use proptest::prelude::*;
 
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
         let length = u16::try_from(value.len() + 4).unwrap();
         let mut octets = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
         octets.resize(octets.len().next_multiple_of(4), 0);
         octets
     }
 
-    fn message(attributes: &[Vec<u8>]) -> Vec<u8> {
+    pub(super) fn message_of(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
         let body = attributes.concat();
         let length = u32::try_from(body.len() + 20).unwrap();
-        [&length.to_ne_bytes()[..], &MESSAGE.to_ne_bytes(), &[0; 14], &body].concat()
+        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 14], &body].concat()
+    }
+
+    fn message(attributes: &[Vec<u8>]) -> Vec<u8> {
+        message_of(MESSAGE, attributes)
     }
 
     #[test]

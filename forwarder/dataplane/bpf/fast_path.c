@@ -12,6 +12,7 @@
 
 #include <linux/pkt_cls.h>
 
+#include "dropped.h"
 #include "maps.h"
 #include "meter.h"
 #include "packet.h"
@@ -148,6 +149,7 @@ static __always_inline int send_by_tunnel(struct xdp_md *context, const struct p
         enum outcome over = charge(packet, ROLE_SUBSCRIBERS, way, 1, packet->length);
         if (over != OUTCOMES) {
             count(over, 1, packet->length);
+            tell_xdp(context, over, packet->in, size + sizeof(struct ethhdr));
             return XDP_DROP;
         }
     }
@@ -190,6 +192,7 @@ int fast_path_xdp(struct xdp_md *context)
         enum outcome over = charge(&packet, port->role, &way, 1, packet.length);
         if (over != OUTCOMES) {
             count(over, 1, packet.length);
+            tell_xdp(context, over, packet.in, sizeof(struct ethhdr));
             return XDP_DROP;
         }
     }
@@ -232,6 +235,7 @@ int carrier_xdp(struct xdp_md *context)
         enum outcome over = charge(&packet, ROLE_LINK, &way, 1, packet.length);
         if (over != OUTCOMES) {
             count(over, 1, packet.length);
+            tell_xdp(context, over, packet.in, sizeof(struct ethhdr));
             return XDP_DROP;
         }
     }
@@ -301,6 +305,7 @@ static __noinline int forward(struct __sk_buff *context, const struct port *port
         enum outcome over = charge(&packet, port->role, &way, segments, bytes);
         if (over != OUTCOMES) {
             count(over, segments, bytes);
+            tell_skb(context, over);
             return TOLD + TC_ACT_SHOT;
         }
     }
@@ -325,6 +330,7 @@ int fast_path_tcx(struct __sk_buff *context)
         enum outcome over = charge_odd(context, port->role, mac_of(port));
         if (over != OUTCOMES) {
             count(over, segments, bytes);
+            tell_skb(context, over);
             return TC_ACT_SHOT;
         }
     }
@@ -344,6 +350,7 @@ int meter_tcx(struct __sk_buff *context)
     if (over == OUTCOMES)
         return NEXT;
     count(over, context->gso_segs ? context->gso_segs : 1, context->len);
+    tell_skb(context, over);
     return TC_ACT_SHOT;
 }
 

@@ -104,19 +104,11 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::tests::{attribute, message_of};
     use proptest::prelude::*;
 
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(value.len() + 4).unwrap();
-        let mut octets = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
-        octets.resize(octets.len().next_multiple_of(4), 0);
-        octets
-    }
-
     fn message(attributes: &[Vec<u8>]) -> Vec<u8> {
-        let body = attributes.concat();
-        let length = u32::try_from(body.len() + 20).unwrap();
-        [&length.to_ne_bytes()[..], &MESSAGE.to_ne_bytes(), &[0; 14], &body].concat()
+        message_of(MESSAGE, attributes)
     }
 
     fn event(table: &str, id: u32, handle: u64, code: i32, more: &[Vec<u8>]) -> Vec<u8> {

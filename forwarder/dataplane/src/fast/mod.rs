@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use forwarder_core::fast::{Hook, Outcome, Table};
+use forwarder_core::trace::Dropped;
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -178,6 +179,15 @@ impl FastPath {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(refused("the clock"))?;
         let until = Duration::from(now).saturating_add(time);
         Pins::open(directory)?.lease(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Packets that the meter dropped since they were asked for last, of those that were wanted; as many of each reason are
+    /// wanted from now on.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn dropped(&self) -> Result<Vec<Dropped>, FastPathError> {
+        self.pins.dropped()
     }
 
     /// What was counted since the pins were made.

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
 use forwarder_core::fast::{Hook, Outcome};
+use forwarder_core::meter::Over;
+use forwarder_core::trace::{Dropped, WANTED, Why};
 
 use super::{Counts, FastPathError, Place, refused};
 use crate::Counter;
@@ -63,6 +65,27 @@ impl Pins {
     pub(crate) fn set(&self, forwarding: u64, newest: u64) -> Result<(), FastPathError> {
         let Some(mut state) = self.state()? else { return Ok(()) };
         state.set(0, [forwarding, newest], 0).map_err(refused("set the state"))
+    }
+
+    /// Packets that the meter dropped since they were asked for last, of those that were wanted. As many of each reason are wanted
+    /// from now on.
+    pub(crate) fn dropped(&self) -> Result<Vec<Dropped>, FastPathError> {
+        let [wanted, ring] = ["wanted", "dropped"].map(|name| self.directory.join(name));
+        // Pins of an older program.
+        if !wanted.exists() || !ring.exists() {
+            return Ok(Vec::new());
+        }
+        let open = |path: &Path| MapData::from_pin(path).map_err(refused(format!("open {}", path.display())));
+        let mut wanted: Array<_, i64> = Array::try_from(Map::Array(open(&wanted)?)).map_err(refused("wanted"))?;
+        for (index, _) in limits() {
+            wanted.set(index, i64::from(WANTED), 0).map_err(refused("say what is wanted"))?;
+        }
+        let mut ring = RingBuf::try_from(Map::RingBuf(open(&ring)?)).map_err(refused("dropped"))?;
+        let mut all = Vec::new();
+        while let Some(item) = ring.next() {
+            all.extend(decoded(&item));
+        }
+        Ok(all)
     }
 
     /// Lets a program that forwards on a lease do so until then, in nanoseconds since the start of the host.
@@ -151,6 +174,21 @@ impl Pins {
         let entries = std::fs::read_dir(&self.directory).map_err(failed(&self.directory))?;
         entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed(&self.directory))).collect()
     }
+}
+
+/// The outcomes of packets that the meter dropped, by their numbers.
+fn limits() -> impl Iterator<Item = (u32, Over)> {
+    let over = |outcome: Outcome| Over::ALL.into_iter().find(|over| Outcome::from(*over) == outcome);
+    (0..).zip(Outcome::ALL).filter_map(move |(index, outcome)| Some((index, over(outcome)?)))
+}
+
+/// `struct dropped`.
+fn decoded(octets: &[u8]) -> Option<Dropped> {
+    let (words, packet) = octets.split_at_checked(16)?;
+    let word = |at: usize| words.get(at..)?.first_chunk().map(|word| u32::from_ne_bytes(*word));
+    let (outcome, from, length) = (word(0)?, word(4)?, usize::try_from(word(8)?).ok()?);
+    let (_, over) = limits().find(|(index, _)| *index == outcome)?;
+    Some(Dropped::new(Why::Limit(over), from, packet.get(..length)?))
 }
 
 fn is_accounts(name: &str) -> bool {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use forwarder_core::Policy;
 use forwarder_core::meter::Use;
+use forwarder_core::trace::{Dropped, Recent, Why};
 use forwarder_core::user::{Host, Ration, User};
 
 use asker::Asker;
@@ -46,6 +47,7 @@ struct Shared {
     asker: Asker,
     senders: Mutex<BTreeMap<u32, Arc<Mutex<Sender>>>>,
     counted: Mutex<Counters>,
+    dropped: Mutex<Recent>,
     started: std::time::Instant,
 }
 
@@ -83,6 +85,7 @@ impl UserPlane {
             asker: Asker::open()?,
             senders: Mutex::default(),
             counted: Mutex::default(),
+            dropped: Mutex::default(),
             started: std::time::Instant::now(),
         };
         Ok(Self { shared: Arc::new(shared), readers: BTreeMap::new() })
@@ -121,6 +124,12 @@ impl UserPlane {
         self.shared.user().uses(self.shared.now())
     }
 
+    /// What was dropped here since that number, of what was wanted, and the number to ask with next.
+    #[must_use]
+    pub fn dropped(&self, since: Option<u64>) -> (u64, Vec<Dropped>) {
+        lock(&self.shared.dropped).since(since)
+    }
+
     fn join(&mut self, index: u32) -> std::io::Result<()> {
         let (sender, receiver) = socket::open(index)?;
         lock(&self.shared.senders).insert(index, Arc::new(Mutex::new(sender)));
@@ -155,6 +164,14 @@ impl Shared {
     /// By what this moment's packet is decided.
     fn user(&self) -> Arc<User> {
         lock(&self.user).clone()
+    }
+
+    /// Keeps a dropped packet for whoever looks on.
+    fn tell(&self, why: Why, port: u32, frame: &[u8]) {
+        let mut dropped = lock(&self.dropped);
+        if dropped.wants(why) {
+            dropped.push(Dropped::new(why, port, frame.get(14..).unwrap_or_default()));
+        }
     }
 
     fn count(&self, counter: &'static str, packets: u64, bytes: u64) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use forwarder_core::Verdict;
 use forwarder_core::ruleset::{FROM_PRIVATE, LINK_UPKEEP, TO_PRIVATE};
+use forwarder_core::trace::Why;
 use forwarder_core::user::{Answer, Fate, Frame, User, Way};
 
 use super::asker::Neighbour;
@@ -77,8 +78,17 @@ impl Reader {
         let frame = Frame { port: self.port, octets: &octets, segment };
         match self.shared.step(&frame) {
             Fate::Kernel | Fate::Nothing => {}
-            Fate::Dropped(reason) => self.shared.count(reason.name(), 1, packet_length(&octets)),
-            Fate::Over { over, counted, bytes } => self.shared.count(over.name(), counted, bytes),
+            Fate::Dropped(reason) => {
+                self.shared.count(reason.name(), 1, packet_length(&octets));
+                // The rest is seen by who looks on at the guard, which drops the copies.
+                if !reason.is_of_arrival() {
+                    self.shared.tell(Why::Policy(reason), self.port, &octets);
+                }
+            }
+            Fate::Over { over, counted, bytes } => {
+                self.shared.count(over.name(), counted, bytes);
+                self.shared.tell(Why::Limit(over), self.port, &octets);
+            }
             Fate::Answered(answer) => self.answer(answer),
             Fate::Forwarded(done) => {
                 let counter = if matches!(done.verdict, Verdict::ToLink(_)) { TO_PRIVATE } else { FROM_PRIVATE };
