@@ -9,7 +9,7 @@
 //! "Restored" is the table made anew from its rows.
 //!
 //! Half of a look-up that is not in the processor's cache goes to finding its page: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 has the
-//! library ask for large ones, as the unit file of the toolbox does.
+//! library ask for large ones.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
