@@ -98,6 +98,8 @@ async fn an_unchanged_neighbour_is_not_touched_while_others_come_go_and_start_ag
         assert_eq!(router.routes().await, "+10.0.1.0/24");
     }
     change(&speaker, &mut at_a).await;
+    // b is told on a clock of its own, and has to have it before it can be taken away.
+    while !at_b.routes().await.contains("+10.0.2.0/24") {}
 
     // What is told and how is taken over as it runs.
     let list = "[[prefix-lists]]\nname = \"none\"\nrules = []\n";

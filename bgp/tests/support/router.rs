@@ -77,6 +77,11 @@ impl Router {
 
     /// The next routes, or the end of what there was.
     pub async fn routes(&mut self) -> String {
+        // KEEPALIVEs alone are no end of waiting.
+        soon("routes", self.told()).await
+    }
+
+    async fn told(&mut self) -> String {
         loop {
             match self.next().await {
                 Some(Message::KeepAlive) => self.send(Message::KeepAlive).await,
