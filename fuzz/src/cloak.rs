@@ -32,6 +32,8 @@ const MTU: usize = 1500;
 const LIMITS: Limits = Limits {
     max_connections: 6,
     max_half_open: 3,
+    max_per_isp: 5,
+    max_half_open_per_isp: 2,
     max_per_source: 4,
     handshake_timeout: Duration::from_secs(2),
     idle_timeout: Duration::from_secs(4),
