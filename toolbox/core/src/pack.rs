@@ -130,7 +130,7 @@ impl Session {
         let user = reader.user()?;
         let mut places: Vec<(AddressKind, Vec<(IpNet, Ports)>)> = Vec::new();
         for _ in 0..reader.count()? {
-            let kind = reader.one()?;
+            let kind = reader.kind(places.last().map(|(kind, _)| *kind))?;
             let nets = (0..reader.count()?).map(|_| Ok((reader.net()?, reader.ports()?)));
             places.push((kind, nets.collect::<Result<_, DecodeError>>()?));
         }
@@ -242,6 +242,15 @@ impl Writer {
 }
 
 impl Reader<'_> {
+    /// The next kind of address, behind `before`. Each stands once: of two, one reader might take the first and another the last.
+    pub(crate) fn kind(&mut self, before: Option<AddressKind>) -> Result<AddressKind, DecodeError> {
+        let kind = self.one()?;
+        if before.is_some_and(|before| before >= kind) {
+            return self.wrong("the kinds of a session's addresses, in order and each once");
+        }
+        Ok(kind)
+    }
+
     pub(crate) fn mark(&mut self, near: Timestamp) -> Result<Mark, DecodeError> {
         Ok(Mark { basis: self.one()?, at: self.time(near)? })
     }

@@ -97,8 +97,9 @@ impl Skim {
         reader.skip_user()?;
         let all = reader;
         let kinds = reader.count()?;
+        let mut kind = None;
         for _ in 0..kinds {
-            reader.octet()?;
+            kind = Some(reader.kind(kind)?);
             for _ in 0..reader.count()? {
                 let at = u8::try_from(octets.len() - reader.rest().len()).unwrap_or(FAR);
                 claims.push(Claimed { net: reader.net()?, ports: reader.ports()?, at });
