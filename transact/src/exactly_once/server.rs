@@ -2,10 +2,10 @@
 //! carry what is said here and decide nothing of it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub(crate) const CHILD: &str = "EXACTLY_ONCE_CHILD";
 pub(crate) struct Server {
     pub(crate) process: Child,
     pub(crate) address: SocketAddr,
+    /// Kept open: the harness of the process ends when what it says of a test that takes a minute finds no reader.
+    _said: BufReader<ChildStdout>,
 }
 
 impl Server {
@@ -45,11 +47,12 @@ impl Server {
                 .stderr(std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap())
                 .spawn()
                 .unwrap();
-            let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-            let address = lines
-                .map_while(Result::ok)
-                .find_map(|line| line.split_once("listening ").and_then(|(_, address)| address.trim().parse().ok()));
-            Self { address: address.expect("the server says where it listens"), process }
+            let mut said = BufReader::new(process.stdout.take().unwrap());
+            let address =
+                said.by_ref().lines().map_while(Result::ok).find_map(|line| {
+                    line.split_once("listening ").and_then(|(_, address)| address.trim().parse().ok())
+                });
+            Self { address: address.expect("the server says where it listens"), process, _said: said }
         };
         tokio::task::spawn_blocking(start).await.unwrap()
     }
