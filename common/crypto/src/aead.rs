@@ -40,10 +40,20 @@ pub fn seal(
 /// [`OpenError`] for a wrong key, a wrong context, or bytes that were changed or cut.
 pub fn open(key_bytes: &[u8; 32], context: &[u8], sealed: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, OpenError> {
     let (nonce, body) = sealed.split_first_chunk::<NONCE_LENGTH>().ok_or(OpenError)?;
-    let mut body = zeroize::Zeroizing::new(body.to_vec());
-    let length = key(key_bytes)
+    unseal(key(key_bytes), *nonce, context, body)
+}
+
+/// Ciphertext and tag of either cipher, opened in a copy that is zeroised.
+pub(crate) fn unseal(
+    key: Option<LessSafeKey>,
+    nonce: [u8; NONCE_LENGTH],
+    context: &[u8],
+    sealed: &[u8],
+) -> Result<zeroize::Zeroizing<Vec<u8>>, OpenError> {
+    let mut body = zeroize::Zeroizing::new(sealed.to_vec());
+    let length = key
         .ok_or(OpenError)?
-        .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(context), &mut body)
+        .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(context), &mut body)
         .map_err(|_| OpenError)?
         .len();
     body.truncate(length);

@@ -3,7 +3,7 @@
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
-use crate::aead::OpenError;
+use crate::aead::{OpenError, unseal};
 
 /// Length of the tag behind the ciphertext.
 pub const TAG_LENGTH: usize = 16;
@@ -44,14 +44,7 @@ pub fn open(
     context: &[u8],
     sealed: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-    let mut body = Zeroizing::new(sealed.to_vec());
-    let length = key(key_bytes)
-        .ok_or(OpenError)?
-        .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(context), &mut body)
-        .map_err(|_| OpenError)?
-        .len();
-    body.truncate(length);
-    Ok(body)
+    unseal(key(key_bytes), nonce, context, sealed)
 }
 
 #[cfg(test)]
