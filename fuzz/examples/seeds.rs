@@ -3,6 +3,8 @@
 
 #[path = "seeds/kept.rs"]
 mod kept;
+#[path = "seeds/kernel.rs"]
+mod kernel;
 
 use std::fs;
 use std::path::Path;
@@ -32,7 +34,7 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() -> std::io::Result<()> {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora");
-    let all: [(&str, Seeds); 23] = [
+    let all: [(&str, Seeds); 25] = [
         ("bgp_flow", flow()),
         ("bgp_framer", streams(&bgp())),
         ("bgp_message", bgp()),
@@ -41,7 +43,9 @@ fn main() -> std::io::Result<()> {
         ("cloak_frames", cloak()),
         ("forwarder_frame", frames()),
         ("forwarder_line", forwarder()),
+        ("forwarder_netlink", kernel::netlink()),
         ("forwarder_packet", packets()),
+        ("forwarder_ruleset", kernel::rulesets()),
         ("iso8583_framer", framed_iso8583()),
         ("iso8583_message", iso8583()),
         ("iso8583_profile", iso8583_profiles()),

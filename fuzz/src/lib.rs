@@ -16,6 +16,7 @@ mod bytes;
 mod cloak;
 mod json;
 mod kept;
+mod kernel;
 mod look_up;
 mod monitor;
 mod mrt;
@@ -29,6 +30,7 @@ pub use bgp::{bgp_flow, bgp_framer, bgp_message};
 pub use cloak::cloak_frames;
 pub use json::{forwarder_line, toolbox_verify, transact_json};
 pub use kept::{journal_log, tap_frame, toolbox_row, toolbox_stream, toolbox_words};
+pub use kernel::{forwarder_netlink, forwarder_ruleset};
 pub use look_up::look_up;
 pub use monitor::{bmp_station, rtr_client};
 pub use mrt::mrt_rib;
@@ -52,7 +54,9 @@ pub const TARGETS: &[Target] = &[
     ("dhcp_tap", dhcp_tap),
     ("forwarder_frame", forwarder_frame),
     ("forwarder_line", forwarder_line),
+    ("forwarder_netlink", forwarder_netlink),
     ("forwarder_packet", forwarder_packet),
+    ("forwarder_ruleset", forwarder_ruleset),
     ("ipfix_message", ipfix_message),
     ("iso8583_framer", iso8583_framer),
     ("iso8583_message", iso8583_message),
