@@ -276,7 +276,10 @@ impl Table {
             let Some(mut session) = self.sessions.get(&of) else { continue };
             if let Some(told) = session.reset(reset.time, reset.heard, self.settings.max_delay) {
                 if let Some(before) = self.sessions.get(&of) {
-                    let closed = before.closed(&of, Some(&session), Ending::Reset(reset.time), self.settled());
+                    // Who could have been forgotten was there no longer than if it had been done in time.
+                    let forgettable = before.is_forgettable(reset.heard, self.settings.max_age);
+                    let ending = if forgettable { Ending::Silence } else { Ending::Reset(reset.time) };
+                    let closed = before.closed(&of, Some(&session), ending, self.settled());
                     tally.rows.extend(closed.iter().map(Row::history));
                 }
                 let row = Row::session(&of, Some(&session));

@@ -111,6 +111,27 @@ impl Bench {
 }
 
 #[test]
+fn a_restart_says_nothing_of_a_session_that_was_silent_for_so_long_that_it_could_have_been_forgotten() {
+    for forgets in [false, true] {
+        let mut bench = Bench::new();
+        bench.radius(Change::Start, "s1", "alice", A, 100);
+        bench.radius(Change::Interim, "s1", "alice", A, 700);
+        bench.radius(Change::Start, "s2", "bob", A, 6000);
+        bench.radius(Change::Stop, "s2", "bob", A, 7000);
+        if forgets {
+            bench.forget(8000);
+        }
+        let nas = Nas { identifier: Some("edge".to_owned()), ..Nas::default() };
+        let record = Record::NasReset { nas, time: EventTime::stated(at(9000), at(9001)) };
+        bench.event(Source::Radius, record, at(9001));
+        assert_eq!(bench.was(ip(A), 650), Ok("alice".into()), "{forgets}");
+        assert_eq!(bench.was(ip(A), 701 + MAX_AGE), Err(Unknown::Unproved), "{forgets}");
+        assert_eq!(bench.was(ip(A), 702 + MAX_AGE), Err(Unknown::NoSession), "{forgets}");
+        assert_eq!(bench.was(ip(A), 6500), Ok("bob".into()), "{forgets}");
+    }
+}
+
+#[test]
 fn each_subscriber_of_an_address_is_found_in_his_time_and_nobody_between() {
     let mut bench = Bench::new();
     bench.radius(Change::Start, "s1", "alice", A, 100);
