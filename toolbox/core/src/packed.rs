@@ -6,6 +6,7 @@
 
 mod arena;
 mod claims;
+mod each;
 mod glances;
 mod head;
 mod hints;

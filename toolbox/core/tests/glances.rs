@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use cloakway_sim::{Rng, seeds};
 use cloakway_types::Timestamp;
 use ipnet::IpNet;
 use toolbox_core::{Event, Glances, Question, Settings, Sight, Table};
@@ -56,12 +57,14 @@ fn beside(table: &mut Table, question: Question, names: [&str; 2], mut write: im
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let mut seen = [0; 3];
+            let mut count = |sight: Sight<'_>| {
+                if let Sight::Bound(who) = sight {
+                    seen[names.iter().position(|name| who.is(name)).unwrap_or(2)] += 1;
+                }
+            };
             while !end.load(Ordering::Relaxed) {
-                glances.find(question, at(0), |sight| {
-                    if let Sight::Bound(who) = sight {
-                        seen[names.iter().position(|name| who.is(name)).unwrap_or(2)] += 1;
-                    }
-                });
+                glances.find(question, at(0), &mut count);
+                glances.find_each(&[question; 100], at(0), |_, sight| count(sight));
                 begun.fetch_add(1, Ordering::Relaxed);
             }
             seen
@@ -178,4 +181,55 @@ fn a_translation_is_answered_for_beside_port_blocks_and_a_shared_address_only_wi
         }
     });
     assert_eq!(seen, [(8, "bob".to_owned()), (9, "carol".to_owned())]);
+}
+
+#[test]
+fn of_a_list_each_is_answered_as_by_itself_and_in_its_order() {
+    for seed in seeds(30) {
+        let mut rng = Rng::new(seed);
+        let mut table = table();
+        for n in 0..rng.between(1, 400) {
+            let address = |rng: &mut Rng| IpAddr::from([198, 51, 100, rng.between(0, 60) as u8]);
+            let length = if rng.chance(10) { rng.between(24, 31) } else { 32 } as u8;
+            let first = rng.between(0, 63) as u16 * 1024;
+            let some = Ports::new(first, first + [0, 255, 511, 1023][rng.between(0, 3) as usize]).unwrap();
+            let claimed = match rng.between(0, 9) {
+                0..5 => Address::whole(AddressKind::Static, IpNet::new(address(&mut rng), length).unwrap().trunc()),
+                5..9 => Address::ports(AddressKind::PortBlock, address(&mut rng), some),
+                _ => whole("100.64.0.7/32"),
+            };
+            let user = match rng.between(0, 9) {
+                0 => User::Behind("100.64.0.7".parse().unwrap()),
+                1 => User::Unstated,
+                n => named(&format!("user{}", n % 4)),
+            };
+            let session = format!("s{}", rng.between(0, 200));
+            let change = if rng.chance(25) { Change::Stop } else { Change::Interim };
+            say(&mut table, change, &session, user, vec![claimed], n);
+        }
+        let list: Vec<Question> = (0..rng.between(0, 500))
+            .map(|_| {
+                let port = rng.chance(70).then(|| rng.between(0, 65_535) as u16);
+                let address: IpAddr = match rng.between(0, 9) {
+                    0 => [100, 64, 0, 7].into(),
+                    1 => "::ffff:198.51.100.7".parse().unwrap(),
+                    2 => "2001:db8::1".parse().unwrap(),
+                    _ => [198, 51, 100, rng.between(0, 62) as u8].into(),
+                };
+                Question { address, port, protocol: rng.chance(20).then_some(17) }
+            })
+            .collect();
+        let glances = table.glances().unwrap();
+        let told = |sight: Sight<'_>| match sight {
+            Sight::Bound(seen) => format!("{} {:?}", seen.subscriber(), seen.live()),
+            other => format!("{other:?}"),
+        };
+        let mut together = Vec::new();
+        glances.find_each(&list, at(500), |n, sight| {
+            assert_eq!(n, together.len());
+            together.push(told(sight));
+        });
+        let alone: Vec<String> = list.iter().map(|question| glances.find(*question, at(500), told)).collect();
+        assert_eq!(together, alone, "SIM_SEED={seed}");
+    }
 }

@@ -3,7 +3,8 @@
 //! NASes with clocks that are off by minutes either way, a NAT whose translations lead to their subscribers, and records that
 //! are late, doubled, reordered and lost; NASes restart. Moments of the past are asked about all the while. What the table says
 //! has to be true, whatever was lost: the only excuse is a session that is still open for the table because its end is yet to
-//! come or never will. And it has to say it, where all that was told of the time around is there and in time.
+//! come or never will. And it has to say it, where all that was told of the time around is there and in time. What readers see at a
+//! glance has to be what the table says.
 //!
 //! EVENTS=100000000 for a long run (`--release`), of which each of SIM_SEEDS seeds has a part; SIM_SEED=7 replays one.
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 use cloakway_sim::{Rng, seeds};
 use cloakway_types::Timestamp;
 use ipnet::{IpNet, Ipv4Net};
-use toolbox_core::{Answer, Event, Interval, Past, Question, Row, Rows, Settings, Table, Unknown};
+use toolbox_core::{Answer, Event, Glances, Interval, Past, Question, Row, Rows, Settings, Sight, Table, Unknown};
 use toolbox_wire::http::Source;
 use toolbox_wire::record::{Address, AddressKind, Change, EventTime, Nas, Ports, Record, SessionRecord, User};
 
@@ -101,6 +102,7 @@ struct World {
     truth: Vec<VecDeque<Truth>>,
     packets: BinaryHeap<Reverse<Packet>>,
     table: Table,
+    glances: Glances,
     shelf: Shelf,
     sessions: u64,
     events: u64,
@@ -118,6 +120,7 @@ impl World {
             max_delay: Duration::from_millis(MAX_DELAY),
             translators: Vec::new(),
         };
+        let table = Table::new(settings);
         let mut rng = Rng::new(seed);
         let gentle = seed.is_multiple_of(2);
         let right = if gentle { NASES - 1 } else { 2 };
@@ -130,7 +133,8 @@ impl World {
             skew,
             truth: vec![VecDeque::new(); ADDRESSES],
             packets: BinaryHeap::new(),
-            table: Table::new(settings),
+            glances: table.glances().unwrap(),
+            table,
             shelf: Shelf::default(),
             sessions: 0,
             events: 0,
@@ -326,8 +330,14 @@ impl World {
             Question::new(address.into(), Some(first + self.rng.between(0, 1023) as u16))
         };
         let (when, now) = (Timestamp::from_millis(at), Timestamp::from_millis(self.now));
+        self.glance(place, now);
         let answer = self.table.lookup_at(question, when, now, &self.shelf).unwrap();
-        let context = || format!("{question:?} at {when}, now {now}: {answer:?}; {:?}", self.truth[place]);
+        let context = || {
+            let address = IpAddr::from(inside(place));
+            let mut claims = self.shelf.intervals(address, when).unwrap();
+            claims.extend(self.table.intervals(address, now).into_iter().filter(|of| of.may_hold(when)));
+            format!("{question:?} at {when}, now {now}: {answer:?}; told: {claims:?}; true: {:?}", self.truth[place])
+        };
         match &answer {
             Answer::Bound { subscriber, session, .. } => {
                 self.bound += 1;
@@ -351,6 +361,28 @@ impl World {
             }
             Answer::NotOurs => panic!("{}", context()),
         }
+    }
+
+    /// What is seen at a glance now, by itself and in a list, is what the table says.
+    fn glance(&self, place: usize, now: Timestamp) {
+        let around = (0..4).map(|n| (place + n) % ADDRESSES);
+        let questions: Vec<Question> = around
+            .flat_map(|place| {
+                let (address, first) = outside(place);
+                [Question::new(inside(place).into(), None), Question::new(address.into(), Some(first + 7))]
+            })
+            .collect();
+        let check = |question: Question, sight: Sight<'_>| {
+            let answer = self.table.lookup(question, now);
+            match (sight, &answer) {
+                (Sight::Bound(seen), Answer::Bound { subscriber, .. }) => seen.is(subscriber.as_str()),
+                (Sight::Nobody, answer) => *answer == Answer::Unknown(Unknown::NoSession),
+                (Sight::Ask, _) => true,
+                (Sight::Bound(_), _) => false,
+            }
+        };
+        self.glances.find_each(&questions, now, |n, sight| assert!(check(questions[n], sight), "{questions:?} {n}"));
+        assert!(self.glances.find(questions[0], now, |sight| check(questions[0], sight)), "{:?}", questions[0]);
     }
 
     /// Whether all that happened around `at` was told, in time and by right clocks.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use cloakway_sim::{Faults, Net, seeds};
 use cloakway_types::Timestamp;
 use ipnet::IpNet;
-use toolbox_core::{Answer, Event, Settings, Table};
+use toolbox_core::{Answer, Event, Question, Settings, Sight, Table, Unknown};
 use toolbox_wire::http::Source;
 use toolbox_wire::record::{Address, AddressKind, Change, EventTime, Nas, Record, SessionRecord, User};
 
@@ -270,6 +270,17 @@ impl World {
     fn ask(&mut self) {
         let now = self.net.now();
         let asked = self.net.rng.between(0, ADDRESSES - 1);
+        let all: Vec<Question> = (0..ADDRESSES).map(|of| address(of).into()).collect();
+        self.table.glances().unwrap().find_each(&all, wall(now), |of, sight| {
+            let answer = self.table.lookup(all[of], wall(now));
+            let same = match (sight, &answer) {
+                (Sight::Bound(seen), Answer::Bound { subscriber, .. }) => seen.is(subscriber.as_str()),
+                (Sight::Nobody, answer) => *answer == Answer::Unknown(Unknown::NoSession),
+                (Sight::Ask, _) => true,
+                (Sight::Bound(_), _) => false,
+            };
+            assert!(same, "at a glance {sight:?}, and {answer:?}");
+        });
         match self.table.lookup(address(asked), wall(now)) {
             Answer::Bound { subscriber, span, .. } => {
                 self.yes += 1;

@@ -9,7 +9,6 @@ use toolbox_wire::http::Source;
 
 use super::arena::{LINE, Words};
 use super::head::{ASK, HEAD, Head, OVER, words_of};
-use super::hints::Kinds;
 use super::shards::Reading;
 use super::shared::{Part, Shared, bits_of, net_hash};
 use crate::answer::{Live, Question};
@@ -19,7 +18,7 @@ use crate::skim::{Whose, glance, span_of};
 /// Octets of a session that a reader looks at; of a longer one it asks the table.
 const GLANCE: usize = 512 - 8 * HEAD;
 /// Room for it with its head.
-const ROOM: usize = 512;
+pub(super) const ROOM: usize = 512;
 /// How often a reader tries to read what is being changed, before it asks the table.
 const PATIENCE: usize = 64;
 
@@ -80,7 +79,7 @@ impl<'b> Seen<'b> {
 
 /// What one look-up found.
 #[derive(Debug, Clone, Copy)]
-enum Found {
+pub(super) enum Found {
     Nothing,
     /// One session, of so many octets, and whose it is.
     One(usize, Source, Holder),
@@ -91,13 +90,13 @@ enum Found {
 
 /// Whose a session is: a name among its octets, or whoever is there.
 #[derive(Debug, Clone, Copy)]
-enum Holder {
+pub(super) enum Holder {
     Named { from: usize, to: usize },
     Behind(IpAddr),
 }
 
 /// Prefixes and port ranges that one glance asks for; of more it leaves it to the table.
-const PROBES: usize = 8;
+pub(super) const PROBES: usize = 8;
 /// Sessions under their hashes, with those that are over.
 const MATCHES: usize = 4;
 
@@ -105,7 +104,7 @@ const MATCHES: usize = 4;
 /// there was a moment at which all of it was true together, so that nobody is named who was one of two at every moment.
 #[derive(Debug, Clone, Copy)]
 struct Located {
-    kinds: Kinds,
+    version: u64,
     hashes: [u64; PROBES],
     readings: [Reading; PROBES],
     probes: usize,
@@ -116,9 +115,18 @@ struct Located {
     ask: bool,
 }
 
+/// The places that a glance looked at, and what it began with at each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Looked<'l> {
+    /// [`super::hints::Hints::version`] before anything was looked at.
+    pub(super) version: u64,
+    pub(super) hashes: &'l [u64],
+    pub(super) readings: &'l [Reading],
+}
+
 impl Located {
     const NONE: Self = Self {
-        kinds: Kinds::NONE,
+        version: 0,
         hashes: [0; PROBES],
         readings: [Reading::NONE; PROBES],
         probes: 0,
@@ -128,12 +136,12 @@ impl Located {
         ask: false,
     };
 
-    fn hashes(&self) -> &[u64] {
-        self.hashes.get(..self.probes).unwrap_or_default()
-    }
-
-    fn readings(&self) -> &[Reading] {
-        self.readings.get(..self.probes).unwrap_or_default()
+    fn looked(&self) -> Looked<'_> {
+        Looked {
+            version: self.version,
+            hashes: self.hashes.get(..self.probes).unwrap_or_default(),
+            readings: self.readings.get(..self.probes).unwrap_or_default(),
+        }
     }
 
     fn matches(&self) -> &[(u32, u8)] {
@@ -147,54 +155,7 @@ impl Glances {
         let question = canonical(question.into());
         let mut buffer = [0; ROOM];
         let (found, located) = self.look(&question, now, &mut buffer);
-        self.tell(found, &located, &buffer, now, then)
-    }
-
-    /// [`Glances::find`] for many, which wait for memory together.
-    pub fn find_each(&self, questions: &[Question], now: Timestamp, mut then: impl FnMut(usize, Sight<'_>)) {
-        const TOGETHER: usize = 32;
-        let shared = &*self.0;
-        let nothing = AtomicU64::new(0);
-        let mut buffer = [0; ROOM];
-        for (group, some) in questions.chunks(TOGETHER).enumerate() {
-            let mut asked = [Question::new(IpAddr::V4(0.into()), None); TOGETHER];
-            asked.iter_mut().zip(some).for_each(|(to, question)| *to = canonical(*question));
-            let asked = asked.get(..some.len()).unwrap_or_default();
-            // First it is worked out what will be read; then all of it is read at once, without waiting for the one before.
-            let mut located = [Located::NONE; TOGETHER];
-            let mut near = [&nothing; 2 * TOGETHER];
-            let mut places = near.iter_mut();
-            for (question, to) in asked.iter().zip(&mut located) {
-                self.plan(question, to);
-                for hash in to.hashes() {
-                    if let (Some(place), Some(word)) = (places.next(), shared.by_net.first(&shared.words, *hash)) {
-                        *place = word;
-                    }
-                }
-            }
-            touch(&near);
-            let mut near = [&nothing; 3 * TOGETHER];
-            let mut places = near.iter_mut();
-            for to in located.iter_mut().take(some.len()) {
-                self.locate(to);
-                for (number, _) in to.matches() {
-                    let words = shared.words.at(*number, 2 * LINE);
-                    for word in [words.first(), words.get(LINE), words.last()].into_iter().flatten() {
-                        if let Some(place) = places.next() {
-                            *place = word;
-                        }
-                    }
-                }
-            }
-            touch(&near);
-            for (at, (question, located)) in asked.iter().zip(&located).enumerate() {
-                let at = group * TOGETHER + at;
-                match self.judge(question, now, located, &mut buffer) {
-                    Found::Moved => self.find(*question, now, |sight| then(at, sight)),
-                    found => self.tell(found, located, &buffer, now, |sight| then(at, sight)),
-                }
-            }
-        }
+        self.tell(found, &located.looked(), &buffer, now, then)
     }
 
     /// Looks until the writer is not there meanwhile; what is found is copied to `buffer`.
@@ -213,10 +174,10 @@ impl Glances {
     }
 
     #[inline]
-    fn tell<R>(
+    pub(super) fn tell<R>(
         &self,
         found: Found,
-        located: &Located,
+        looked: &Looked<'_>,
         buffer: &[u8; ROOM],
         now: Timestamp,
         then: impl FnOnce(Sight<'_>) -> R,
@@ -229,7 +190,7 @@ impl Glances {
                 then(seen(octets, from, to, source, None))
             }
             Found::One(length, _, Holder::Behind(inside)) => {
-                self.tell_inside(octets_of(buffer, length), located, inside, now, then)
+                self.tell_inside(octets_of(buffer, length), looked, inside, now, then)
             }
         }
     }
@@ -238,7 +199,7 @@ impl Glances {
     fn tell_inside<R>(
         &self,
         outer: &[u8],
-        outside: &Located,
+        outside: &Looked<'_>,
         inside: IpAddr,
         now: Timestamp,
         then: impl FnOnce(Sight<'_>) -> R,
@@ -247,7 +208,7 @@ impl Glances {
         let mut buffer = [0; ROOM];
         let (found, located) = self.look(&inside, now, &mut buffer);
         let Found::One(length, source, Holder::Named { from, to }) = found else { return then(Sight::Ask) };
-        if !(self.holds(outside) && self.holds(&located)) {
+        if !(self.holds(outside) && self.holds(&located.looked())) {
             return then(Sight::Ask);
         }
         then(seen(octets_of(&buffer, length), from, to, source, Some(outer)))
@@ -257,8 +218,9 @@ impl Glances {
     #[inline]
     fn plan(&self, question: &Question, to: &mut Located) {
         let address = question.address;
-        to.kinds = self.0.hints.around(address);
-        (to.probes, to.matched, to.mark, to.ask) = (0, 0, false, to.kinds.are_odd());
+        to.version = self.0.hints.version();
+        let kinds = self.0.hints.around(address);
+        (to.probes, to.matched, to.mark, to.ask) = (0, 0, false, kinds.are_odd());
         let mut add = |hash| match to.hashes.get_mut(to.probes) {
             Some(place) => {
                 *place = hash;
@@ -266,8 +228,8 @@ impl Glances {
             }
             None => to.ask = true,
         };
-        to.kinds.each_length(|length| add(net_hash(address, length, Part::Whole)));
-        let sizes = to.kinds.sizes();
+        kinds.each_length(|length| add(net_hash(address, length, Part::Whole)));
+        let sizes = kinds.sizes();
         if sizes != 0 {
             let host = if address.is_ipv4() { 32 } else { 128 };
             match question.port {
@@ -315,9 +277,10 @@ impl Glances {
         }
     }
 
+    /// That all of it was there together, and nothing of another kind came meanwhile.
     #[inline]
-    fn holds(&self, located: &Located) -> bool {
-        self.0.by_net.hold(located.hashes(), located.readings())
+    pub(super) fn holds(&self, looked: &Looked<'_>) -> bool {
+        self.0.by_net.hold(looked.hashes, looked.readings) && self.0.hints.version() == looked.version
     }
 
     /// The one session of those that has what is asked about, copied to `buffer`.
@@ -336,17 +299,16 @@ impl Glances {
                 Found::Ask | Found::Moved => break,
             };
         }
-        // That all of it was there together, and nothing of another kind, or put aside, came meanwhile.
-        let held = self.holds(located) && shared.hints.around(question.address) == located.kinds;
         match seen {
-            _ if !held => Found::Moved,
+            _ if !self.holds(&located.looked()) => Found::Moved,
+            // Something was put aside.
             _ if shared.is_odd() => Found::Ask,
             seen => seen,
         }
     }
 }
 
-fn canonical(question: Question) -> Question {
+pub(super) fn canonical(question: Question) -> Question {
     Question { address: question.address.to_canonical(), ..question }
 }
 
@@ -361,13 +323,6 @@ fn seen<'b>(octets: &'b [u8], from: usize, to: usize, source: Source, outer: Opt
     }
 }
 
-/// Loads all of these.
-#[inline]
-fn touch(words: &[&AtomicU64]) {
-    let all = words.iter().fold(0, |all, word| all ^ word.load(Ordering::Relaxed));
-    std::hint::black_box(all);
-}
-
 /// Copies whole lines of words.
 #[inline]
 fn copy(from: &[AtomicU64], to: &mut [[u8; 8]]) {
@@ -380,7 +335,7 @@ fn copy(from: &[AtomicU64], to: &mut [[u8; 8]]) {
 
 /// Whether this session has what is asked about, perhaps by the claim at `beside`; its octets are copied to `buffer`.
 #[inline]
-fn one(
+pub(super) fn one(
     words: &Words,
     (number, beside): (u32, u8),
     question: &Question,

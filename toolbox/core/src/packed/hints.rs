@@ -1,14 +1,15 @@
 //! What kinds of claims there are around an address, so that a look-up tries those alone.
 //!
 //! A bit says that some claim of this kind was made in this area, or in one that shares its place. It is set before the claim
-//! can be seen, and never taken back: a bit too many costs time. A reader looks again at the end, so that nothing that came
-//! meanwhile is left out.
+//! can be seen, and never taken back: a bit too many costs time. A reader asks at the end whether a bit came meanwhile, so that
+//! nothing is left out.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::IpNet;
 use toolbox_wire::record::Ports;
+use zerocopy::FromZeros as _;
 
 use super::shards::mix;
 use super::shared::{bits_of, pieces};
@@ -16,12 +17,13 @@ use super::shared::{bits_of, pieces};
 /// Bits of an address that name its area.
 const AREA_V4: u8 = 22;
 const AREA_V6: u8 = 40;
-/// Places for areas.
-const PLACES_V4: usize = 8192;
+/// Places for areas: those of a /9 lie side by side, so that few cache lines hold what a network uses.
+const PLACES_V4: usize = 1 << (NEAR_V4 + 3);
+const NEAR_V4: u32 = 13;
 const PLACES_V6: usize = 1024;
 
 /// Kinds of claims: lengths of prefixes that are claimed whole, and sizes of port ranges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Kinds {
     /// A bit for each length up to 63 and 127; of IPv4 the first word alone.
     lengths: [u64; 2],
@@ -37,8 +39,6 @@ const SIZES: u32 = 2;
 const REST_V4: u32 = 33;
 
 impl Kinds {
-    pub(super) const NONE: Self = Self { lengths: [0; 2], rest: 0 };
-
     pub(super) fn of(net: IpNet, ports: Ports) -> Self {
         let mut kinds = Self::default();
         match pieces(ports) {
@@ -75,27 +75,32 @@ impl Kinds {
 
 #[derive(Debug)]
 pub(super) struct Hints {
-    v4: Box<[AtomicU64]>,
+    /// Untouched until it is used.
+    v4: Vec<AtomicU64>,
     v6: Box<[[AtomicU64; 3]]>,
     /// Of prefixes that are larger than an area.
     wide_v4: AtomicU64,
     wide_v6: [AtomicU64; 3],
+    /// How often a bit was added.
+    version: AtomicU64,
 }
 
 impl Default for Hints {
     fn default() -> Self {
         Self {
-            v4: (0..PLACES_V4).map(|_| AtomicU64::new(0)).collect(),
+            v4: AtomicU64::new_vec_zeroed(PLACES_V4).unwrap_or_default(),
             v6: (0..PLACES_V6).map(|_| Default::default()).collect(),
             wide_v4: AtomicU64::new(0),
             wide_v6: Default::default(),
+            version: AtomicU64::new(0),
         }
     }
 }
 
 #[inline]
 fn place_v4(address: u32) -> usize {
-    (mix(u64::from(address >> (32 - AREA_V4))) % PLACES_V4 as u64) as usize
+    let area = u64::from(address >> (32 - AREA_V4));
+    (((mix(area >> NEAR_V4) << NEAR_V4) | (area % (1 << NEAR_V4))) % PLACES_V4 as u64) as usize
 }
 
 #[inline]
@@ -103,14 +108,22 @@ fn place_v6(address: u128) -> usize {
     (mix((address >> (128 - AREA_V6)) as u64) % PLACES_V6 as u64) as usize
 }
 
-fn add(word: &AtomicU64, bits: u64) {
-    let before = word.load(Ordering::Relaxed);
-    if before | bits != before {
-        word.store(before | bits, Ordering::Release);
-    }
-}
-
 impl Hints {
+    fn add(&self, word: &AtomicU64, bits: u64) {
+        let before = word.load(Ordering::Relaxed);
+        if before | bits != before {
+            word.store(before | bits, Ordering::Release);
+            self.version.store(self.version.load(Ordering::Relaxed) + 1, Ordering::Release);
+        }
+    }
+
+    /// As long as it is the same, so is what is known of every address. Who reads it before looks at something, and again behind a
+    /// barrier at the end, has missed nothing that was told before what was seen.
+    #[inline]
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
     #[inline]
     pub(super) fn around(&self, address: IpAddr) -> Kinds {
         let get = |word: &AtomicU64| word.load(Ordering::Acquire);
@@ -134,12 +147,12 @@ impl Hints {
         match net.addr() {
             IpAddr::V4(address) => {
                 let near = self.v4.get(place_v4(address.into())).filter(|_| length >= AREA_V4);
-                add(near.unwrap_or(&self.wide_v4), low | rest << REST_V4);
+                self.add(near.unwrap_or(&self.wide_v4), low | rest << REST_V4);
             }
             IpAddr::V6(address) => {
                 let near = self.v6.get(place_v6(address.into())).filter(|_| length >= AREA_V6);
                 let words = near.unwrap_or(&self.wide_v6);
-                words.iter().zip([low, high, rest]).for_each(|(word, bits)| add(word, bits));
+                words.iter().zip([low, high, rest]).for_each(|(word, bits)| self.add(word, bits));
             }
         }
     }

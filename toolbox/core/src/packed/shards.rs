@@ -9,6 +9,8 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use prefetch_index::prefetch_index;
+
 use super::arena::{LINE, Owner, Words};
 use super::shared::bits_of;
 
@@ -24,6 +26,9 @@ const GONE: u64 = u32::MAX as u64;
 const FULL: usize = 54;
 /// Live entries up to which a table is filled anew and does not grow.
 const AMPLE: usize = 48;
+
+/// Slots that are one cache line.
+pub(crate) type Line = [AtomicU64; LINE];
 
 /// One cache line.
 #[derive(Debug, Default)]
@@ -71,6 +76,19 @@ fn fits(slot: u64, hash: u64) -> bool {
 #[inline]
 fn was_never_full(line: &[AtomicU64]) -> bool {
     line.last().is_none_or(|slot| slot.load(Ordering::Relaxed) == 0)
+}
+
+/// Hands the entries of a line under `hash` to `each`; whether it has enough.
+#[inline]
+fn in_line(line: &Line, hash: u64, each: &mut impl FnMut(u32, u8) -> bool) -> bool {
+    let mut hits = 0_u32;
+    for (bit, slot) in line.iter().enumerate() {
+        hits |= u32::from(slot.load(Ordering::Relaxed) >> 40 == hash >> 40) << bit;
+    }
+    bits_of(hits.into()).any(|bit| {
+        let slot = line.get(usize::from(bit)).map_or(0, |slot| slot.load(Ordering::Relaxed));
+        fits(slot, hash) && each(slot as u32, (slot >> BESIDE) as u8)
+    })
 }
 
 /// Where a hash begins among `lines`: by the half of it that a slot keeps.
@@ -167,17 +185,7 @@ impl Shards {
         let mut at = home(hash, lines);
         for _ in 0..lines {
             let Some(line) = shard.line(words, at).first_chunk::<LINE>() else { return };
-            let mut hits = 0_u32;
-            for (bit, slot) in line.iter().enumerate() {
-                hits |= u32::from(slot.load(Ordering::Relaxed) >> 40 == hash >> 40) << bit;
-            }
-            for bit in bits_of(hits.into()) {
-                let slot = line.get(usize::from(bit)).map_or(0, |slot| slot.load(Ordering::Relaxed));
-                if fits(slot, hash) && each(slot as u32, (slot >> BESIDE) as u8) {
-                    return;
-                }
-            }
-            if was_never_full(line) {
+            if in_line(line, hash, &mut each) || was_never_full(line) {
                 return;
             }
             at = if at + 1 == lines { 0 } else { at + 1 };
@@ -189,6 +197,33 @@ impl Shards {
     pub(crate) fn first<'w>(&self, words: &'w Words, hash: u64) -> Option<&'w AtomicU64> {
         let shard = self.0.get(self.number(hash))?;
         shard.line(words, home(hash, shard.lines())).first()
+    }
+
+    /// Has the table that a hash is in brought near.
+    #[inline]
+    pub(crate) fn fetch(&self, hash: u64) {
+        prefetch_index(&self.0, self.number(hash));
+    }
+
+    /// Begins to read under a hash, and has the line that it begins at brought near.
+    #[inline]
+    pub(crate) fn start<'w>(&self, words: &'w Words, hash: u64) -> (Reading, Option<&'w Line>) {
+        let reading = self.read(hash);
+        let line = self.0.get(self.number(hash)).and_then(|of| of.line(words, home(hash, of.lines())).first_chunk());
+        if let Some(line) = line {
+            prefetch_index(line, 0);
+        }
+        (reading, line)
+    }
+
+    /// As [`Shards::find`], from the line on that [`Shards::start`] gave.
+    #[inline]
+    pub(crate) fn go_on(&self, words: &Words, line: &Line, hash: u64, mut each: impl FnMut(u32, u8) -> bool) {
+        if was_never_full(line) {
+            in_line(line, hash, &mut each);
+        } else {
+            self.find(words, hash, each);
+        }
     }
 
     /// All numbers of a table.
