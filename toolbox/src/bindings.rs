@@ -15,8 +15,8 @@ use cloakway_store::{Batch, Journal, Store, StoreError};
 use cloakway_types::{SubscriberId, Timestamp};
 use metrics::{counter, gauge};
 use toolbox_core::{
-    Answer, Applied, Binding, Cursor, DecodeError, Effect, Event, Glances, Interval, Live, Moment, Past, Question,
-    RestoreError, Row, Rows, SessionKey, Settings, Sight, Table,
+    Answer, Applied, Binding, Cursor, DecodeError, Effect, Event, Glances, Interval, Live, Loading, Moment, Past,
+    Question, RestoreError, Row, Rows, SessionKey, Settings, Sight, Table,
 };
 use toolbox_wire::http::Reason;
 
@@ -33,6 +33,8 @@ const FLUSH: usize = 4096;
 const SNAPSHOT_ROWS: usize = 1024;
 /// Octets of log below which no snapshot pays.
 const SMALL_LOG: u64 = 64 << 20;
+/// Threads that make the table anew at a start; more of them wait for memory.
+const THREADS: usize = 8;
 /// A log may be this part of its snapshot: reading both has to end soon after a crash.
 const LOG_PART: u64 = 4;
 
@@ -106,8 +108,13 @@ impl Past for Whole<'_> {
     type Error = HistoryError;
 
     fn intervals(&self, address: IpAddr, at: Timestamp) -> Result<Vec<Interval>, HistoryError> {
+        self.intervals_of(address.into(), at)
+    }
+
+    fn intervals_of(&self, question: Question, at: Timestamp) -> Result<Vec<Interval>, HistoryError> {
+        let address = question.address;
         // In the order in which an interval goes on: what moves meanwhile is seen twice, and never not at all.
-        let mut intervals = self.bindings.table().intervals(address, self.now);
+        let mut intervals = self.bindings.table().intervals(question, self.now);
         let here = |interval: &&Interval| interval.net.contains(&address) && interval.may_hold(at);
         intervals.extend(self.bindings.ended.all().values().filter(here).cloned());
         intervals.extend(self.bindings.history.at(self.now).intervals(address, at)?);
@@ -153,15 +160,14 @@ impl Bindings {
             tracing::info!(intervals, from = %file.display(), "the history in the folder is taken over");
             put_aside(&file)?;
         }
-        let mut table = Table::new(settings.clone());
-        let ended = Ended::default();
-        let journal = Journal::open_grouped(&data.join("bindings"), |records| {
-            let mut intervals = Vec::new();
-            let replayed = table.replay_all(records, |interval| intervals.push(Interval::decode(interval)));
-            replayed.map_err(|error| error.to_string())?;
-            let intervals: Result<Vec<Interval>, DecodeError> = intervals.into_iter().collect();
-            intervals.map(|all| all.into_iter().for_each(|of| ended.put(of))).map_err(|error| error.to_string())
+        let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(THREADS));
+        let (loading, mut parts) = Loading::new(settings.clone(), threads);
+        let journal = Journal::open_by_parts(&data.join("bindings"), &mut parts, |part, first, rows| {
+            part.take(first, rows).map_err(|error| error.to_string())
         })?;
+        let (mut table, intervals) = loading.finish(parts)?;
+        let ended = Ended::default();
+        intervals.into_iter().for_each(|interval| ended.put(interval));
         let old = data.join(OLD);
         if old.exists() {
             import(&old, &mut table, &journal)?;

@@ -14,28 +14,27 @@
 
 mod frame;
 mod reader;
+mod replay;
 mod writer;
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel, sync_channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
 
 use crate::StoreError;
-use frame::{Frames, MAGIC, Tail};
+use frame::{MAGIC, Tail};
 pub use reader::{Place, Placed, Reader};
+use replay::Read;
 use writer::{Job, Writer};
 
 /// Octets of records in one frame of a snapshot.
 const FRAME: usize = 256 * 1024;
-
-/// Groups that are read and checked before they are replayed.
-const AHEAD: usize = 16;
 
 /// An open journal; one process holds it. Clones share it.
 #[derive(Debug, Clone)]
@@ -82,17 +81,28 @@ impl Journal {
     /// # Errors
     /// [`StoreError::Open`]: another process holds it, it cannot be read, it is damaged, or `replay` refuses a record.
     pub fn open(folder: &Path, mut replay: impl FnMut(&[u8]) -> Result<(), String>) -> Result<Self, StoreError> {
-        Self::open_grouped(folder, |records| records.iter().try_for_each(|record| replay(record)))
+        Self::open_by(folder, &mut |path| replay::in_turn(path, &mut replay))
     }
 
-    /// [`Journal::open`], which hands on the records of a group together.
+    /// [`Journal::open`], by as many threads as there are `parts`: each is handed some groups of records, in their order, with the
+    /// number that the first of a group has among all.
     ///
     /// # Errors
     /// As [`Journal::open`].
-    pub fn open_grouped(
+    pub fn open_by_parts<P: Send>(
         folder: &Path,
-        mut replay: impl FnMut(&[&[u8]]) -> Result<(), String>,
+        parts: &mut [P],
+        take: impl Fn(&mut P, u64, &[&[u8]]) -> Result<(), String> + Sync,
     ) -> Result<Self, StoreError> {
+        let mut first = 0;
+        Self::open_by(folder, &mut |path| {
+            let read = replay::by_parts(path, parts, first, &take)?;
+            first += read.records;
+            Ok(read)
+        })
+    }
+
+    fn open_by(folder: &Path, read: &mut dyn FnMut(&Path) -> Result<Read, StoreError>) -> Result<Self, StoreError> {
         let named = |error: std::io::Error| failed(folder, error);
         std::fs::create_dir_all(folder).map_err(named)?;
         let lock = File::create(folder.join("lock")).map_err(named)?;
@@ -113,22 +123,18 @@ impl Journal {
         }
         if !snapshots.is_empty() {
             let path = folder.join(format!("snapshot-{first}"));
-            let (whole, _) = read(&path, &mut replay)?;
-            if !matches!(whole, Tail::Whole) {
+            if !matches!(read(&path)?.tail, Tail::Whole) {
                 return Err(failed(&path, "the snapshot is damaged"));
             }
         }
         let (mut length, mut next, mut records) = (0, 1, 0);
         for (index, number) in logs.iter().enumerate() {
             let path = folder.join(format!("log-{number}"));
-            records = 0;
-            let (tail, frames) = read(&path, &mut |some: &[&[u8]]| {
-                records += some.len() as u64;
-                replay(some)
-            })?;
+            let read = read(&path)?;
+            records = read.records;
             length += std::fs::metadata(&path).map_err(|error| failed(&path, error))?.len();
-            next = frames + 1;
-            match tail {
+            next = read.frames + 1;
+            match read.tail {
                 Tail::Whole => {}
                 // A log that was rotated away is whole.
                 Tail::Torn(good) if index + 1 == logs.len() => {
@@ -300,37 +306,6 @@ impl Snapshot {
         journal.0.length.store(left, Ordering::Relaxed);
         journal.clear(number).map_err(|error| StoreError::Write(error.to_string()))
     }
-}
-
-/// Hands the records of a file on, while a thread reads and checks what follows; how it ends, and how many frames it has.
-fn read(path: &Path, replay: &mut impl FnMut(&[&[u8]]) -> Result<(), String>) -> Result<(Tail, u64), StoreError> {
-    let named = |error: std::io::Error| failed(path, error);
-    let snapshot = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snapshot"));
-    let mut frames = Frames::open(path).map_err(named)?.ok_or_else(|| failed(path, "not a journal of this version"))?;
-    let mut ended = false;
-    let (to, groups) = sync_channel::<Vec<u8>>(AHEAD);
-    let frames = &mut frames;
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(move || -> std::io::Result<&mut Frames> {
-            // Who takes no more has refused one.
-            while let Some(group) = frames.next()? {
-                if to.send(group).is_err() {
-                    break;
-                }
-            }
-            Ok(frames)
-        });
-        for group in &groups {
-            ended = group.is_empty();
-            let records = frame::records(&group).map_err(|reason| failed(path, reason))?;
-            replay(&records).map_err(|reason| failed(path, reason))?;
-        }
-        drop(groups);
-        let frames = reader.join().map_err(|_| failed(path, "it could not be read"))?.map_err(named)?;
-        let tail = frames.tail().map_err(named)?;
-        let tail = if snapshot && !ended { Tail::Damaged(frames.at()) } else { tail };
-        Ok((tail, frames.count()))
-    })
 }
 
 fn cut(path: &Path, length: u64) -> std::io::Result<()> {

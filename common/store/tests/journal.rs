@@ -14,20 +14,42 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().build().unwrap()
 }
 
+/// Opens it in turn and then by parts, which are handed the same.
 fn open(folder: &Path) -> (Journal, Vec<Vec<u8>>) {
+    let mut in_turn = Vec::new();
+    drop(patiently(|| {
+        in_turn.clear();
+        Journal::open(folder, |record| {
+            in_turn.push(record.to_vec());
+            Ok(())
+        })
+    }));
+    let mut parts = vec![Vec::new(); 3];
+    let journal = patiently(|| {
+        parts.iter_mut().for_each(Vec::clear);
+        Journal::open_by_parts(folder, &mut parts, |part: &mut Vec<(u64, Vec<u8>)>, first, records| {
+            part.extend((first..).zip(records.iter().map(|record| record.to_vec())));
+            Ok(())
+        })
+    });
+    assert!(parts.iter().all(|part| part.is_sorted()), "each part in order");
+    let mut all = parts.concat();
+    all.sort_unstable();
+    let (numbers, records): (Vec<u64>, Vec<Vec<u8>>) = all.into_iter().unzip();
+    assert_eq!(numbers, (0..in_turn.len() as u64).collect::<Vec<u64>>());
+    assert_eq!(records, in_turn);
+    (journal, records)
+}
+
+fn patiently(mut open: impl FnMut() -> Result<Journal, cloakway_store::StoreError>) -> Journal {
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
-        let mut records = Vec::new();
-        let journal = Journal::open(folder, |record| {
-            records.push(record.to_vec());
-            Ok(())
-        });
-        match journal {
+        match open() {
             // A process that another test is about to start has the lock of this one until it runs.
             Err(error) if error.to_string().contains("another process") && std::time::Instant::now() < patience => {
                 std::thread::yield_now();
             }
-            journal => return (journal.unwrap(), records),
+            journal => return journal.unwrap(),
         }
     }
 }
@@ -151,6 +173,24 @@ fn a_record_that_is_refused_keeps_the_journal_shut() {
     runtime().block_on(open(folder.path()).0.append(vec![b"odd".to_vec()])).unwrap();
     let refused = Journal::open(folder.path(), |_| Err("not of this version".to_owned()));
     assert!(refused.unwrap_err().to_string().contains("not of this version"));
+}
+
+#[test]
+fn one_part_that_refuses_a_record_keeps_the_journal_shut_however_much_there_is_for_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (journal, _) = open(folder.path());
+        for n in 0..200 {
+            journal.append(vec![number(n)]).await.unwrap();
+        }
+    });
+    for count in 1..4 {
+        let refused = Journal::open_by_parts(folder.path(), &mut vec![(); count], |(), first, _| match first {
+            100 => Err("not of this version".to_owned()),
+            _ => Ok(()),
+        });
+        assert!(refused.unwrap_err().to_string().contains("not of this version"), "{count} parts");
+    }
 }
 
 /// The child appends numbers and prints each after it is durable, and writes snapshots all the while; the parent kills it.

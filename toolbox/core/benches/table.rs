@@ -6,7 +6,7 @@
 //! shown. Look-ups are of bindings that are there, each as likely as another; "together" are those of a list, "in turn" one is begun
 //! when the one before is answered, "alone" each is timed by itself, with the clock's own time in it. Look-ups, updates and filling
 //! have a thread each and share what cores there are: the rate is also given by the processor time that the looking thread had.
-//! "Restored" is the table made anew from its rows.
+//! "Restored" is the table made anew from its rows, by as many threads as there are processors.
 //!
 //! Half of a look-up that is not in the processor's cache goes to finding its page: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 has the
 //! library ask for large ones.
@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use cloakway_types::Timestamp;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use toolbox_core::{Cursor, Event, Question, Row, Settings, Sight, Table};
+use toolbox_core::{Cursor, Event, Loading, Question, Row, Settings, Sight, Table};
 use toolbox_wire::http::Source;
 use toolbox_wire::record::{Address, AddressKind, Change, EventTime, Nas, Ports, Record, SessionRecord, User};
 
@@ -305,14 +305,24 @@ fn main() {
     }
     drop((table, glances));
     let began = Instant::now();
-    let mut restored = Table::new(settings);
-    for some in rows.chunks(1000) {
-        let some: Vec<&[u8]> = some.iter().map(Vec::as_slice).collect();
-        restored.replay_all(&some, |_| {}).unwrap();
-    }
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
+    let (loading, mut parts) = Loading::new(settings, threads);
+    std::thread::scope(|scope| {
+        for (n, part) in parts.iter_mut().enumerate() {
+            let groups = (0..).step_by(1000).zip(rows.chunks(1000)).skip(n).step_by(threads);
+            scope.spawn(move || {
+                for (first, some) in groups {
+                    let some: Vec<&[u8]> = some.iter().map(Vec::as_slice).collect();
+                    part.take(first, &some).unwrap();
+                }
+            });
+        }
+    });
+    let taken = began.elapsed().as_secs_f64();
+    let (restored, _) = loading.finish(parts).unwrap();
     let seconds_taken = began.elapsed().as_secs_f64();
     println!(
-        "restored: {seconds_taken:.2} s from {} rows of {:.0} MB",
+        "restored: {seconds_taken:.2} s by {threads} threads ({taken:.2} s of it taking), from {} rows of {:.0} MB",
         rows.len(),
         rows.iter().map(Vec::len).sum::<usize>() as f64 / 1e6
     );

@@ -184,7 +184,7 @@ impl Table {
     }
 
     fn find(&self, question: Question, now: Timestamp) -> Result<Found, Unknown> {
-        let learnt = self.judge(&self.holders(question), question, now, true);
+        let learnt = self.learnt(question, now, true);
         let computed = self.settings.computed(question, now);
         match (computed, learnt) {
             (Computed::Elsewhere, learnt) => learnt,
@@ -208,7 +208,20 @@ impl Table {
         if self.settings.prefixes.lookup(question.address).is_none() {
             return Err(Unknown::Astray);
         }
-        self.judge(&self.holders(question), question, now, false)
+        self.learnt(question, now, false)
+    }
+
+    /// What sessions say. Of an address that is shared by ports one of them is enough to know that nothing is said without a port.
+    fn learnt(&self, question: Question, now: Timestamp, outer: bool) -> Result<Found, Unknown> {
+        let here = |net: IpNet, of: &Holding| of.net == net && of.standing != Standing::Over && !of.ports.is_all();
+        let shares = |net: IpNet, session: &Session| {
+            let here = session.holdings(self.settings.max_delay).any(|of| here(net, &of));
+            here && !session.is_silent(now, self.settings.max_age)
+        };
+        if question.port.is_none() && self.sessions.is_shared(question.address, shares) {
+            return Err(Unknown::PortsNeeded);
+        }
+        self.judge(&self.holders(question), question, now, outer)
     }
 
     /// The subscriber that a session's records or its translation lead to.

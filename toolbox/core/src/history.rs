@@ -134,6 +134,14 @@ pub trait Past {
     /// They cannot be read.
     fn intervals(&self, address: IpAddr, at: Timestamp) -> Result<Vec<Interval>, Self::Error>;
 
+    /// [`Past::intervals`] that may be about what is asked: those that are not may be left out.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn intervals_of(&self, question: Question, at: Timestamp) -> Result<Vec<Interval>, Self::Error> {
+        self.intervals(question.address, at)
+    }
+
     /// Nothing is known of what was over before this.
     fn horizon(&self) -> Timestamp;
 }
@@ -171,8 +179,12 @@ impl<P: Past> Past for Whole<'_, P> {
     type Error = P::Error;
 
     fn intervals(&self, address: IpAddr, at: Timestamp) -> Result<Vec<Interval>, P::Error> {
-        let mut intervals = self.past.intervals(address, at)?;
-        intervals.extend(self.table.intervals(address, self.now));
+        self.intervals_of(address.into(), at)
+    }
+
+    fn intervals_of(&self, question: Question, at: Timestamp) -> Result<Vec<Interval>, P::Error> {
+        let mut intervals = self.past.intervals_of(question, at)?;
+        intervals.extend(self.table.intervals(question, self.now));
         Ok(intervals)
     }
 
@@ -197,16 +209,17 @@ impl Table {
         Moment { settings: &self.settings, at, now, past }.lookup(question)
     }
 
-    /// What sessions that are still known say about an address that some of them have.
+    /// What sessions that are still known say about an address, or a port of it, that some of them have.
     #[must_use]
-    pub fn intervals(&self, address: IpAddr, now: Timestamp) -> Vec<Interval> {
+    pub fn intervals(&self, question: impl Into<Question>, now: Timestamp) -> Vec<Interval> {
+        let question = canonical(question.into());
         let settled = self.settled();
         let of = |(net, key, session): (IpNet, SessionKey, Session)| {
             let mut intervals = session.intervals(&key, now, settled);
             intervals.retain(|of| of.net == net);
             intervals
         };
-        self.sessions.around(address.to_canonical(), None).into_iter().flat_map(of).collect()
+        self.sessions.around(question.address, question.port).into_iter().flat_map(of).collect()
     }
 
     pub(crate) fn settled(&self) -> Settled {
@@ -279,7 +292,7 @@ impl<P: Past> Moment<'_, P> {
     }
 
     fn may_have_been(&self, subscriber: &SubscriberId, question: Question) -> Result<bool, P::Error> {
-        let mut claims = self.past.intervals(question.address, self.at)?;
+        let mut claims = self.past.intervals_of(question, self.at)?;
         claims.retain(|claim| claim.concerns(question, self.at));
         for claim in claims {
             let own = match &claim.user {
@@ -322,7 +335,7 @@ impl<P: Past> Moment<'_, P> {
 
     /// One subscriber who certainly had it, and nobody else who may have.
     fn judge(&self, question: Question, outer: bool) -> Outcome<P::Error> {
-        let mut claims = self.past.intervals(question.address, self.at)?;
+        let mut claims = self.past.intervals_of(question, self.at)?;
         claims.retain(|claim| claim.concerns(question, self.at));
         if claims.is_empty() {
             return Ok(Err(Unknown::NoSession));

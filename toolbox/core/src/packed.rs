@@ -6,16 +6,20 @@
 
 mod arena;
 mod claims;
+mod dues;
 mod each;
 mod glances;
 mod head;
 mod hints;
+mod load;
 mod places;
 mod put;
 mod shards;
 mod shared;
 
 pub use glances::{Glances, Seen, Sight};
+pub use load::NoRoom;
+pub(crate) use load::{Part as Loaded, finish};
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -33,8 +37,10 @@ use crate::rows::{Row, Rows};
 use crate::session::{Session, SessionKey};
 use crate::sessions::{Full, Pair};
 use crate::skim::{Claimed, Skim, device};
+use crate::table::Settings;
 use arena::Owner;
 use claims::{Claims, each_once};
+use dues::Dues;
 use head::{HEAD, Head, words_of};
 use places::{Place, Places};
 use shards::Filling;
@@ -50,6 +56,7 @@ pub(crate) struct Packed {
     ours: Arc<Ours>,
     max_age: Duration,
     claims: Claims,
+    dues: Dues,
     /// Sessions that are too long for the arena.
     long: Full,
     /// How many of the others are open.
@@ -69,6 +76,9 @@ struct Scratch {
     touched: Vec<u64>,
 }
 
+/// Sessions with ports of one address that are looked at before it is called shared, whatever they say.
+const MANY: usize = 256;
+
 /// Where a session is.
 #[derive(Debug, Clone, Copy)]
 struct Spot {
@@ -85,6 +95,7 @@ impl Spot {
 impl Packed {
     pub(crate) fn new(ours: Arc<Ours>, max_age: Duration) -> Self {
         let shared = Arc::new(Shared::default());
+        let dues = Dues::new(shared.by_name.count(), max_age);
         Self {
             names: Filling::new(&shared.by_name),
             nets: Filling::new(&shared.by_net),
@@ -94,6 +105,7 @@ impl Packed {
             ours,
             max_age,
             claims: Claims::default(),
+            dues,
             long: Full::default(),
             open: 0,
             scratch: Scratch::default(),
@@ -101,8 +113,9 @@ impl Packed {
         }
     }
 
-    pub(crate) fn glances(&self) -> Glances {
-        Glances(self.shared.clone())
+    /// `rules`: of translations that are computed, if there are any.
+    pub(crate) fn glances(&self, rules: Option<Arc<Settings>>) -> Glances {
+        Glances { shared: self.shared.clone(), rules }
     }
 
     /// Lets readers ask the table about everything.
@@ -114,7 +127,12 @@ impl Packed {
     pub(crate) fn octets(&self) -> usize {
         let shared = &self.shared;
         let shards = shared.by_name.octets() + shared.by_net.octets() + self.names.octets() + self.nets.octets();
-        self.owner.octets() + shards + shared.hints.octets() + self.claims.octets() + self.places.octets()
+        self.owner.octets()
+            + shards
+            + shared.hints.octets()
+            + self.claims.octets()
+            + self.places.octets()
+            + self.dues.octets()
     }
 
     fn spot(&self, at: u32) -> Option<Spot> {
@@ -241,17 +259,34 @@ impl Packed {
     }
 
     /// Those in some of the tables of names, `limit` or more looked at, that are forgettable; and the next table, if there is one.
-    pub(crate) fn forgettable(&self, shard: usize, limit: usize, now: Timestamp) -> (Vec<Pair>, Option<usize>) {
-        let mut found = Vec::new();
+    /// A table in which none may be that yet is passed by, unless `all` are to be looked at.
+    pub(crate) fn forgettable(
+        &mut self,
+        mut shard: usize,
+        limit: usize,
+        now: Timestamp,
+        all: bool,
+    ) -> (Vec<Pair>, Option<usize>) {
+        let (mut found, mut looked) = (Vec::new(), 0);
         let (mut content, mut claims) = (Vec::new(), Vec::new());
-        let each = |spot: &Spot| {
-            self.read(spot, &mut content);
-            let skim = Skim::of(content.get(..spot.head.octets).unwrap_or_default(), &mut claims);
-            if skim.is_ok_and(|skim| skim.is_forgettable(now, self.max_age)) {
-                found.extend(self.pair(spot));
+        while shard < self.shared.by_name.count() && looked < limit {
+            if all || self.dues.is_due(shard, now) {
+                self.dues.begin(shard);
+                for at in self.shared.by_name.of(&self.shared.words, shard) {
+                    let Some(spot) = self.spot(at) else { continue };
+                    looked += 1;
+                    self.read(&spot, &mut content);
+                    let octets = content.get(..spot.head.octets).unwrap_or_default();
+                    let Ok(skim) = Skim::of(octets, &mut claims) else { continue };
+                    if skim.is_forgettable(now, self.max_age) {
+                        found.extend(self.pair(&spot));
+                    } else {
+                        self.dues.tell(shard, skim.forgettable_from(self.max_age));
+                    }
+                }
             }
-        };
-        let shard = self.some(shard, limit, each);
+            shard += 1;
+        }
         if shard < self.shared.by_name.count() {
             return (found, Some(shard));
         }
@@ -303,12 +338,7 @@ impl Packed {
             });
         };
         collect(hash_of(net, Part::Whole));
-        if self.claims.is_split(net) {
-            for size in self.claims.sizes() {
-                let pieces = ports.start() >> size..=ports.end() >> size;
-                pieces.for_each(|piece| collect(hash_of(net, Part::Piece(size, piece))));
-            }
-        }
+        self.claims.pieces(net, ports).for_each(|(size, piece)| collect(hash_of(net, Part::Piece(size, piece))));
         numbers.sort_unstable();
         numbers.dedup();
         for spot in numbers.into_iter().filter_map(|number| self.spot(number)) {
@@ -318,6 +348,26 @@ impl Packed {
                 found.push((net, key, session));
             }
         }
+    }
+
+    /// Whether `live` says so of some session that claims ports of a prefix around `address`; of many it is taken for granted.
+    pub(crate) fn is_shared(&self, address: IpAddr, live: impl Fn(IpNet, &Session) -> bool) -> bool {
+        let (mut looked, mut shared) = (0, false);
+        for net in self.claims.lengths(address.is_ipv4()).filter_map(|length| IpNet::new(address, length).ok()) {
+            let net = net.trunc();
+            for (size, piece) in self.claims.pieces(net, &(0..=u16::MAX)) {
+                self.shared.by_net.find(&self.shared.words, hash_of(net, Part::Piece(size, piece)), |number, _| {
+                    looked += 1;
+                    let pair = self.spot(number).and_then(|spot| self.pair(&spot));
+                    shared = looked > MANY || pair.is_some_and(|(_, session)| live(net, &session));
+                    shared
+                });
+                if shared {
+                    return true;
+                }
+            }
+        }
+        self.long.around(address, None).iter().any(|(net, _, session)| live(*net, session))
     }
 
     pub(crate) fn around(&self, address: IpAddr, port: Option<u16>) -> Vec<(IpNet, SessionKey, Session)> {
@@ -384,31 +434,43 @@ impl Packed {
         self.ours.holds(net)
     }
 
-    /// Reads a session's octets, and which of our addresses it claims, each once.
     fn skim(&self, octets: &[u8], claims: &mut Vec<Claimed>) -> Result<Skim, DecodeError> {
-        let skim = Skim::of(octets, claims)?;
-        claims.retain(|claim| self.is_ours(&claim.net));
-        each_once(claims, |claim| (claim.net, claim.ports));
-        Ok(skim)
+        skim_ours(&self.ours, octets, claims)
     }
+}
 
-    /// What is skimmed is what the session says.
-    #[cfg(debug_assertions)]
-    fn check(&self, key: &[u8], octets: &[u8], skim: &Skim, claims: &[Claimed]) -> Result<(), DecodeError> {
-        let session = Session::decode(&SessionKey::decode(key)?, octets)?;
-        let mut ours: Vec<(IpNet, Ports)> = session.claims().map(|of| (of.net, of.ports)).collect();
-        ours.retain(|(net, _)| self.is_ours(net));
-        ours.sort_unstable();
-        ours.dedup();
-        let mut skimmed: Vec<(IpNet, Ports)> = claims.iter().map(|claim| (claim.net, claim.ports)).collect();
-        skimmed.sort_unstable();
-        assert_eq!(skimmed, ours);
-        assert_eq!(skim.answers_until(self.max_age), session.answers_until(self.max_age));
-        assert_eq!((skim.is_open(), skim.is_over()), (session.is_open(), session.is_over()));
-        for n in 0..400 {
-            let now = Timestamp::from_secs(1_699_990_000 + n * 1000);
-            assert_eq!(skim.is_forgettable(now, self.max_age), session.is_forgettable(now, self.max_age));
-        }
-        Ok(())
+/// Reads a session's octets, and which of our addresses it claims, each once.
+fn skim_ours(ours: &Ours, octets: &[u8], claims: &mut Vec<Claimed>) -> Result<Skim, DecodeError> {
+    let skim = Skim::of(octets, claims)?;
+    claims.retain(|claim| ours.holds(&claim.net));
+    each_once(claims, |claim| (claim.net, claim.ports));
+    Ok(skim)
+}
+
+/// What is skimmed is what the session says.
+#[cfg(debug_assertions)]
+fn check(
+    ours: &Ours,
+    max_age: Duration,
+    key: &[u8],
+    octets: &[u8],
+    skim: &Skim,
+    claims: &[Claimed],
+) -> Result<(), DecodeError> {
+    let session = Session::decode(&SessionKey::decode(key)?, octets)?;
+    let mut held: Vec<(IpNet, Ports)> = session.claims().map(|of| (of.net, of.ports)).collect();
+    held.retain(|(net, _)| ours.holds(net));
+    held.sort_unstable();
+    held.dedup();
+    let mut skimmed: Vec<(IpNet, Ports)> = claims.iter().map(|claim| (claim.net, claim.ports)).collect();
+    skimmed.sort_unstable();
+    assert_eq!(skimmed, held);
+    assert_eq!(skim.answers_until(max_age), session.answers_until(max_age));
+    assert_eq!((skim.is_open(), skim.is_over()), (session.is_open(), session.is_over()));
+    for n in 0..400 {
+        let now = Timestamp::from_secs(1_699_990_000 + n * 1000);
+        assert_eq!(skim.is_forgettable(now, max_age), session.is_forgettable(now, max_age));
+        assert_eq!(skim.is_forgettable(now, max_age), now >= skim.forgettable_from(max_age));
     }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use toolbox_wire::record::{Basis, EventTime, Nas};
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::history::Interval;
+use crate::packed::NoRoom;
 use crate::session::{Session, SessionKey};
 use crate::table::{Settings, Table};
 
@@ -29,7 +30,7 @@ impl Rows {
 const TOGETHER: usize = 64;
 
 /// A row in place: table, key and value.
-type Parts<'b> = (Rows, &'b [u8], Option<&'b [u8]>);
+pub(crate) type Parts<'b> = (Rows, &'b [u8], Option<&'b [u8]>);
 
 /// One durable row: set, or removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,9 @@ pub enum RestoreError {
     /// A row of octets.
     #[error("a stored row does not read back: {0}")]
     Octets(#[from] DecodeError),
+    /// More than a table can hold.
+    #[error(transparent)]
+    Room(#[from] NoRoom),
 }
 
 /// Which NAS restarted, as which client reported it, by which clock.
@@ -212,7 +216,7 @@ impl Row {
     }
 
     /// Table, key and value of what [`Row::encode`] made, in place.
-    fn parts(octets: &[u8]) -> Result<Parts<'_>, DecodeError> {
+    pub(crate) fn parts(octets: &[u8]) -> Result<Parts<'_>, DecodeError> {
         let mut reader = Reader::new(octets);
         let tag = reader.octet()?;
         let Some(table) = Rows::ALL.get(usize::from(tag & 0x7f)).copied() else { return reader.wrong("a row") };

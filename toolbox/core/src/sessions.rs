@@ -76,6 +76,16 @@ impl Sessions {
         }
     }
 
+    /// Whether `live` says so of some session with a prefix that holds `address` and that claims ports; of many it is taken for granted.
+    pub(crate) fn is_shared(&self, address: IpAddr, live: impl Fn(IpNet, &Session) -> bool) -> bool {
+        match self {
+            Self::Packed(packed) => packed.is_shared(address, live),
+            Self::Full { sessions, .. } => {
+                sessions.around(address, None).iter().any(|(net, _, session)| live(*net, session))
+            }
+        }
+    }
+
     /// Sessions with a prefix that overlaps `net`: all of those that have some of `ports`, and perhaps others.
     pub(crate) fn touching(&self, net: IpNet, ports: Ports) -> Vec<Claimed> {
         match self {
@@ -96,16 +106,18 @@ impl Sessions {
         }
     }
 
-    /// Those that are forgettable of about `limit` from a place on; and the next place, if there is one.
+    /// Those that are forgettable of about `limit` from a place on, all of them or those that have been for a while; and the next
+    /// place, if there is one.
     pub(crate) fn forgettable(
-        &self,
+        &mut self,
         place: usize,
         limit: usize,
         now: Timestamp,
         max_age: Duration,
+        all: bool,
     ) -> (Vec<Pair>, Option<usize>) {
         match self {
-            Self::Packed(packed) => packed.forgettable(place, limit, now),
+            Self::Packed(packed) => packed.forgettable(place, limit, now, all),
             Self::Full { sessions, .. } => {
                 let all = sessions.by_key.iter().filter(|(_, session)| session.is_forgettable(now, max_age));
                 (all.map(|(key, session)| (key.clone(), session.clone())).collect(), None)

@@ -177,6 +177,13 @@ impl Skim {
         let over = self.until.filter(|_| self.is_open()).is_none_or(|until| now.since(until) > max_age);
         over && now.since(self.heard) > max_age * 2
     }
+
+    /// The first moment at which it is forgettable.
+    pub(crate) fn forgettable_from(&self, max_age: Duration) -> Timestamp {
+        let heard = self.heard + max_age * 2;
+        let until = self.until.filter(|_| self.is_open()).map_or(heard, |until| until + max_age);
+        heard.max(until) + Duration::from_millis(1)
+    }
 }
 
 /// Whose a session is, at a glance.

@@ -101,9 +101,6 @@ impl Table {
     pub fn new(settings: Settings) -> Self {
         let ours = Arc::new(Ours::new(&settings.prefixes));
         let packed = Packed::new(ours.clone(), settings.max_age);
-        if !settings.translators.is_empty() {
-            packed.leave_to_table();
-        }
         Self { settings, ours, sessions: Sessions::Packed(Box::new(packed)), resets: BTreeMap::new() }
     }
 
@@ -119,7 +116,10 @@ impl Table {
     #[must_use]
     pub fn glances(&self) -> Option<Glances> {
         match &self.sessions {
-            Sessions::Packed(packed) => Some(packed.glances()),
+            Sessions::Packed(packed) => {
+                let rules = (!self.settings.translators.is_empty()).then(|| Arc::new(self.settings.clone()));
+                Some(packed.glances(rules))
+            }
             Sessions::Full { .. } => None,
         }
     }
@@ -301,19 +301,20 @@ impl Table {
     /// By then every event from before them would be stale on arrival, so they guard against nothing more.
     pub fn forget(&mut self, now: Timestamp) -> Vec<Row> {
         let mut rows = self.forget_resets(now);
-        let (all, _) = self.sessions.forgettable(0, usize::MAX, now, self.settings.max_age);
+        let (all, _) = self.sessions.forgettable(0, usize::MAX, now, self.settings.max_age, true);
         self.forget_those(all, &mut rows);
         rows.sort_by_key(|row| row.table);
         rows
     }
 
-    /// [`Table::forget`], of about `limit` sessions that are looked at, from `cursor` on; none at the end.
+    /// [`Table::forget`], of about `limit` sessions that are looked at, from `cursor` on; none at the end. Where none can be forgotten
+    /// yet nobody looks, so that a session may stay for a quarter of the age of a proof longer.
     pub fn forget_some(&mut self, now: Timestamp, cursor: &mut Cursor, limit: usize) -> Option<Vec<Row>> {
         if cursor.place() == usize::MAX {
             return None;
         }
         let mut rows = if cursor.begin() { self.forget_resets(now) } else { Vec::new() };
-        let (some, next) = self.sessions.forgettable(cursor.place(), limit, now, self.settings.max_age);
+        let (some, next) = self.sessions.forgettable(cursor.place(), limit, now, self.settings.max_age, false);
         self.forget_those(some, &mut rows);
         cursor.go_on(next.unwrap_or(usize::MAX));
         Some(rows)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cloakway_types::{SubscriberId, Timestamp};
 use ipnet::IpNet;
 use proptest::prelude::*;
-use toolbox_core::{Answer, Applied, Computed, Effect, Event, Question, Settings, Table, Translator, Unknown};
+use toolbox_core::{Answer, Applied, Computed, Effect, Event, Question, Settings, Sight, Table, Translator, Unknown};
 use toolbox_wire::http::{Reason, Source};
 use toolbox_wire::record::{Address, AddressKind, Change, EventTime, FOREVER, Nas, Ports, Record, SessionRecord, User};
 
@@ -100,6 +100,30 @@ impl Bench {
         let user = User::Behind(ip(INSIDE));
         let addresses = vec![Address::ports(AddressKind::PortBlock, ip(OUTSIDE), ports(block))];
         self.tell(Source::Cgnat, change, block, user, addresses, s)
+    }
+
+    /// Who is seen there without waiting for the writer; none: the table has to be asked.
+    fn glance(&self, address: IpAddr, port: Option<u16>, s: u64) -> Option<Result<String, Unknown>> {
+        let answer = self.0.lookup(Question::new(address, port), at(s));
+        let glances = self.0.glances().unwrap();
+        let told = |sight: Sight<'_>| match sight {
+            Sight::Bound(seen) => {
+                let live = self.0.verify(&id(seen.subscriber()), Question::new(address, port), at(s));
+                assert_eq!(seen.live(), live.ok(), "{answer:?}");
+                Some(Ok(seen.subscriber().to_owned()))
+            }
+            Sight::Nobody => {
+                assert_eq!(answer, Answer::Unknown(Unknown::NoSession));
+                Some(Err(Unknown::NoSession))
+            }
+            Sight::Ask => None,
+        };
+        let question = Question::new(address, port);
+        let mut listed = None;
+        glances.find_each(&[question], at(s), |_, sight| listed = told(sight));
+        let alone = glances.find(question, at(s), told);
+        assert_eq!(alone, listed);
+        alone
     }
 
     fn who(&self, port: u16, s: u64) -> Result<String, Unknown> {
@@ -244,6 +268,11 @@ fn arithmetic_answers_as_a_learnt_translation_does_and_what_is_learnt_has_to_agr
     assert_eq!(bench.who(15_500, 9), Err(Unknown::NoSession));
     bench.session(Change::Start, "alice", 10);
     assert_eq!(bench.who(15_500, 11), Ok("alice".into()));
+    assert_eq!(bench.glance(ip(OUTSIDE), Some(15_500), 11), Some(Ok("alice".into())), "nobody waits for arithmetic");
+    assert_eq!(bench.glance(ip(INSIDE), None, 11), Some(Ok("alice".into())));
+    assert_eq!(bench.glance(ip(OUTSIDE), Some(9_999), 11), Some(Err(Unknown::NoSession)));
+    assert_eq!(bench.glance(ip(OUTSIDE), Some(14_999), 11), None);
+    assert_eq!(bench.glance(ip(OUTSIDE), None, 11), None);
     assert_eq!(bench.who(14_999, 11), Err(Unknown::NoSession));
     assert_eq!(bench.who(9_999, 11), Err(Unknown::NoSession));
     assert_eq!(bench.ask(ip(OUTSIDE), 11), Err(Unknown::PortsNeeded));
@@ -255,9 +284,41 @@ fn arithmetic_answers_as_a_learnt_translation_does_and_what_is_learnt_has_to_agr
     bench.tell(Source::Radius, Change::Start, "c", named("bob"), block("100-199"), 12);
     assert_eq!(bench.who(15_100, 13), Ok("alice".into()));
     assert_eq!(bench.who(15_600, 13), Err(Unknown::Overlap));
+    assert_eq!(bench.glance(ip(OUTSIDE), Some(15_600), 13), None, "what is learnt does not agree");
     assert_eq!(bench.who(150, 13), Err(Unknown::Overlap), "the rule gives the port to nobody");
     bench.session(Change::Stop, "alice", 20);
     assert_eq!(bench.0.verify(&id("alice"), (ip(OUTSIDE), 15_050), at(21)).map(|_| ()), Err(Reason::Ambiguous));
+}
+
+/// As a NAT tells of its connections: each a port of the external address.
+#[test]
+fn an_address_with_thousands_of_translations_of_one_port_says_that_it_needs_one() {
+    for (mut bench, count) in [(Bench::new(), 3000), (Bench(Table::plain(settings(Vec::new()))), 300)] {
+        bench.session(Change::Start, "alice", 10);
+        let flow = |bench: &mut Bench, change, port: u16, s| {
+            let addresses = vec![Address::ports(AddressKind::PortBlock, ip(OUTSIDE), Ports::new(port, port).unwrap())];
+            bench.tell(Source::Cgnat, change, &port.to_string(), User::Behind(ip(INSIDE)), addresses, s)
+        };
+        for n in 0..count {
+            flow(&mut bench, Change::Start, 65_535 - n * 7, 11);
+        }
+        assert_eq!(bench.ask(ip(OUTSIDE), 12), Err(Unknown::PortsNeeded));
+        assert_eq!(bench.who(65_535, 12), Ok("alice".into()));
+        assert_eq!(bench.who(65_534, 12), Err(Unknown::NoSession));
+        // All but a few are over: still it is shared by ports.
+        for n in 1..count {
+            flow(&mut bench, Change::Stop, 65_535 - n * 7, 13);
+        }
+        assert_eq!(bench.ask(ip(OUTSIDE), 14), Err(Unknown::PortsNeeded));
+        assert_eq!(bench.who(65_535, 14), Ok("alice".into()));
+        assert_eq!(bench.who(65_528, 14), Err(Unknown::NoSession));
+        flow(&mut bench, Change::Stop, 65_535, 15);
+        // Without a port, many that are over are not looked through.
+        let expected = if count > 256 { Unknown::PortsNeeded } else { Unknown::NoSession };
+        assert_eq!(bench.ask(ip(OUTSIDE), 16), Err(expected));
+        bench.0.forget(at(100_000));
+        assert_eq!(bench.ask(ip(OUTSIDE), 100_001), Err(Unknown::NoSession));
+    }
 }
 
 #[test]

@@ -51,6 +51,16 @@ pub(super) fn put_record(group: &mut Vec<u8>, record: &[u8]) {
     group.extend_from_slice(record);
 }
 
+/// How many records a group has.
+pub(super) fn count(mut group: &[u8]) -> u64 {
+    let mut count = 0;
+    while let Some((length, rest)) = group.split_first_chunk::<4>() {
+        count += 1;
+        group = rest.get(u32::from_le_bytes(*length) as usize..).unwrap_or_default();
+    }
+    count
+}
+
 /// The records of a group.
 pub(super) fn records(mut group: &[u8]) -> Result<Vec<&[u8]>, String> {
     let mut records = Vec::new();

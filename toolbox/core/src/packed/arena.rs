@@ -3,13 +3,13 @@
 //! Nothing here keeps a reader from seeing half of a change: [`crate::packed::shards`] does. What is read at a wrong place, or
 //! too late, is some words, never a fault.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use zerocopy::FromZeros as _;
 
-/// Words of a page: large, so that few tables of the processor lead there, and untouched until they are used.
-const PAGE_BITS: u32 = 20;
+/// Words of a page: so many that few tables of the processor lead there, and untouched until they are used.
+const PAGE_BITS: u32 = 22;
 const PAGE: usize = 1 << PAGE_BITS;
 /// Pages: 2^32 words in all.
 const PAGES: usize = 1 << (u32::BITS - PAGE_BITS);
@@ -63,8 +63,8 @@ impl Words {
 /// Which words are whose; the writer's alone.
 #[derive(Debug, Default)]
 pub(crate) struct Owner {
-    /// Pages that there are.
-    pages: usize,
+    /// Pages that there are; some may be another one's.
+    pages: Arc<AtomicUsize>,
     /// What is given out next, and how much of it there is.
     next: u32,
     left: usize,
@@ -81,6 +81,25 @@ impl Owner {
     const SHORT: usize = 64;
     /// Long pieces that are looked at for one that will do.
     const LOOK: usize = 32;
+
+    /// Another one for the same words, which takes pages of its own.
+    pub(crate) fn another(&self) -> Self {
+        Self { pages: self.pages.clone(), ..Self::default() }
+    }
+
+    /// Takes over what another one has not given out.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.give_back(other.next, other.left);
+        for (count, free) in other.free.into_iter().enumerate() {
+            free.into_iter().for_each(|at| self.give_back(at, count));
+        }
+        self.spare.extend(other.spare);
+    }
+
+    /// Words of all pages.
+    pub(crate) fn words(&self) -> usize {
+        self.pages.load(Ordering::Relaxed) << PAGE_BITS
+    }
 
     /// A piece of `count` words; none when it is too long, or 2^32 words are given out.
     pub(crate) fn take(&mut self, words: &Words, count: usize) -> Option<u32> {
@@ -117,10 +136,14 @@ impl Owner {
         let found = last.find(|(_, (_, length))| *length >= count).map(|(at, _)| at);
         let (next, left) = match found {
             Some(at) => self.spare.swap_remove(at),
-            None if count > Self::LONGEST || self.pages == PAGES || !words.make(self.pages) => return None,
+            None if count > Self::LONGEST => return None,
             None => {
-                let at = (self.pages << PAGE_BITS) as u32;
-                self.pages += 1;
+                let more = |pages: usize| (pages < PAGES).then_some(pages + 1);
+                let page = self.pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+                if !words.make(page) {
+                    return None;
+                }
+                let at = (page << PAGE_BITS) as u32;
                 if at == 0 { (FIRST, PAGE - FIRST as usize) } else { (at, PAGE) }
             }
         };
@@ -149,7 +172,8 @@ impl Owner {
         let free: usize = self.free.iter().map(|free| free.capacity() * 4 + size_of::<Vec<u32>>()).sum();
         let spare = self.spare.capacity() * size_of::<(u32, usize)>();
         // What was never given out was never touched; of the last page at most.
-        let untouched = if self.next as usize + self.left == self.pages << PAGE_BITS { self.left } else { 0 };
-        (self.pages * (PAGE + LINE) - untouched) * 8 + PAGES * size_of::<OnceLock<Page>>() + free + spare
+        let pages = self.pages.load(Ordering::Relaxed);
+        let untouched = if self.next as usize + self.left == pages << PAGE_BITS { self.left } else { 0 };
+        (pages * (PAGE + LINE) - untouched) * 8 + PAGES * size_of::<OnceLock<Page>>() + free + spare
     }
 }

@@ -2,6 +2,7 @@
 //! inside what, and which addresses are shared by ports.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use toolbox_wire::record::Ports;
@@ -47,7 +48,7 @@ pub(super) fn marks(claims: &[Claimed], to: &mut Vec<u64>) {
     to.extend(split.map(|claim| hash_of(claim.net, Part::Mark)));
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Claims {
     lengths: [usize; 33 + 129],
     sizes: [usize; 16],
@@ -55,9 +56,27 @@ pub(super) struct Claims {
     /// around them.
     nested: BTreeMap<IpNet, u32>,
     shortest: [Option<u8>; 2],
-    /// Addresses that are shared by ports, and by how many ranges.
-    split: HashMap<IpNet, u32, Mixing>,
+    split: HashMap<IpNet, Split, Mixing>,
 }
+
+/// An address that is shared by ports.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Split {
+    /// By how many ranges.
+    ranges: u32,
+    /// Where they are, or some were: a bit for each 1024 ports.
+    areas: u64,
+}
+
+impl Split {
+    fn add(&mut self, ports: Ports) {
+        let (first, last) = (ports.first() >> AREA_BITS, ports.last() >> AREA_BITS);
+        self.ranges += 1;
+        self.areas |= (u64::MAX << first) & (u64::MAX >> (63 - last));
+    }
+}
+
+const AREA_BITS: u32 = 10;
 
 impl Default for Claims {
     fn default() -> Self {
@@ -85,8 +104,19 @@ impl Claims {
         (0..).zip(&self.sizes).filter(|(_, count)| **count > 0).map(|(size, _)| size)
     }
 
-    pub(super) fn is_split(&self, net: IpNet) -> bool {
-        self.split.contains_key(&net)
+    /// The pieces under which there may be ranges of ports of `net`, where they meet these.
+    pub(super) fn pieces(&self, net: IpNet, ports: &RangeInclusive<u16>) -> impl Iterator<Item = (u8, u16)> + '_ {
+        let areas = self.split.get(&net).map_or(0, |split| split.areas);
+        let (first, last) = (*ports.start(), *ports.end());
+        self.sizes().filter(move |_| areas != 0).flat_map(move |size| {
+            // A range that begins in one area may be found under a piece that begins before it.
+            let here = move |piece: &u16| {
+                let from = piece << size >> AREA_BITS;
+                let to = (u32::from(*piece) << size | ((1 << size) - 1)) >> AREA_BITS;
+                areas & (u64::MAX << from) & (u64::MAX >> (63 - to.min(63))) != 0
+            };
+            (first >> size..=last >> size).filter(here).map(move |piece| (size, piece))
+        })
     }
 
     /// Whether `net` is shorter than all that are there: what lies inside it is not in order then.
@@ -128,9 +158,13 @@ impl Claims {
         }
         let (size, _) = pieces(ports)?;
         self.sizes.iter_mut().skip(size.into()).take(1).for_each(|count| *count = by(*count));
-        let count = self.split.entry(net).or_default();
-        *count = if more { *count + 1 } else { count.saturating_sub(1) };
-        match (*count, more) {
+        let split = self.split.entry(net).or_default();
+        if more {
+            split.add(ports);
+        } else {
+            split.ranges = split.ranges.saturating_sub(1);
+        }
+        match (split.ranges, more) {
             (1, true) => Some(true),
             (0, _) => {
                 self.split.remove(&net);
@@ -140,10 +174,84 @@ impl Claims {
         }
     }
 
+    /// Counts a claim, but not what lies inside what: that is for [`Claims::set_nested`].
+    pub(super) fn add(&mut self, net: IpNet, ports: Ports) {
+        let index = usize::from(net.prefix_len()) + 33 * family(net);
+        self.lengths.iter_mut().skip(index).take(1).for_each(|count| *count += 1);
+        if let Some((size, _)) = pieces(ports) {
+            self.sizes.iter_mut().skip(size.into()).take(1).for_each(|count| *count += 1);
+            self.split.entry(net).or_default().add(ports);
+        }
+    }
+
+    /// Counts with it what another one has by [`Claims::add`].
+    pub(super) fn absorb(&mut self, other: Self) {
+        self.lengths.iter_mut().zip(other.lengths).for_each(|(count, more)| *count += more);
+        self.sizes.iter_mut().zip(other.sizes).for_each(|(count, more)| *count += more);
+        if self.split.is_empty() {
+            self.split = other.split;
+        } else {
+            for (net, more) in other.split {
+                let split = self.split.entry(net).or_default();
+                (split.ranges, split.areas) = (split.ranges + more.ranges, split.areas | more.areas);
+            }
+        }
+    }
+
+    /// Counts no longer what another one has by [`Claims::add`]; `longer` are those of its claims for which
+    /// [`Claims::is_longer`] says so.
+    pub(super) fn subtract(&mut self, other: Self, longer: Vec<IpNet>) {
+        self.lengths.iter_mut().zip(other.lengths).for_each(|(count, less)| *count = count.saturating_sub(less));
+        self.sizes.iter_mut().zip(other.sizes).for_each(|(count, less)| *count = count.saturating_sub(less));
+        for (net, less) in other.split {
+            let Some(split) = self.split.get_mut(&net) else { continue };
+            split.ranges = split.ranges.saturating_sub(less.ranges);
+            if split.ranges == 0 {
+                self.split.remove(&net);
+            }
+        }
+        for net in longer {
+            let left = self.nested.get(&net).copied().unwrap_or(0).saturating_sub(1);
+            if left > 0 {
+                self.nested.insert(net, left)
+            } else {
+                self.nested.remove(&net)
+            };
+        }
+    }
+
+    /// Whether `net` is longer than the shortest of its family.
+    pub(super) fn is_longer(&self, net: IpNet) -> bool {
+        self.shortest.get(family(net)).copied().flatten().is_some_and(|shortest| shortest < net.prefix_len())
+    }
+
+    /// That none is shorter than `net` in its family, and that these, in order, are all claims of longer ones.
+    pub(super) fn set_nested(&mut self, net: IpNet, longer: Vec<IpNet>) {
+        self.set_shortest(net, Vec::new());
+        let counted = longer.chunk_by(|one, other| one == other);
+        let counted = counted.filter_map(|of| Some((*of.first()?, of.len() as u32)));
+        self.nested.append(&mut counted.collect());
+    }
+
+    /// Addresses that are shared by ports.
+    pub(super) fn split(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.split.keys().copied()
+    }
+
     pub(super) fn octets(&self) -> usize {
         // A tree of the library is three quarters full.
         let nested = self.nested.len() * (size_of::<IpNet>() + 4) * 4 / 3;
-        nested + self.split.capacity() * (size_of::<(IpNet, u32)>() + 1) * 8 / 7
+        nested + self.split.capacity() * (size_of::<(IpNet, Split)>() + 1) * 8 / 7
+    }
+}
+
+#[cfg(test)]
+impl Claims {
+    /// All of it, in order.
+    pub(super) fn all(&self) -> impl std::fmt::Debug + PartialEq + use<> {
+        let split: BTreeMap<IpNet, (u32, u64)> =
+            self.split.iter().map(|(net, split)| (*net, (split.ranges, split.areas))).collect();
+        (self.lengths.to_vec(), self.sizes, self.nested.clone(), self.shortest, split)
     }
 }
 
@@ -166,7 +274,10 @@ mod tests {
         assert!(claims.is_shortest(net("192.0.2.0/24")) && !claims.is_shortest(net("2001:db8::/64")));
         claims.set_shortest(net("2001:db8::/56"), vec![net("2001:db8::/64"); 2]);
         assert_eq!(claims.inside(net("2001:db8::/56")).collect::<Vec<_>>(), [net("2001:db8::/64")]);
-        assert!(claims.is_split(net("192.0.2.1/32")));
+        let pieces = |claims: &Claims, ports| claims.pieces(net("192.0.2.1/32"), &ports).collect::<Vec<_>>();
+        assert_eq!(pieces(&claims, 0..=u16::MAX), [(9, 2), (9, 3)]);
+        assert_eq!(pieces(&claims, 1600..=1600), [(9, 3)]);
+        assert_eq!(pieces(&claims, 4000..=4000), []);
         assert_eq!((claims.lengths(true).collect(), claims.sizes().collect()), (vec![32], vec![9]));
         assert_eq!(all.map(|(net, ports)| claims.count(net, ports, false)), [None, Some(false), None, None]);
         assert_eq!(claims.inside(net("2001:db8::/56")).count(), 0);

@@ -16,6 +16,7 @@ use super::glances::{self, Found, Looked, ROOM, Sight, canonical, one};
 use super::shards::{Line, Reading};
 use super::shared::{Part, Shared, bits_of, net_hash};
 use crate::answer::Question;
+use crate::translate::Computed;
 
 /// Questions of a group.
 const TOGETHER: usize = 48;
@@ -53,12 +54,16 @@ struct Group<'w> {
 impl Glances {
     /// [`Glances::find`] for many, which wait for memory together; in their order.
     pub fn find_each(&self, questions: &[Question], now: Timestamp, mut then: impl FnMut(usize, Sight<'_>)) {
-        let shared = &*self.0;
+        let shared = &*self.shared;
         let mut buffer = [0; ROOM];
         let (mut ready, mut next) = (Group::new(), Group::new());
         let mut first = 0;
         for some in questions.chunks(TOGETHER) {
             next.plan(shared, first, some);
+            if self.rules.is_some() {
+                let computed = next.ways.iter_mut().take(next.count);
+                computed.for_each(|way| way.alone |= self.computed(way.question, now) != Computed::Elsewhere);
+            }
             self.judge_each(&ready, now, &mut buffer, &mut then);
             next.locate(shared);
             std::mem::swap(&mut ready, &mut next);
@@ -74,7 +79,7 @@ impl Glances {
         buffer: &mut [u8; ROOM],
         then: &mut impl FnMut(usize, Sight<'_>),
     ) {
-        let shared = &*self.0;
+        let shared = &*self.shared;
         for (at, way) in (group.first..).zip(group.ways.iter().take(group.count)) {
             let looked = Looked {
                 version: group.version,

@@ -14,6 +14,8 @@ use super::shared::{Part, Shared, bits_of, net_hash};
 use crate::answer::{Live, Question};
 use crate::session::Span;
 use crate::skim::{Whose, glance, span_of};
+use crate::table::Settings;
+use crate::translate::Computed;
 
 /// Octets of a session that a reader looks at; of a longer one it asks the table.
 const GLANCE: usize = 512 - 8 * HEAD;
@@ -24,7 +26,11 @@ const PATIENCE: usize = 64;
 
 /// Looks addresses up beside the writer.
 #[derive(Debug, Clone)]
-pub struct Glances(pub(super) Arc<Shared>);
+pub struct Glances {
+    pub(super) shared: Arc<Shared>,
+    /// Where translations are computed.
+    pub(super) rules: Option<Arc<Settings>>,
+}
 
 /// What a reader sees at a glance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +161,26 @@ impl Glances {
         let question = canonical(question.into());
         let mut buffer = [0; ROOM];
         let (found, located) = self.look(&question, now, &mut buffer);
-        self.tell(found, &located.looked(), &buffer, now, then)
+        let looked = located.looked();
+        match (self.computed(question, now), found) {
+            (Computed::Elsewhere, found) => self.tell(found, &looked, &buffer, now, then),
+            (Computed::Nobody, Found::Nothing) => then(Sight::Nobody),
+            (Computed::Behind(inside), Found::Nothing) if self.is_ours(question.address) => {
+                self.tell_inside(None, &looked, inside, now, then)
+            }
+            // What is learnt has to agree with it, which is for the table to say.
+            (Computed::Behind(_) | Computed::Nobody | Computed::PortNeeded, _) => then(Sight::Ask),
+        }
+    }
+
+    /// What arithmetic says.
+    #[inline]
+    pub(super) fn computed(&self, question: Question, now: Timestamp) -> Computed {
+        self.rules.as_ref().map_or(Computed::Elsewhere, |rules| rules.computed(question, now))
+    }
+
+    fn is_ours(&self, address: IpAddr) -> bool {
+        self.rules.as_ref().is_some_and(|rules| rules.prefixes.lookup(address).is_some())
     }
 
     /// Looks until the writer is not there meanwhile; what is found is copied to `buffer`.
@@ -190,7 +215,7 @@ impl Glances {
                 then(seen(octets, from, to, source, None))
             }
             Found::One(length, _, Holder::Behind(inside)) => {
-                self.tell_inside(octets_of(buffer, length), looked, inside, now, then)
+                self.tell_inside(Some(octets_of(buffer, length)), looked, inside, now, then)
             }
         }
     }
@@ -198,7 +223,7 @@ impl Glances {
     /// Who is behind a translation, which has to be there still when that is known.
     fn tell_inside<R>(
         &self,
-        outer: &[u8],
+        outer: Option<&[u8]>,
         outside: &Looked<'_>,
         inside: IpAddr,
         now: Timestamp,
@@ -211,15 +236,15 @@ impl Glances {
         if !(self.holds(outside) && self.holds(&located.looked())) {
             return then(Sight::Ask);
         }
-        then(seen(octets_of(&buffer, length), from, to, source, Some(outer)))
+        then(seen(octets_of(&buffer, length), from, to, source, outer))
     }
 
     /// The hashes under which sessions are that have what is asked about.
     #[inline]
     fn plan(&self, question: &Question, to: &mut Located) {
         let address = question.address;
-        to.version = self.0.hints.version();
-        let kinds = self.0.hints.around(address);
+        to.version = self.shared.hints.version();
+        let kinds = self.shared.hints.around(address);
         (to.probes, to.matched, to.mark, to.ask) = (0, 0, false, kinds.are_odd());
         let mut add = |hash| match to.hashes.get_mut(to.probes) {
             Some(place) => {
@@ -247,7 +272,7 @@ impl Glances {
     /// Where they are.
     #[inline]
     fn locate(&self, to: &mut Located) {
-        let shared = &*self.0;
+        let shared = &*self.shared;
         let Located { hashes, readings, probes, matches, matched, mark, ask, .. } = to;
         for (at, (hash, place)) in hashes.iter().zip(readings).take(*probes).enumerate() {
             let mut reading = shared.by_net.read(*hash);
@@ -280,13 +305,13 @@ impl Glances {
     /// That all of it was there together, and nothing of another kind came meanwhile.
     #[inline]
     pub(super) fn holds(&self, looked: &Looked<'_>) -> bool {
-        self.0.by_net.hold(looked.hashes, looked.readings) && self.0.hints.version() == looked.version
+        self.shared.by_net.hold(looked.hashes, looked.readings) && self.shared.hints.version() == looked.version
     }
 
     /// The one session of those that has what is asked about, copied to `buffer`.
     #[inline]
     fn judge(&self, question: &Question, now: Timestamp, located: &Located, buffer: &mut [u8; ROOM]) -> Found {
-        let shared = &*self.0;
+        let shared = &*self.shared;
         let mut seen = if located.ask { Found::Ask } else { Found::Nothing };
         for of in located.matches() {
             seen = match seen {

@@ -112,8 +112,8 @@ impl Hints {
     fn add(&self, word: &AtomicU64, bits: u64) {
         let before = word.load(Ordering::Relaxed);
         if before | bits != before {
-            word.store(before | bits, Ordering::Release);
-            self.version.store(self.version.load(Ordering::Relaxed) + 1, Ordering::Release);
+            word.fetch_or(bits, Ordering::Release);
+            self.version.fetch_add(1, Ordering::Release);
         }
     }
 

@@ -63,8 +63,13 @@ impl Places {
     }
 
     fn again(&mut self, number: u32) {
+        self.add(number, 1);
+    }
+
+    /// That `count` more sessions are there.
+    pub(super) fn add(&mut self, number: u32, count: usize) {
         if let Some(Some(known)) = self.all.get_mut(number as usize) {
-            known.sessions += 1;
+            known.sessions += count;
         }
     }
 

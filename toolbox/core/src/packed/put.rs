@@ -1,7 +1,9 @@
 //! Keeping sessions: what the one writer does while readers look.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use cloakway_types::Timestamp;
 use ipnet::IpNet;
 
 use super::arena::NOWHERE;
@@ -69,7 +71,7 @@ impl Packed {
         let key = KeyOctets::of(key_octets)?;
         let skim = self.skim(octets, &mut scratch.claims)?;
         #[cfg(debug_assertions)]
-        self.check(key_octets, octets, &skim, &scratch.claims)?;
+        super::check(&self.ours, self.max_age, key_octets, octets, &skim, &scratch.claims)?;
         key.device(&mut scratch.device);
         hashes(&scratch.claims, &mut scratch.hashes);
         Ok(Skimmed { key_octets, octets, key, skim, name: name_hash(key.source, key.client, key.session) })
@@ -77,6 +79,7 @@ impl Packed {
 
     fn put_with(&mut self, new: &Skimmed<'_>, scratch: &mut Scratch) -> Result<(), DecodeError> {
         let Skimmed { key_octets, octets, key, skim, name } = *new;
+        self.dues.tell(self.shared.by_name.number(name), skim.forgettable_from(self.max_age));
         let old = self.find(name, &scratch.device, key.session);
         if self.long.len() > 0 {
             self.long.remove(&SessionKey::decode(key_octets)?);
@@ -90,17 +93,12 @@ impl Packed {
             }
             return self.put_aside(key_octets, octets);
         }
-        let fresh = match skim.answers_until(self.max_age) {
-            Some(until) => until.max(ASK),
-            None if skim.is_over() => OVER,
-            None => ASK,
-        };
         let head = Head {
             octets: octets.len(),
             name: key.session.len(),
             device: 0,
             source: key.source,
-            fresh,
+            fresh: fresh(&skim, self.max_age),
             room: words_of(length),
         };
         let shared = self.shared.clone();
@@ -157,7 +155,7 @@ impl Packed {
             self.unlink(old, name, &scratch.before, was_open);
         }
         let place = || (key.source, key.client.to_owned(), key.nas().unwrap_or_default());
-        let room = if skim.will_grow() { words_of(length + GROWTH) } else { head.room };
+        let room = room_of(&skim, length);
         let device = self.places.take(&scratch.device, DEVICES, place);
         let (Some(device), Some(at)) = (device, self.owner.take(&shared.words, room)) else {
             device.into_iter().for_each(|device| self.places.give_back(device));
@@ -255,8 +253,22 @@ impl Packed {
     }
 }
 
+/// Until when a session answers without further thought.
+pub(super) fn fresh(skim: &Skim, max_age: Duration) -> Timestamp {
+    match skim.answers_until(max_age) {
+        Some(until) => until.max(ASK),
+        None if skim.is_over() => OVER,
+        None => ASK,
+    }
+}
+
+/// Words for a session that is so long with its name.
+pub(super) fn room_of(skim: &Skim, length: usize) -> usize {
+    words_of(if skim.will_grow() { length + GROWTH } else { length })
+}
+
 /// Writes a session where nobody looks, or between [`shards::Shards::begin`] and [`shards::Shards::end`].
-fn write(shared: &Shared, at: u32, head: Head, content: &[u8]) {
+pub(super) fn write(shared: &Shared, at: u32, head: Head, content: &[u8]) {
     let (chunks, _) = content.as_chunks::<8>();
     let rest = chunks.iter().map(|chunk| u64::from_le_bytes(*chunk));
     let words = shared.words.at(at, head.room).iter();
@@ -264,7 +276,7 @@ fn write(shared: &Shared, at: u32, head: Head, content: &[u8]) {
 }
 
 /// The octets of a session and its name behind them, as whole words.
-fn join(octets: &[u8], name: &str, to: &mut Vec<u8>) {
+pub(super) fn join(octets: &[u8], name: &str, to: &mut Vec<u8>) {
     to.clear();
     to.extend_from_slice(octets);
     to.extend_from_slice(name.as_bytes());

@@ -63,7 +63,7 @@ pub(crate) fn with(hash: u64, beside: u8) -> u64 {
 }
 
 /// A slot: the upper half of the hash, with what is beside it, and the number.
-fn slot(hash: u64, number: u32) -> u64 {
+pub(crate) fn slot(hash: u64, number: u32) -> u64 {
     hash & !u64::from(u32::MAX) | u64::from(number)
 }
 
@@ -234,6 +234,16 @@ impl Shards {
         slots.filter(|slot| *slot != 0 && slot & GONE != GONE).map(|slot| slot as u32).collect()
     }
 
+    /// Puts these slots into a table that is empty, and into which nobody looks; none when there is no more room in memory.
+    pub(crate) fn fill(&self, shard: usize, words: &Words, owner: &mut Owner, slots: &[u64]) -> Option<Fill> {
+        let shard = self.0.get(shard)?;
+        while slots.len() * 64 > shard.lines() * LINE * AMPLE {
+            Filling::grow(shard, words, owner, shard.lines()).then_some(())?;
+        }
+        slots.iter().try_for_each(|slot| place(shard, words, *slot).map(|_| ()))?;
+        Some(Fill { live: slots.len() as u32, gone: 0 })
+    }
+
     /// Octets that they take beside their slots.
     pub(crate) fn octets(&self) -> usize {
         self.0.len() * size_of::<Shard>()
@@ -248,8 +258,9 @@ pub(crate) struct Filling {
     moving: Vec<u64>,
 }
 
+/// How full one table is.
 #[derive(Debug, Default, Clone, Copy)]
-struct Fill {
+pub(crate) struct Fill {
     live: u32,
     /// Slots that were used and are not free again.
     gone: u32,
@@ -275,6 +286,11 @@ fn place(shard: &Shard, words: &Words, entry: u64) -> Option<bool> {
 impl Filling {
     pub(crate) fn new(shards: &Shards) -> Self {
         Self { fills: vec![Fill::default(); shards.count()].into(), moving: Vec::new() }
+    }
+
+    /// Of tables that [`Shards::fill`] filled.
+    pub(crate) fn of(fills: Vec<Fill>) -> Self {
+        Self { fills: fills.into(), moving: Vec::new() }
     }
 
     /// False when there is no more room in memory.

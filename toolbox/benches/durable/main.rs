@@ -4,7 +4,8 @@
 //! given, in sessions of four (an address, a /56, two port blocks). FLIGHT=4096 records are under way at once. FOLDER=/var/tmp
 //! names a disk; the system's folder for temporary files unless given. What is measured: Starts that fill the table and
 //! Interim-Updates of any session, each counted when it is on disk; opening again from the log, as after a kill, and from a
-//! snapshot.
+//! snapshot. Then, with TAIL=300000 more Interim-Updates in the log behind the snapshot, the toolbox is run as it is run, killed with
+//! SIGKILL and started again KILLS=3 times: how long until an HTTP verification has the right answer, all before being refused.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -14,12 +15,15 @@
 )]
 #![allow(missing_docs, reason = "a bench has no API")]
 
+mod serving;
+
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use cloakway_runtime::clock;
 use cloakway_store::StoreError;
 use cloakway_types::Timestamp;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -79,12 +83,11 @@ async fn durable(bindings: &Bindings, events: impl Iterator<Item = Event>, fligh
     (count, began.elapsed().as_secs_f64())
 }
 
+const PREFIXES: [&str; 3] = ["10.0.0.0/8", "100.0.0.0/8", "2001:db8::/32"];
+
 fn open(folder: &Path) -> (Bindings, f64) {
     let settings = Settings {
-        prefixes: ["10.0.0.0/8", "100.0.0.0/8", "2001:db8::/32"]
-            .iter()
-            .map(|text| (text.parse::<IpNet>().unwrap(), ()))
-            .collect(),
+        prefixes: PREFIXES.iter().map(|text| (text.parse::<IpNet>().unwrap(), ())).collect(),
         max_age: Duration::from_secs(86_400),
         max_delay: Duration::from_secs(20),
         translators: Vec::new(),
@@ -108,7 +111,7 @@ fn main() {
     let parent = std::env::var("FOLDER").map_or_else(|_| std::env::temp_dir(), Into::into);
     let folder = tempfile::tempdir_in(parent).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let start = Timestamp::from_secs(1_800_000_000);
+    let start = Timestamp::from_secs(clock::wall().as_secs() - 3600);
     let (bindings, _) = open(folder.path());
     let starts = (0..sessions).map(|n| event(n, Change::Start, start));
     let (count, seconds) = runtime.block_on(durable(&bindings, starts, flight));
@@ -129,4 +132,26 @@ fn main() {
     let (bindings, seconds) = open(folder.path());
     println!("restart:  {seconds:.2} s from a snapshot of {:.0} MB", size(folder.path()));
     assert_eq!(bindings.open_sessions(), sessions as usize);
+    let tail = setting("TAIL", 300_000) as u32;
+    let updates = (0..tail).map(|n| {
+        let session = (u64::from(n) * 2_654_435_761 % u64::from(sessions)) as u32;
+        event(session, Change::Interim, start + Duration::from_secs(1800 + u64::from(n / 1000)))
+    });
+    runtime.block_on(durable(&bindings, updates, flight));
+    drop(bindings);
+    let server = serving::Server::new(folder.path(), &PREFIXES);
+    for kill in 0..=setting("KILLS", 3) {
+        let n = (kill as u32 * 7919 + 1) % sessions;
+        let (address, name) = (Ipv4Addr::from((10 << 24) + n), format!("user{n:07}@isp.example"));
+        let started = runtime.block_on(server.start(&address.to_string(), &name));
+        println!(
+            "serving:  {:.2} s after {}, listening after {:.2} s, {} refused until then; {:.0} MB resident",
+            started.answers.as_secs_f64(),
+            if kill == 0 { "a start" } else { "SIGKILL" },
+            started.listens.as_secs_f64(),
+            started.refused,
+            started.resident()
+        );
+        started.kill();
+    }
 }
