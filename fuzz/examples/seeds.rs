@@ -1,6 +1,8 @@
 //! Writes the first inputs of each corpus: `cargo run --example seeds`. It makes what libFuzzer would
 //! take long to guess, valid messages of every kind, and leaves what was found later alone.
 
+#[path = "seeds/ecash.rs"]
+mod ecash;
 #[path = "seeds/kept.rs"]
 mod kept;
 #[path = "seeds/kernel.rs"]
@@ -34,13 +36,16 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() -> std::io::Result<()> {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora");
-    let all: [(&str, Seeds); 25] = [
+    let all: [(&str, Seeds); 28] = [
         ("bgp_flow", flow()),
         ("bgp_framer", streams(&bgp())),
         ("bgp_message", bgp()),
         ("bgp_rib", rib()),
         ("bmp_station", bmp()),
         ("cloak_frames", cloak()),
+        ("ecash_ends", ecash::clear()),
+        ("ecash_fields", ecash::fields()),
+        ("ecash_frame", ecash::messages()),
         ("forwarder_frame", frames()),
         ("forwarder_line", forwarder()),
         ("forwarder_netlink", kernel::netlink()),

@@ -14,6 +14,7 @@ mod bank;
 mod bgp;
 mod bytes;
 mod cloak;
+mod ecash;
 mod json;
 mod kept;
 mod kernel;
@@ -28,6 +29,7 @@ pub use access::{conntrack_message, dhcp_tap, ipfix_message, lease_file};
 pub use bank::{card_range, iso8583_framer, iso8583_message, iso8583_profile};
 pub use bgp::{bgp_flow, bgp_framer, bgp_message};
 pub use cloak::cloak_frames;
+pub use ecash::{ecash_ends, ecash_fields, ecash_frame};
 pub use json::{forwarder_line, toolbox_verify, transact_json};
 pub use kept::{journal_log, tap_frame, toolbox_row, toolbox_stream, toolbox_words};
 pub use kernel::{forwarder_netlink, forwarder_ruleset};
@@ -52,6 +54,9 @@ pub const TARGETS: &[Target] = &[
     ("cloak_frames", cloak_frames),
     ("conntrack_message", conntrack_message),
     ("dhcp_tap", dhcp_tap),
+    ("ecash_ends", ecash_ends),
+    ("ecash_fields", ecash_fields),
+    ("ecash_frame", ecash_frame),
     ("forwarder_frame", forwarder_frame),
     ("forwarder_line", forwarder_line),
     ("forwarder_netlink", forwarder_netlink),
