@@ -21,7 +21,7 @@ use ecash_wire::message::{Bind, Kind, Problem};
 use ecash_wire::suite::{SessionSecrets, Suite};
 use ecash_wire::value::{Currency, Functions, InstrumentNumber, Money, PersonaId, SessionId, Value};
 use transact_ledger::{
-    BindingId, Books, Cause, Ends, Entry, Event, Hold, HoldId, Holds, Limit, Limits, Outcome, Posting,
+    BindingId, Books, Cause, Direction, Ends, Entry, Event, Hold, HoldId, Holds, Limit, Limits, Outcome, Posting,
 };
 
 pub use keys::ServerKeys;
@@ -376,6 +376,29 @@ impl Server {
         self.holds.pending()
     }
 
+    /// Unloads that the issuer carried out and that have not arrived: whoever hears that they have ends their holds.
+    pub fn unsettled(&self) -> impl Iterator<Item = &Hold> {
+        let asked = |hold: &Hold| self.pending.values().any(|pending| pending.hold == Some(hold.id));
+        self.holds.pending().filter(move |hold| hold.direction == Direction::Unload && !asked(hold))
+    }
+
+    /// The clients that are known.
+    pub fn personas(&self) -> impl Iterator<Item = &Persona> {
+        self.personas.values()
+    }
+
+    /// The keys, and until when they serve.
+    #[must_use]
+    pub fn keys(&self) -> &ServerKeys {
+        &self.keys
+    }
+
+    /// How many payments are kept, and how many sessions are open.
+    #[must_use]
+    pub fn kept(&self) -> (usize, usize) {
+        (self.payments.len(), self.ends.len())
+    }
+
     /// How many requests are logged.
     #[must_use]
     pub fn logged(&self) -> usize {
@@ -485,16 +508,18 @@ struct Arrival<'a> {
 fn notice(frame: &Frame<'_>, problem: Problem) -> Vec<u8> {
     let mut draft = Draft::default();
     draft.text("type", 0, Kind::ER1.type_text().to_owned());
-    let mut echo = |label| {
-        if let Some(value) = frame.clear.get(label, 0).filter(|value| value.len() <= 64) {
-            draft.text(label, 0, value.to_owned());
-        }
-    };
+    // What is no value of its field is not said again: the notice has to be one.
     if frame.clear.get("serverkey", 0).is_some() {
-        echo("date");
+        if let Some(date) = parse_value::<Timestamp>(&frame.clear, "date") {
+            draft.put("date", 0, &date);
+        }
     } else {
-        echo("session-id");
-        echo("index");
+        if let Some(session) = parse_value::<SessionId>(&frame.clear, "session-id") {
+            draft.put("session-id", 0, &session);
+        }
+        if let Some(index) = parse_value::<u16>(&frame.clear, "index") {
+            draft.put("index", 0, &index);
+        }
     }
     draft.put("problem", 0, &problem);
     draft.text("message", 0, problem.message().to_owned());
