@@ -73,8 +73,13 @@ impl Client {
         let answer = To::Payer(clear.session_id, clear.index);
         if let Some(row) = self.rows.get(&key) {
             if row.message.0 == message {
-                // What is under way is waited for; what was decided is told again.
-                step.send.extend(row.relay.clone().map(|relay| (answer, relay.0)));
+                // What is under way is waited for; what was decided, or was worth nothing, is told again.
+                let told = match (&row.relay, row.status) {
+                    (Some(relay), _) => Some(relay.0.clone()),
+                    (None, RowStatus::Failure(problem)) => Some(self.say(&clear, problem)),
+                    (None, _) => None,
+                };
+                step.send.extend(told.map(|told| (answer, told)));
                 return;
             }
             // A payment that the server knew nothing of says nothing about the next with its number.
@@ -105,10 +110,7 @@ impl Client {
 
     fn check_payment(&self, clear: &PaymentClear, frame: &Frame<'_>) -> Option<Problem> {
         let order = self.orders.get(&clear.order_id);
-        let taken = self
-            .rows
-            .values()
-            .any(|row| row.order == clear.order_id && matches!(row.status, RowStatus::Waiting | RowStatus::Attempt));
+        let taken = self.index.taken.contains_key(&clear.order_id);
         match order {
             _ if frame.clear.session_defect(frame.suite).is_some() || frame.clear.get("opaque", 0).is_none() => {
                 Some(Problem::Form)
@@ -142,8 +144,8 @@ impl Client {
         let sessions: Vec<HeldSession> = self.sessions.values().filter(usable).cloned().collect();
         for mut held in sessions {
             let currency = held.currency();
-            let waits = |row: &&Row| row.status == RowStatus::Waiting && row.asked.currency() == currency;
-            let rows: Vec<Row> = self.rows.values().filter(waits).take(MOST).cloned().collect();
+            let waiting = self.index.waiting.iter().filter_map(|key| self.rows.get(key));
+            let rows: Vec<Row> = waiting.filter(|row| row.asked.currency() == currency).take(MOST).cloned().collect();
             if rows.is_empty() {
                 continue;
             }
@@ -173,7 +175,7 @@ impl Client {
     #[must_use]
     pub fn needs_session(&self, now: Timestamp) -> Vec<crate::value::Currency> {
         let server_time = self.server_time(now);
-        let waiting = self.rows.values().filter(|row| row.status == RowStatus::Waiting);
+        let waiting = self.index.waiting.iter().filter_map(|key| self.rows.get(key));
         let currencies: std::collections::BTreeSet<_> = waiting.map(|row| row.asked.currency()).collect();
         let has = |currency| {
             let mut held = self.sessions.values();

@@ -9,7 +9,7 @@ mod reply;
 mod setup;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cloakway_crypto::Randomness;
@@ -108,6 +108,53 @@ pub struct Client {
     rows: BTreeMap<(SessionId, u16), Row>,
     batches: BTreeMap<(SessionId, u16), Batch>,
     responses: BTreeMap<u64, Response>,
+    index: Index,
+}
+
+/// What is looked for among many payments. It follows from the records.
+#[derive(Debug, Clone, Default)]
+struct Index {
+    /// Payments that came in and wait for a batch.
+    waiting: BTreeSet<(SessionId, u16)>,
+    /// Payments that wait, or are in a batch that was not answered, by order.
+    taken: BTreeMap<OrderId, BTreeSet<(SessionId, u16)>>,
+    /// Payments that were made and whose outcome is not known.
+    unknown: BTreeSet<(SessionId, u16)>,
+    /// Payments that were made, by what they were for.
+    made: BTreeMap<OfferKey, Vec<(SessionId, u16)>>,
+}
+
+impl Index {
+    fn row(&mut self, row: &Row) {
+        let key = (row.session, row.index);
+        if row.status == RowStatus::Waiting {
+            self.waiting.insert(key);
+        } else {
+            self.waiting.remove(&key);
+        }
+        if matches!(row.status, RowStatus::Waiting | RowStatus::Attempt) {
+            self.taken.entry(row.order.clone()).or_default().insert(key);
+        } else if let Some(taken) = self.taken.get_mut(&row.order) {
+            taken.remove(&key);
+            if taken.is_empty() {
+                self.taken.remove(&row.order);
+            }
+        }
+    }
+
+    fn sent(&mut self, sent: &Sent) {
+        let key = (sent.session, sent.index);
+        if sent.outcome.is_none() {
+            self.unknown.insert(key);
+        } else {
+            self.unknown.remove(&key);
+        }
+        let of = OfferKey { payee: sent.payee.clone(), order: sent.order.clone() };
+        let made = self.made.entry(of).or_default();
+        if !made.contains(&key) {
+            made.push(key);
+        }
+    }
 }
 
 impl Client {
@@ -145,6 +192,7 @@ impl Client {
             rows: BTreeMap::new(),
             batches: BTreeMap::new(),
             responses: BTreeMap::new(),
+            index: Index::default(),
         }
     }
 
@@ -187,12 +235,14 @@ impl Client {
             }
             Record::Sent(mut sent) => {
                 sent.tries = Tries::due();
+                self.index.sent(&sent);
                 self.sent.insert((sent.session, sent.index), *sent);
             }
             Record::Order(order) => {
                 self.orders.insert(order.id.clone(), *order);
             }
             Record::Row(row) => {
+                self.index.row(&row);
                 self.rows.insert((row.session, row.index), *row);
             }
             Record::Batch(mut batch) => {
@@ -218,6 +268,7 @@ impl Client {
                 self.requests.insert(request.transaction, *request);
             }
             Record::Sent(sent) => {
+                self.index.sent(&sent);
                 self.sent.insert((sent.session, sent.index), *sent);
             }
             Record::Batch(batch) => {
@@ -263,7 +314,8 @@ impl Client {
             request.tries.again(now, random);
             step.send.push((To::Server, request.message.0.clone()));
         }
-        for sent in self.sent.values_mut().filter(|sent| sent.outcome.is_none() && sent.tries.next <= now) {
+        for key in &self.index.unknown {
+            let Some(sent) = self.sent.get_mut(key).filter(|sent| sent.tries.next <= now) else { continue };
             sent.tries.again(now, random);
             step.send.push((To::Payee(sent.pay_to.clone()), sent.message.0.clone()));
         }
@@ -278,7 +330,7 @@ impl Client {
     #[must_use]
     pub fn next_tick(&self) -> Option<Timestamp> {
         let requests = self.requests.values().map(|request| request.tries.next);
-        let sent = self.sent.values().filter(|sent| sent.outcome.is_none()).map(|sent| sent.tries.next);
+        let sent = self.index.unknown.iter().filter_map(|key| self.sent.get(key)).map(|sent| sent.tries.next);
         let batches = self.batches.values().map(|batch| batch.tries.next);
         requests.chain(sent).chain(batches).min()
     }
@@ -342,6 +394,36 @@ impl Client {
     /// The orders that were offered.
     pub fn orders(&self) -> impl Iterator<Item = &Order> {
         self.orders.values()
+    }
+
+    /// A payment that came in.
+    #[must_use]
+    pub fn row(&self, session: SessionId, index: u16) -> Option<&Row> {
+        self.rows.get(&(session, index))
+    }
+
+    /// How many payments wait for a batch.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.index.waiting.len()
+    }
+
+    /// Whether the outcome of every payment that was made is known.
+    #[must_use]
+    pub fn knows_all_outcomes(&self) -> bool {
+        self.index.unknown.is_empty()
+    }
+
+    /// A payment that was made.
+    #[must_use]
+    pub fn payment(&self, session: SessionId, index: u16) -> Option<&Sent> {
+        self.sent.get(&(session, index))
+    }
+
+    /// An order that was offered.
+    #[must_use]
+    pub fn order(&self, id: &OrderId) -> Option<&Order> {
+        self.orders.get(id)
     }
 
     /// The cash log.

@@ -82,7 +82,7 @@ impl Client {
         random: &mut dyn Randomness,
     ) -> Result<Step, PayError> {
         let offer = self.offer(key).ok_or(PayError::NoOffer)?;
-        for sent in self.sent.values().filter(|sent| sent.payee == key.payee && sent.order == key.order) {
+        for sent in self.index.made.get(key).into_iter().flatten().filter_map(|made| self.sent.get(made)) {
             match sent.outcome {
                 None => return Err(PayError::UnderWay),
                 Some(SentOutcome::Paid(_)) => return Err(PayError::Paid),
