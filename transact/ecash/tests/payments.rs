@@ -58,12 +58,12 @@ fn t31_offers_that_are_wrong_are_ignored_and_a_right_one_proves_its_payee() {
     assert_eq!(shop.payer.client.offer(&key).unwrap().amount, money("usd 1.00"));
 
     let registered = shop.world.server.persona(&shop.payee.id()).unwrap().key.0.clone();
-    let public = VerifyingKey::from_bytes(Suite::Modern1, &registered).unwrap();
+    let public = VerifyingKey::from_bytes(support::suite(), &registered).unwrap();
     let proves = |message: &[u8]| {
         let frame = Frame::parse(message).unwrap();
         let read = Offer::read(&frame.clear, 0).unwrap();
         public.verify(
-            &signature_input(Suite::Modern1, Kind::PR1, frame.clear.iter(), std::iter::empty()),
+            &signature_input(support::suite(), Kind::PR1, frame.clear.iter(), std::iter::empty()),
             &read.signature.0,
         )
     };
@@ -577,6 +577,56 @@ fn t49_a_receipt_that_charges_too_much_is_kept_and_ends_the_use_of_its_session()
         shop.payer.client.pay(&key, from, None, now, &mut shop.world.random).unwrap_err(),
         PayError::SessionOver
     );
+}
+
+/// I16: payments of different payers, and to different payees, lead to the same books in whatever order they come.
+#[test]
+fn i16_payments_of_others_commute() {
+    let run = |order: &[usize]| {
+        let mut world = support::World::new(policy());
+        let mut payers: Vec<(Wallet, SessionId)> = (0..3)
+            .map(|n| {
+                let mut wallet = funded(&mut world, &format!("payer{n}"), n, "usd 20.00");
+                let session = wallet.open(&mut world, "usd 10.00", 60, 100);
+                (wallet, session)
+            })
+            .collect();
+        let mut batches = Vec::new();
+        for n in 0..6 {
+            let mut payee = Wallet::registered(&mut world, &format!("payee{n}"));
+            let to = payee.open(&mut world, "usd 0.00", 60, 100);
+            let items: Vec<Item> = (0..4)
+                .map(|m| {
+                    let (payer, from) = &mut payers[(n + m) % 3];
+                    let price = format!("usd 0.{:02}", 1 + n * 4 + m);
+                    let key = payee.offer(&mut world, payer, &format!("K-{n}-{m}"), &price);
+                    Item::of(&payer.payment(&mut world, &key, *from), &price)
+                })
+                .collect();
+            let secrets = payee.client.session(to).unwrap().secrets.clone();
+            batches.push(batch(&secrets, 1, &items, &mut world.random));
+        }
+        for at in order {
+            world.one(&batches[*at]);
+        }
+        let accounts: Vec<_> = world.server.books().accounts().collect();
+        let balances = accounts.into_iter().map(|(account, currency)| {
+            let minor = world.server.books().balance(&account, currency);
+            (format!("{account}"), minor)
+        });
+        let decisions = world.server.payments().map(|payment| (payment.session, payment.index, payment.outcome));
+        (balances.collect::<Vec<_>>(), decisions.collect::<Vec<_>>())
+    };
+    let first = run(&[0, 1, 2, 3, 4, 5]);
+    assert_eq!(first.1.len(), 24);
+    for order in [[5, 4, 3, 2, 1, 0], [2, 0, 4, 1, 5, 3], [3, 5, 0, 4, 2, 1]] {
+        assert_eq!(run(&order), first, "I16 {order:?}");
+    }
+}
+
+#[test]
+fn again_under_modern_1h() {
+    support::again_under("modern-1h");
 }
 
 #[test]

@@ -336,6 +336,34 @@ fn t11_identical_bytes_execute_once_and_are_answered_the_same_for_ever() {
 }
 
 #[test]
+fn t11_identical_bytes_from_many_threads_and_after_their_sessions_end_execute_once() {
+    let mut world = World::new(policy());
+    let mut wallet = funded(&mut world, "dora", 1, "usd 10.00");
+    let step = wallet.client.open(money("usd 1.00"), Minutes(9), 9, None, world.now, &mut world.random).unwrap();
+    let message = wallet.take(step).pop().unwrap().1;
+    let shared = &std::sync::Mutex::new(&mut world);
+    let replies: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let ask = || scope.spawn(|| (0..25).map(|_| shared.lock().unwrap().one(&message)).collect::<Vec<_>>());
+        let threads: Vec<_> = (0..4).map(|_| ask()).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(replies.len() == 100 && replies.iter().all(|reply| *reply == replies[0]));
+    assert_eq!((world.server.sessions().count(), world.server.books().entries()), (1, 2), "a load and a session");
+    wallet.receive(&mut world, &replies[0]);
+    let session = wallet.client.sessions().next().unwrap().secrets.id();
+    wallet.close(&mut world, Some(session), false);
+    let entries = world.server.books().entries();
+    world.restart();
+    assert_eq!(world.one(&message), replies[0]);
+    assert_eq!(world.server.books().entries(), entries);
+}
+
+#[test]
+fn again_under_modern_1h() {
+    support::again_under("modern-1h");
+}
+
+#[test]
 fn t12_requests_are_fresh_and_numbers_are_used_once() {
     let mut world = World::new(policy());
     let wallet = funded(&mut world, "dora", 1, "usd 10.00");
@@ -397,6 +425,7 @@ fn t14_a_reply_that_is_not_quite_right_changes_nothing_and_is_told_of_once() {
     let mut sent = Vec::new();
     for wrong in [
         set(&reply, "id", "kite-17"),
+        reframe(&reply, |fields| fields.retain(|(label, _)| label != "id")),
         set(&reply, "date", "20200101000000000"),
         spoil(&reply, "opaque"),
         set(&reply, "service-category", "admin"),
@@ -510,7 +539,7 @@ fn t58_notices_change_nothing() {
         notice.put("index", 0, &1_u16);
         notice.put("problem", 0, problem);
         notice.text("message", 0, "believe me".to_owned());
-        let notice = notice.frame(Suite::Modern1);
+        let notice = notice.frame(support::suite());
         shop.payer.receive(&mut shop.world, &notice);
         shop.payee.receive(&mut shop.world, &notice);
         assert!(shop.world.send(&notice).is_empty());
@@ -559,7 +588,7 @@ fn t62_payments_cost_no_public_key_operation() {
 fn t63_a_suite_belongs_to_the_servers_key() {
     assert_eq!(Suites::with_classic(false).is_ok(), cfg!(feature = "classic-1995"));
     assert_eq!(Suites::MODERN.warning(), None);
-    let mut world = World::new(policy());
+    let mut world = World::with_suite(policy(), Suite::Modern1, 1);
     let mut wallet = funded(&mut world, "dora", 1, "usd 10.00");
     let step = wallet.client.open(money("usd 1.00"), Minutes(9), 9, None, world.now, &mut world.random).unwrap();
     let message = String::from_utf8(wallet.take(step).pop().unwrap().1).unwrap();

@@ -223,6 +223,10 @@ fn t24_a_load_is_held_released_once_and_not_added_again_by_a_replay() {
     let step = wallet.client.load_unload(1, money("usd 50.00"), world.now, &mut world.random).unwrap();
     let message = wallet.take(step).pop().unwrap().1;
     let reply = world.one(&message);
+    let told = support::inside(&wallet, Kind::LU2, &reply);
+    let of = |label: &str| told[label].as_str();
+    let values = [of("amount"), of("fee"), of("balance"), of("on-hold"), of("session-funds"), of("response-code")];
+    assert_eq!(values, ["usd 50.00", "usd 0.00", "usd 0.00", "usd 50.00", "usd 0.00", "success"]);
     wallet.receive(&mut world, &reply);
     let container = wallet.client.containers().next().unwrap().clone();
     assert_eq!((container.available, container.on_hold), (money("usd 0.00"), money("usd 50.00")));
@@ -391,6 +395,18 @@ fn t30_sessions_are_independent_and_only_open_ones_count() {
     wallet.close(&mut world, Some(first), false);
     assert_eq!(wallet.client.available(usd()), money("usd 6.00"));
     assert_eq!((books(&world, first), books(&world, second)), (money("usd 0.00"), money("usd 4.00")));
+    // What a reply calls session funds is what the open ones were opened with, whatever was spent of it.
+    let step = wallet.client.open(money("usd 1.50"), Minutes(60), 9, None, world.now, &mut world.random).unwrap();
+    let message = wallet.take(step).pop().unwrap().1;
+    let reply = world.one(&message);
+    let told = support::inside(&wallet, Kind::OS2, &reply);
+    assert_eq!((told["session-funds"].as_str(), told["balance"].as_str()), ("usd 5.50", "usd 4.50"));
+    wallet.receive(&mut world, &reply);
+}
+
+#[test]
+fn again_under_modern_1h() {
+    support::again_under("modern-1h");
 }
 
 #[test]
@@ -455,6 +471,27 @@ fn t53_a_payment_and_the_close_of_its_session_never_both_take_the_money() {
         }
         let expected = if close_first { ("usd 100.00", "usd 0.00") } else { ("usd 30.00", "usd 70.00") };
         assert_eq!((shop.available(&shop.payer, "usd").as_str(), shop.in_session(shop.to).as_str()), expected);
+    }
+}
+
+#[test]
+fn t53_a_payment_and_a_close_at_once_end_in_one_of_two_ways() {
+    for _ in 0..20 {
+        let mut shop = shop();
+        let payment = shop.ca1("K-1", "usd 70.00");
+        shop.payee.receive(&mut shop.world, &payment);
+        let batch = shop.payee.batch(&mut shop.world);
+        let step = shop.payer.client.close(Some(shop.from), true, None, shop.world.now, &mut shop.world.random);
+        let close = shop.payer.take(step.unwrap()).pop().unwrap().1;
+        let shared = &std::sync::Mutex::new(&mut shop.world);
+        std::thread::scope(|scope| {
+            for message in [&batch, &close] {
+                scope.spawn(move || shared.lock().unwrap().one(message));
+            }
+        });
+        let ended = (shop.available(&shop.payer, "usd"), shop.in_session(shop.to));
+        let ended = (ended.0.as_str(), ended.1.as_str());
+        assert!(ended == ("usd 100.00", "usd 0.00") || ended == ("usd 30.00", "usd 70.00"), "{ended:?}");
     }
 }
 

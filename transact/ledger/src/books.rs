@@ -285,6 +285,14 @@ impl Books {
         for entry in entries {
             proved.replay(entry)?;
         }
+        self.hold_against(&proved)
+    }
+
+    /// Whether these balances are those that the stored entries led to, which were replayed one by one.
+    ///
+    /// # Errors
+    /// [`AuditError`] names the first that does not hold.
+    pub fn hold_against(&self, proved: &Self) -> Result<Audited, AuditError> {
         if proved.entries != self.entries {
             return Err(AuditError::Gap { expected: self.entries, found: proved.entries });
         }

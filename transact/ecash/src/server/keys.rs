@@ -47,6 +47,12 @@ impl ServerKeys {
         serving.into_iter().map(|pair| pair.key.public()).collect()
     }
 
+    /// Until when the key of this id serves.
+    #[must_use]
+    pub fn ends(&self, id: &str) -> Option<Timestamp> {
+        self.pairs.iter().find(|pair| pair.key.id() == id).map(|pair| pair.not_after)
+    }
+
     /// When the last key of `suite` ends: another has to be there before. `None` when there is none.
     #[must_use]
     pub fn serves_until(&self, suite: Suite) -> Option<Timestamp> {

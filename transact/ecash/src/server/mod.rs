@@ -112,6 +112,8 @@ pub enum IssuerAnswer {
 pub enum Effect {
     /// Answer a caller.
     Answer(Ticket, Vec<u8>),
+    /// Answer a caller by the reply of the log record of this number, byte for byte. It is stored, or about to be.
+    Repeat(Ticket, u64),
     /// Ask the issuer.
     Ask(QuestionId, Box<IssuerQuestion>),
     /// Make the issuer take back whatever came of a question whose answer was lost.
@@ -150,6 +152,19 @@ enum Asked {
     Move(Ticket),
 }
 
+/// Of a request that was answered; the answer itself is where the records are.
+struct Logged {
+    digest: Digest,
+    key: Option<LogKey>,
+    at: Timestamp,
+}
+
+impl From<&LogRecord> for Logged {
+    fn from(record: &LogRecord) -> Self {
+        Self { digest: record.digest, key: record.key.clone(), at: record.at }
+    }
+}
+
 /// The server's end.
 pub struct Server {
     policy: Policy,
@@ -166,7 +181,7 @@ pub struct Server {
     payments: BTreeMap<(SessionId, u16), Payment>,
     /// The payments that a payee's session decided, in order.
     decided: BTreeMap<SessionId, Vec<(SessionId, u16)>>,
-    log: BTreeMap<u64, LogRecord>,
+    log: BTreeMap<u64, Logged>,
     by_digest: BTreeMap<Digest, u64>,
     by_key: BTreeMap<LogKey, u64>,
     pending: BTreeMap<u64, PendingMove>,
@@ -219,8 +234,8 @@ impl Server {
             return step;
         }
         let digest = Digest::of(message);
-        if let Some(record) = self.by_digest.get(&digest).and_then(|number| self.log.get(number)) {
-            step.effects.push(Effect::Answer(ticket, record.reply.0.clone()));
+        if let Some(number) = self.by_digest.get(&digest) {
+            step.effects.push(Effect::Repeat(ticket, *number));
             return step;
         }
         if self.asking.values().any(|asking| asking.digest == digest) {
@@ -443,8 +458,8 @@ impl Server {
         if let Some(key) = &record.key {
             self.by_key.insert(key.clone(), record.number);
         }
-        step.writes.push(Write::Put(Record::Log(record.clone())));
-        self.log.insert(record.number, record);
+        self.log.insert(record.number, Logged::from(&record));
+        step.writes.push(Write::Put(Record::Log(record)));
     }
 
     /// Forgets replies, and sessions that ended, once they are older than the retention time. A session's secrets go with its
@@ -467,12 +482,12 @@ impl Server {
         }
         let old: Vec<u64> = self
             .log
-            .values()
-            .filter(|record| match &record.key {
+            .iter()
+            .filter(|(_, record)| match &record.key {
                 Some(LogKey::Index(session, _)) => !self.sessions.contains_key(session),
                 _ => over(record.at),
             })
-            .map(|record| record.number)
+            .map(|(number, _)| *number)
             .collect();
         for number in old {
             let Some(record) = self.log.remove(&number) else { continue };

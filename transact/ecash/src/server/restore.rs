@@ -6,7 +6,7 @@ use cloakway_crypto::Randomness;
 use cloakway_types::Timestamp;
 use transact_ledger::{AuditError, Entry};
 
-use super::{Effect, QuestionId, Server, ServerKeys, Step};
+use super::{Effect, Logged, QuestionId, Server, ServerKeys, Step};
 use crate::policy::Policy;
 use crate::state::Record;
 
@@ -97,7 +97,7 @@ impl Server {
                 if let Some(key) = &log.key {
                     self.by_key.insert(key.clone(), log.number);
                 }
-                self.log.insert(log.number, log);
+                self.log.insert(log.number, Logged::from(&log));
             }
             Record::Entry(entry) => entries.push(entry),
             Record::Hold(hold) => self.holds.restore(hold),

@@ -12,10 +12,11 @@ use cloakway_sim::Rng;
 use cloakway_types::Timestamp;
 use transact_ecash::ledger::{Account, Entry, Event as Moved, Limit, Tariff};
 use transact_ecash::wire::client::{self, Client, Event, Instrument, OfferKey, Step as ClientStep, To};
+use transact_ecash::wire::frame::{Frame, Pairs};
 use transact_ecash::wire::message::{Kind, Problem};
-use transact_ecash::wire::suite::{ServerPrivateKey, SigningKey, Suite};
+use transact_ecash::wire::suite::{ServerPrivateKey, SigningKey, Suite, header_context};
 use transact_ecash::wire::value::{
-    Agreements, Amounts, Currency, Functions, InstrumentNumber, Minutes, Money, OrderId, Passphrase, PersonaId,
+    Agreements, Amounts, Bytes, Currency, Functions, InstrumentNumber, Minutes, Money, OrderId, Passphrase, PersonaId,
     SessionId, Signed, Value,
 };
 use transact_ecash::{
@@ -60,6 +61,36 @@ pub fn tariff(fees: &[(Kind, &str)]) -> Tariff {
     fees.iter().fold(Tariff::default(), |tariff, (kind, fee)| tariff.with(*kind, money(fee)))
 }
 
+/// The suite of the tests: `modern-1`, or the one that `ECASH_SUITE` names.
+pub fn suite() -> Suite {
+    let name = std::env::var("ECASH_SUITE").unwrap_or_else(|_| Suite::Modern1.name().to_owned());
+    Suite::ALL.iter().copied().find(|suite| suite.name() == name).unwrap_or_else(|| panic!("no suite {name}"))
+}
+
+/// Runs every other test of this program once more, under another suite.
+pub fn again_under(name: &str) {
+    let program = std::env::current_exe().unwrap();
+    let output = std::process::Command::new(program)
+        .env("ECASH_SUITE", name)
+        .args(["--skip", "again_under", "--test-threads", "2"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "under {name}: {text}");
+    assert!(text.contains("test result: ok") && !text.contains(" 0 passed"), "{text}");
+}
+
+/// The fields inside a reply to the request that a wallet made last.
+pub fn inside(wallet: &Wallet, kind: Kind, reply: &[u8]) -> BTreeMap<String, String> {
+    let request = wallet.client.requests().last().unwrap();
+    let frame = Frame::parse(reply).unwrap();
+    let opaque: Bytes = frame.clear.required("opaque", 0).unwrap();
+    let header = header_context(frame.suite, frame.clear.iter());
+    let plain = request.secret.open(frame.suite, kind, &header, &request.digest, &opaque.0).unwrap();
+    let pairs = Pairs::parse(std::str::from_utf8(&plain).unwrap()).unwrap();
+    pairs.iter().map(|(label, value)| (label.to_owned(), value.to_owned())).collect()
+}
+
 /// What the issuer of the tests says.
 pub struct Issuer {
     pub limits: Limit,
@@ -96,6 +127,13 @@ impl Store {
 
     pub fn records(&self) -> Vec<Record> {
         self.0.values().map(|text| serde_json::from_str(text).unwrap()).collect()
+    }
+
+    pub fn reply(&self, number: u64) -> Vec<u8> {
+        match serde_json::from_str(&self.0[&RecordKey::Log(number)]).unwrap() {
+            Record::Log(log) => log.reply.0,
+            other => panic!("{:?}", other.key()),
+        }
     }
 
     pub fn entries(&self) -> Vec<Entry> {
@@ -138,7 +176,7 @@ fn keys(suite: Suite, secret: &[u8], random: &mut Random) -> ServerKeys {
 
 impl World {
     pub fn new(policy: Policy) -> Self {
-        Self::with_suite(policy, Suite::Modern1, 1)
+        Self::with_suite(policy, suite(), 1)
     }
 
     pub fn with_suite(policy: Policy, suite: Suite, seed: u64) -> Self {
@@ -218,6 +256,7 @@ impl World {
         for effect in step.effects {
             match effect {
                 Effect::Answer(_, bytes) => answers.push(bytes),
+                Effect::Repeat(_, number) => answers.push(self.store.reply(number)),
                 Effect::Ask(id, question) => {
                     if self.issuer.slow {
                         self.waiting.push((id, *question));
