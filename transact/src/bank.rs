@@ -31,7 +31,7 @@ impl BankState {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    fn set(&self, id: &str, link: &Link<Asked>) {
+    pub(crate) fn set<K: Clone>(&self, id: &str, link: &Link<K>) {
         let counters: serde_json::Map<String, Value> =
             link.counters().iter().map(|(name, count)| (name.to_owned(), count.into())).collect();
         let shown = json!({
@@ -43,15 +43,55 @@ impl BankState {
 }
 
 /// Octets on their way out.
-type Out = mpsc::UnboundedSender<Secret<Vec<u8>>>;
+pub(crate) type Out = mpsc::UnboundedSender<Secret<Vec<u8>>>;
 
 /// What a connection says.
 #[derive(Debug)]
-enum Heard {
+pub(crate) enum Heard {
     /// It was made; what is sent here goes out, and it ends when this is dropped.
     Connected(Out),
     Bytes(Secret<Vec<u8>>),
     Disconnected,
+}
+
+/// The connections of a link, by number.
+#[derive(Debug)]
+pub(crate) struct Lines(Vec<Option<Out>>);
+
+impl Lines {
+    /// Keeps a connection to each address; what they say comes in order.
+    pub(crate) fn open(id: &str, addresses: Vec<SocketAddr>) -> (Self, mpsc::Receiver<(usize, Heard)>) {
+        let lines = addresses.iter().map(|_| None).collect();
+        let (tell, heard) = mpsc::channel(HEARD);
+        for (line, address) in addresses.into_iter().enumerate() {
+            tokio::spawn(connection(line, id.to_owned(), address, tell.clone()));
+        }
+        (Self(lines), heard)
+    }
+
+    /// Takes up a connection that was made, and lets go of one that ended.
+    pub(crate) fn note(&mut self, line: usize, said: Heard) {
+        if let (Some(out), Heard::Connected(_) | Heard::Disconnected) = (self.0.get_mut(line), &said) {
+            *out = match said {
+                Heard::Connected(sender) => Some(sender),
+                Heard::Bytes(_) | Heard::Disconnected => None,
+            };
+        }
+    }
+
+    /// Sends; a connection that is gone says so itself.
+    pub(crate) fn send(&self, line: usize, octets: Secret<Vec<u8>>) {
+        if let Some(Some(out)) = self.0.get(line) {
+            let _ = out.send(octets);
+        }
+    }
+
+    /// Ends a connection.
+    pub(crate) fn drop_line(&mut self, line: usize) {
+        if let Some(out) = self.0.get_mut(line) {
+            *out = None;
+        }
+    }
 }
 
 /// Keeps connections to the institution until the stop, and does what `requests` ask over them.
@@ -64,11 +104,7 @@ pub(crate) async fn run(
 ) {
     let Institution { id, addresses, link } = institution;
     let mut link = Link::new(link);
-    let mut lines: Vec<Option<Out>> = addresses.iter().map(|_| None).collect();
-    let (tell, mut heard) = mpsc::channel(HEARD);
-    for (line, address) in addresses.into_iter().enumerate() {
-        tokio::spawn(connection(line, id.clone(), address, tell.clone()));
-    }
+    let (mut lines, mut heard) = Lines::open(&id, addresses);
     loop {
         drain(&mut link, &mut lines, &engine, &id).await;
         state.set(&id, &link);
@@ -90,12 +126,7 @@ pub(crate) async fn run(
                     Heard::Disconnected => Input::Disconnected(line),
                 };
                 link.handle(input, clock::now(), clock::wall());
-                if let (Some(out), Heard::Connected(_) | Heard::Disconnected) = (lines.get_mut(line), &said) {
-                    *out = match said {
-                        Heard::Connected(sender) => Some(sender),
-                        Heard::Bytes(_) | Heard::Disconnected => None,
-                    };
-                }
+                lines.note(line, said);
             },
             () = clock::until(link.poll_timeout()) => link.handle(Input::Tick, clock::now(), clock::wall()),
         }
@@ -204,15 +235,10 @@ fn take_back(reversal: BankReversal) -> Result<Input<'static, Asked>, TraceError
 }
 
 /// Does everything that the link wants done.
-async fn drain(link: &mut Link<Asked>, lines: &mut [Option<Out>], engine: &Engine, id: &str) {
+async fn drain(link: &mut Link<Asked>, lines: &mut Lines, engine: &Engine, id: &str) {
     while let Some(output) = link.poll_output() {
         match output {
-            Output::Send(line, octets) => {
-                // A connection that is gone says so itself.
-                if let Some(Some(out)) = lines.get(line) {
-                    let _ = out.send(octets);
-                }
-            }
+            Output::Send(line, octets) => lines.send(line, octets),
             Output::Authorised(key, Verdict::Approved { authorisation_code }) => {
                 engine.bank(key, BankEvent::Approved { authorisation_code }).await;
             }
@@ -235,9 +261,7 @@ async fn drain(link: &mut Link<Asked>, lines: &mut [Option<Out>], engine: &Engin
             }
             Output::Disconnect(line, reason) => {
                 tracing::warn!(%reason, institution = id, "bank connection ended");
-                if let Some(out) = lines.get_mut(line) {
-                    *out = None;
-                }
+                lines.drop_line(line);
             }
         }
     }

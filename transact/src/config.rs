@@ -17,6 +17,7 @@ use transact_cloak::{Checksum, CloakConfig, Limits};
 use transact_core::Policy;
 use transact_core::admission::Bounds;
 
+use crate::ecash::settings::{self as ecash, EcashConfig, RawEcash};
 use crate::institutions::{self, Institution, RawInstitution};
 
 /// A valid configuration.
@@ -38,6 +39,8 @@ pub struct Config {
     pub management: ManagementConfig,
     /// The financial institutions.
     pub institutions: Vec<Institution>,
+    /// Electronic cash, where it is on.
+    pub ecash: Option<EcashConfig>,
 }
 
 /// The private side.
@@ -87,6 +90,7 @@ pub struct Raw {
     bank: Option<RawInstitution>,
     #[serde(default)]
     institutions: Vec<RawInstitution>,
+    ecash: Option<RawEcash>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -282,7 +286,9 @@ impl config::Config for Config {
         })?;
         let bounds = Bounds {
             session: seconds("session-s", limits.session_s)?,
-            connection_bytes: positive("private.limits.connection-bytes", limits.connection_bytes)?,
+            // A batch of payments comes before its sender is known.
+            connection_bytes: positive("private.limits.connection-bytes", limits.connection_bytes)?
+                .max(if raw.ecash.is_some() { crate::ecash::CONNECTION_BYTES } else { 0 }),
             isp_bytes: positive("private.limits.isp-bytes", limits.isp_bytes)?,
             isp_window: seconds("isp-window-s", limits.isp_window_s)?,
         };
@@ -331,6 +337,7 @@ impl config::Config for Config {
                 client_names: management.client_names,
             },
             institutions,
+            ecash: raw.ecash.map(ecash::validate).transpose()?,
         })
     }
 }
@@ -356,6 +363,7 @@ impl Config {
                 ));
             }
         }
+        lines.extend(self.ecash.iter().flat_map(EcashConfig::summary));
         if private.checksum == Checksum::Offloaded {
             lines.push("warning: checksums = \"trust\" is for virtual links on one machine".to_owned());
         }

@@ -53,6 +53,11 @@ impl Gate {
         let _ = self.unproven().take().map(|payer| payer.prove(matched));
     }
 
+    /// Lifts the bounds for whom electronic cash has known by a signature or a session's secret.
+    pub(crate) fn lift(&self) {
+        drop(self.unproven().take());
+    }
+
     /// Ends when the session timer does; never once the payer has proven itself.
     pub(crate) async fn expired(&self) {
         loop {

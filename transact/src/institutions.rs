@@ -152,6 +152,21 @@ pub(crate) fn validate(
     Ok((institutions, Institutions { ranges, movements, pins }))
 }
 
+/// One institution that has all cards, and how purchases are asked for there.
+///
+/// # Errors
+/// [`Invalid`] names the field below `path`.
+pub(crate) fn one(path: &str, id: &str, raw: RawInstitution) -> Result<(Institution, Movement), Invalid> {
+    if raw.id.is_some() || !raw.cards.is_empty() {
+        return Err(Invalid::at(path, "there is one institution here, for all cards: leave out id and cards"));
+    }
+    let movement = match raw.purchases {
+        RawPurchases::Authorised => Movement::Authorisation,
+        RawPurchases::Financial => Movement::Purchase,
+    };
+    Ok((institution(path, id.to_owned(), raw)?, movement))
+}
+
 fn is_name(id: &str) -> bool {
     (1..=32).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }

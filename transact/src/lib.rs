@@ -9,10 +9,14 @@
 //!                       └────────────── outbox <────────────────────────┘  └── bank ── ISO 8583
 //! ```
 //!
-//! Thin: every decision is made in `transact-core`, `transact-cloak` and `transact-bank`.
+//! Electronic cash, where it is on, has an engine, a store and a bank link of its own, at the same private addresses
+//! (`ecash`, G1 to G4).
+//!
+//! Thin: every decision is made in `transact-core`, `transact-cloak`, `transact-bank` and `transact-ecash`.
 
 mod bank;
 pub mod config;
+mod ecash;
 mod engine;
 #[cfg(test)]
 mod exactly_once;
@@ -59,6 +63,10 @@ impl Role for TransactionServer {
         Topic { name: "orders", about: "Every order: state, trace number, last four digits" },
         Topic { name: "cloak", about: "Connections, and what was dropped, by reason" },
         Topic { name: "bank", about: "The links to the financial institutions" },
+        Topic { name: "ecash", about: "Electronic cash: clients, sessions, money" },
+        Topic { name: "ecash-sessions", about: "Electronic cash: sessions, the youngest 1000" },
+        Topic { name: "ecash-holds", about: "Electronic cash: money on hold" },
+        Topic { name: "ecash-keys", about: "Electronic cash: the public keys that serve now" },
     ];
     type Config = config::Config;
 
@@ -68,6 +76,14 @@ impl Role for TransactionServer {
 
     fn summary(config: &Self::Config) -> Vec<String> {
         config.summary()
+    }
+
+    fn commands() -> Vec<clap::Command> {
+        ecash::commands()
+    }
+
+    fn command(_: &str, matches: &clap::ArgMatches) -> std::process::ExitCode {
+        ecash::command(matches)
     }
 
     async fn run(config: Self::Config, context: Context) -> Outcome {
@@ -88,6 +104,9 @@ impl Role for TransactionServer {
             tokio::spawn(bank::run(institution, receiver, engine.clone(), bank_state.clone(), stop.clone()));
         }
 
+        let ecash = config.ecash.map(|settings| ecash::start(settings, &config.data, bank_state.clone(), &stop));
+        let ecash = ecash.transpose()?;
+
         let management = config.management;
         let listener = tokio::net::TcpListener::bind(management.listen)
             .await
@@ -104,7 +123,9 @@ impl Role for TransactionServer {
         let payers = Payers {
             gates: gate::Gates::new(Admission::new(side.bounds)),
             tls: tls::server(&side.identity, None)?,
-            router: private_api::router(engine.clone(), side.page_origins),
+            router: ecash.iter().fold(private_api::router(engine.clone(), side.page_origins), |router, ecash| {
+                router.merge(ecash::router(ecash.clone()))
+            }),
             stop: stop.clone(),
         };
         let driver =
@@ -117,7 +138,11 @@ impl Role for TransactionServer {
         admin::serve(&config.admin_socket, stop.clone(), move |request| {
             let (engine, outbox) = (engine.clone(), outbox.clone());
             let (cloak, bank) = (private.counters(), bank_state.show());
+            let ecash = ecash.clone();
             async move {
+                if let Some(answer) = ecash::answer(ecash, &request).await {
+                    return answer;
+                }
                 match request.topic.as_str() {
                     "status" => Ok(serde_json::json!({
                         "orders": engine.show(false).await?,

@@ -14,7 +14,7 @@ pub mod metrics;
 pub mod reload;
 pub mod role;
 pub mod stop;
-mod text;
+pub mod text;
 pub mod tls;
 
 pub use config::{Config, ConfigError, Invalid};

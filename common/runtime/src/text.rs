@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-pub(crate) fn render(value: &Value) -> String {
+/// A value as a person reads it.
+#[must_use]
+pub fn render(value: &Value) -> String {
     match value {
         Value::Array(rows) if rows.is_empty() => "none\n".to_owned(),
         Value::Array(rows) if rows.iter().all(Value::is_object) => table(rows),

@@ -27,6 +27,8 @@ struct Entry {
     amount: u64,
     /// Of a refund: which payment.
     of: Option<Key>,
+    /// Money for a card that names no payment.
+    credit: bool,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +55,15 @@ impl Books {
         refunds.map(|(_, entry)| entry.amount).sum()
     }
 
+    /// Minor units that came from cards and have not gone back.
+    pub(crate) fn net(&self) -> i64 {
+        let signed = |entry: &Entry| {
+            let minor = i64::try_from(entry.amount).unwrap();
+            if entry.credit || entry.of.is_some() { -minor } else { minor }
+        };
+        self.standing().map(|(_, entry)| signed(entry)).sum()
+    }
+
     pub(crate) fn requests(&self) -> usize {
         self.0.len()
     }
@@ -69,13 +80,15 @@ impl Books {
         let code = match message.message_type() {
             MessageType::NetworkRequest => "00",
             MessageType::AuthorisationRequest | MessageType::FinancialRequest => {
-                let of = (message.get(3) == Some("200000")).then(original);
+                let back = message.get(3) == Some("200000");
+                let credit = back && message.get(90).is_none();
+                let of = (back && !credit).then(original);
                 let paid = of.as_ref().is_none_or(|of| {
                     self.0.get(of).is_some_and(|payment| payment.decision == Some("00") && !payment.reversed)
                 });
                 let entry = self.0.entry(key()).or_default();
                 let code = if entry.reversed || !paid || chance < 10 { "05" } else { "00" };
-                (entry.amount, entry.of) = (amount(), of);
+                (entry.amount, entry.of, entry.credit) = (amount(), of, credit);
                 // The same request again gets the same answer.
                 *entry.decision.get_or_insert(code)
             }
