@@ -1,5 +1,7 @@
 //! `payer`: see the library.
 
+mod wallet;
+
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,7 +11,7 @@ use cloakway_crypto::Secret;
 use payer::{Card, Payer, PayerError};
 use transact_wire::payment::PaymentState;
 
-/// Pays one order from the command line.
+/// Pays from the command line: one order by card, or small amounts from a wallet.
 #[derive(Parser)]
 #[command(
     version,
@@ -29,6 +31,8 @@ struct Cli {
 enum Command {
     /// Read a payer page and pay it.
     Pay(Pay),
+    /// Electronic cash: a wallet.
+    Wallet(Box<wallet::Options>),
     /// Print the manual page (roff).
     Man,
     /// Print a completion script.
@@ -60,6 +64,7 @@ struct Pay {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Pay(options) => pay(&options),
+        Command::Wallet(options) => wallet::main(&options),
         Command::Man => {
             let mut out = Vec::new();
             let made = clap_mangen::Man::new(Cli::command()).render(&mut out);

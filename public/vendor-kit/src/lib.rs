@@ -18,6 +18,10 @@
 //!
 //! The result arrives as a POST at your results URL. Check it with [`Receiver::receive`], store what
 //! it says, then answer 204. It is repeated until you do; [`Received::id`] is the same each time.
+//!
+//! For items of a few cents there is electronic cash: [`ecash`].
+
+pub mod ecash;
 
 use std::path::Path;
 use std::time::Duration;
