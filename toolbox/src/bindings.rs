@@ -178,6 +178,11 @@ impl Bindings {
         Ok(Self { table, glances, settings, journal, store, history, ended, effects: Effects::default(), snapshot })
     }
 
+    /// How long the network may hold a record.
+    pub(crate) fn max_delay(&self) -> Duration {
+        self.settings.max_delay
+    }
+
     /// What was made durable, in order.
     pub(crate) fn journal(&self) -> &Journal {
         &self.journal

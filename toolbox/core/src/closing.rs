@@ -95,6 +95,10 @@ impl Session {
             }
             // What is seen in order was so until then.
             Ending::Moved(time) if time.basis == Basis::Ordered => (earliest(time).max(claim.sure), time.sent),
+            // So is what is told later by one who knows until when it was so.
+            Ending::Reset(time) if time.basis == Basis::Ordered && time.proof < time.at => {
+                (time.proof.max(claim.sure), time.sent)
+            }
             Ending::Moved(time) | Ending::Reset(time) => (claim.sure, time.sent),
             Ending::Silence => match self.until {
                 Some(until) => (until, until),

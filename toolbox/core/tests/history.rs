@@ -293,6 +293,39 @@ fn ports_and_translations_have_a_past_as_addresses_have() {
 }
 
 #[test]
+fn what_is_told_late_counts_from_when_it_happened() {
+    let mut bench = Bench::new();
+    let cgnat = |bench: &mut Bench, change, inside: &str, told: u64, earliest: u64, latest: u64| {
+        let ports: Ports = "1024-2047".parse().unwrap();
+        let addresses = vec![Address::ports(AddressKind::PortBlock, ip(A), ports)];
+        let time = EventTime::reported(at(told), at(earliest), at(latest));
+        let record = Bench::record(change, "block", User::Behind(ip(inside)), addresses, time);
+        bench.event(Source::Cgnat, record, at(told));
+    };
+    bench.radius(Change::Start, "s1", "alice", INSIDE, 100);
+    bench.radius(Change::Start, "s2", "bob", "100.64.0.6", 100);
+    cgnat(&mut bench, Change::Start, INSIDE, 300, 190, 200);
+    // Both are told at 900, of about 600.
+    cgnat(&mut bench, Change::Stop, INSIDE, 900, 590, 600);
+    cgnat(&mut bench, Change::Start, "100.64.0.6", 901, 590, 600);
+    let was = |bench: &Bench, s: u64| bench.was((ip(A), 1500), s);
+    bench.now = at(1000);
+    assert_eq!(was(&bench, 250), Ok("alice".into()));
+    assert_eq!(was(&bench, 589), Ok("alice".into()));
+    assert_eq!(was(&bench, 595), Err(Unknown::Overlap), "one of the two");
+    assert_eq!(was(&bench, 601), Ok("bob".into()), "long before it was told");
+    assert_eq!(was(&bench, 195), Err(Unknown::Unproved));
+    assert_eq!(was(&bench, 150), Err(Unknown::NoSession));
+    // Nobody watched from 950 on; it is told at 1100.
+    let time = EventTime::reported(at(1100), at(950), at(1100));
+    bench.event(Source::Cgnat, Record::NasReset { nas: Nas::default(), time }, at(1100));
+    bench.now = at(1200);
+    assert_eq!(was(&bench, 949), Ok("bob".into()));
+    assert_eq!(was(&bench, 1000), Err(Unknown::Unproved));
+    assert_eq!(was(&bench, 1150), Err(Unknown::NoSession));
+}
+
+#[test]
 fn a_yes_or_no_about_the_past_tells_of_nobody_else() {
     let mut bench = Bench::new();
     bench.radius(Change::Start, "s1", "alice", A, 100);

@@ -91,6 +91,12 @@ impl Flows {
         *self = Self::default();
     }
 
+    /// Forgets the translations of some external addresses, and their flows.
+    pub fn forget(&mut self, of: impl Fn(IpAddr) -> bool) {
+        self.flows.retain(|flow| !of(flow.mapping.external));
+        self.mappings.retain(|mapping, _| !of(mapping.external));
+    }
+
     /// The translations that stand.
     pub fn mappings(&self) -> impl Iterator<Item = Mapping> + '_ {
         self.mappings.keys().copied()
@@ -134,6 +140,18 @@ mod tests {
         assert_eq!(flows.end(flow(1, 1)), None, "it was over");
         assert_eq!(flows.end(flow(1, 2)), Some(Turn::Ended(flow(1, 1).mapping)));
         assert!(flows.is_empty());
+    }
+
+    #[test]
+    fn what_is_forgotten_of_one_address_stays_of_another() {
+        let mut flows = Flows::new();
+        let mut other = flow(1, 1);
+        other.mapping.external = [203, 0, 113, 2].into();
+        flows.begin(flow(1, 1));
+        flows.begin(other);
+        flows.forget(|external| external == IpAddr::from([203, 0, 113, 1]));
+        assert_eq!((flows.len(), flows.mappings().collect::<Vec<_>>()), (1, vec![other.mapping]));
+        assert_eq!(flows.begin(flow(1, 1)), Some(Turn::Begun(flow(1, 1).mapping)));
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! A CGNAT that exports its translations by IPFIX.
-//!
-//! Messages are numbered: when one is missing, a translation may have gone to somebody else unheard, and all that was
-//! said is over. So it is when something is said that cannot be understood.
+//! A CGNAT that exports its translations by IPFIX: the sockets, and what is wrong with a message.
 
+mod books;
+mod moment;
+
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,10 +13,9 @@ use cloakway_runtime::{Stop, clock};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
-use toolbox_nat::ipfix::{Event, Happening, Session, Told, Which};
-use toolbox_nat::{Flows, Mapping, Turn};
-use toolbox_wire::record::{Address, AddressKind, Ports, User};
+use toolbox_nat::ipfix::{Event, Session, Told};
 
+use self::books::{Books, Domain};
 use super::settings::Ipfix;
 use super::teller::{Gone, Teller};
 
@@ -30,7 +30,7 @@ const BUFFER: usize = 8 << 20;
 pub(super) async fn start(settings: &Ipfix, teller: Teller, stop: Stop) -> Result<(), String> {
     let collector = Collector {
         settings: settings.clone(),
-        inner: Arc::new(Mutex::new(Inner { teller, flows: Flows::new() })),
+        books: Arc::new(Mutex::new(Books::new(teller, settings.holds))),
         places: Arc::new(Semaphore::new(CONNECTIONS)),
     };
     for listen in &settings.udp {
@@ -43,10 +43,10 @@ pub(super) async fn start(settings: &Ipfix, teller: Teller, stop: Stop) -> Resul
         let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
         tokio::spawn(collector.clone().connections(listener, stop.clone()));
     }
-    collector.inner.lock().await.teller.status.up();
+    collector.books.lock().await.teller.status.up();
     tokio::spawn(async move {
         loop {
-            collector.inner.lock().await.teller.watch();
+            collector.books.lock().await.teller.watch();
             tokio::select! {
                 () = stop.told() => return,
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
@@ -59,13 +59,8 @@ pub(super) async fn start(settings: &Ipfix, teller: Teller, stop: Stop) -> Resul
 #[derive(Clone)]
 struct Collector {
     settings: Ipfix,
-    inner: Arc<Mutex<Inner>>,
+    books: Arc<Mutex<Books>>,
     places: Arc<Semaphore>,
-}
-
-struct Inner {
-    teller: Teller,
-    flows: Flows,
 }
 
 impl Collector {
@@ -86,16 +81,23 @@ impl Collector {
                 self.stranger(from.ip()).await;
                 continue;
             }
-            let place = sessions.iter().position(|(of, _)| *of == from).unwrap_or_else(|| {
+            let place = match sessions.iter().position(|(of, _)| *of == from) {
+                Some(place) => place,
                 // An exporter that was started again comes from another port.
-                if sessions.len() >= SENDERS {
-                    sessions.remove(0);
+                None => {
+                    if sessions.len() >= SENDERS {
+                        let (oldest, _) = sessions.remove(0);
+                        let what = format!("{oldest} is no longer followed: more than {SENDERS} senders");
+                        if self.books.lock().await.all_over(oldest.ip(), "senders", &what).await.is_err() {
+                            return;
+                        }
+                    }
+                    sessions.push((from, Session::new()));
+                    sessions.len() - 1
                 }
-                sessions.push((from, Session::new()));
-                sessions.len() - 1
-            });
+            };
             let Some((_, session)) = sessions.get_mut(place) else { continue };
-            if self.message(session, buffer.get(..length).unwrap_or_default()).await.is_err() {
+            if self.message(from.ip(), session, buffer.get(..length).unwrap_or_default()).await.is_err() {
                 return;
             }
         }
@@ -113,63 +115,82 @@ impl Collector {
                 continue;
             }
             let Ok(place) = self.places.clone().try_acquire_owned() else { continue };
-            tokio::spawn(self.clone().connection(stream, place, stop.clone()));
+            tokio::spawn(self.clone().connection(stream, from.ip(), place, stop.clone()));
         }
     }
 
-    async fn connection(self, mut stream: TcpStream, _place: OwnedSemaphorePermit, stop: Stop) {
-        let mut session = Session::new();
+    async fn connection(self, mut stream: TcpStream, from: IpAddr, _place: OwnedSemaphorePermit, stop: Stop) {
+        let (mut session, mut domains) = (Session::new(), BTreeSet::new());
         let ended = loop {
             let message = tokio::select! {
                 () = stop.told() => return,
                 message = next(&mut stream) => message,
             };
             match message {
-                Ok(message) => {
-                    if self.message(&mut session, &message).await.is_err() {
-                        return;
-                    }
-                }
+                Ok(message) => match self.message(from, &mut session, &message).await {
+                    Ok(domain) => domains.extend(domain),
+                    Err(Gone) => return,
+                },
                 Err(error) => break error,
             }
         };
         // What changes from now on is not heard.
-        let mut inner = self.inner.lock().await;
-        let _ = inner.over("disconnected", &format!("an exporter's connection ended: {ended}")).await;
+        let mut books = self.books.lock().await;
+        for domain in domains {
+            let what = format!("the connection of {domain} ended: {ended}");
+            if books.over(domain, "disconnected", &what).await.is_err() {
+                return;
+            }
+        }
+        let _ = books.settle().await;
     }
 
     async fn stranger(&self, from: IpAddr) {
-        let inner = self.inner.lock().await;
-        inner.teller.status.alarm("stranger", &format!("a message of {from}, which is no exporter"));
+        let books = self.books.lock().await;
+        books.teller.status.alarm("stranger", &format!("a message of {from}, which is no exporter"));
     }
 
-    async fn message(&self, session: &mut Session, octets: &[u8]) -> Result<(), Gone> {
+    /// Gives the domain that it is of.
+    async fn message(&self, from: IpAddr, session: &mut Session, octets: &[u8]) -> Result<Option<Domain>, Gone> {
+        let arrival = clock::wall();
         let mut events: Vec<Event> = Vec::new();
         let mut odd = None;
         let read = session.read(octets, |_, record| match self.settings.dialect.event(record) {
             Ok(event) => events.extend(event),
             Err(error) => odd = odd.or(Some(error)),
         });
-        let mut inner = self.inner.lock().await;
-        match read {
-            Ok(Told { gap: true, domain, .. }) => {
-                inner.over("gap", &format!("messages of domain {domain} are missing")).await?;
+        let mut books = self.books.lock().await;
+        let told = match read {
+            Ok(told) => told,
+            // Which domain it was of is as uncertain as the rest.
+            Err(error) => {
+                books.all_over(from, "malformed", &format!("a message of {from}: {error}")).await?;
+                books.settle().await?;
+                return Ok(None);
             }
-            Ok(Told { unreadable: 1.., domain, .. }) => {
-                inner.over("template", &format!("a set of domain {domain} came before its template")).await?;
+        };
+        let domain = Domain { exporter: from.to_canonical(), id: told.domain };
+        match told {
+            Told { gap: true, .. } => {
+                books.over(domain, "gap", &format!("messages of {domain} are missing, or out of order")).await?;
             }
-            Err(error) => inner.over("malformed", &error.to_string()).await?,
-            Ok(_) => {}
+            Told { first: true, .. } if books.has_said(domain) => {
+                books.over(domain, "restarted", &format!("{domain} begins to count anew")).await?;
+            }
+            Told { unreadable: 1.., .. } => {
+                books.over(domain, "template", &format!("a set of {domain} came before its template")).await?;
+            }
+            Told { .. } => {}
         }
         for event in events {
-            inner.event(event, self.settings.holds).await?;
+            books.event(domain, event, told.exported_s, arrival).await?;
         }
         if let Some(error) = odd {
-            inner.over("event", &error.to_string()).await?;
+            books.over(domain, "event", &format!("{domain}: {error}")).await?;
         }
-        let known = inner.flows.len();
-        inner.teller.status.known(known);
-        inner.teller.settle().await
+        books.heard(domain, arrival);
+        books.settle().await?;
+        Ok(Some(domain))
     }
 }
 
@@ -181,70 +202,4 @@ async fn next(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     message.resize(length, 0);
     stream.read_exact(message.get_mut(4..).unwrap_or_default()).await?;
     Ok(message)
-}
-
-impl Inner {
-    /// Nothing that was said is certain any more.
-    async fn over(&mut self, reason: &'static str, what: &str) -> Result<(), Gone> {
-        self.teller.status.alarm(reason, what);
-        self.flows.clear();
-        self.teller.reset().await
-    }
-
-    async fn event(&mut self, event: Event, holds: Option<Duration>) -> Result<(), Gone> {
-        match event.happening {
-            Happening::Session(flow) => {
-                let turn = match event.which {
-                    Which::Begun => self.flows.begin(flow),
-                    Which::Ended => self.flows.end(flow),
-                };
-                match turn {
-                    Some(Turn::Begun(mapping)) => self.mapping(Which::Begun, mapping, true, holds).await,
-                    Some(Turn::Ended(mapping)) => self.mapping(Which::Ended, mapping, true, holds).await,
-                    None => Ok(()),
-                }
-            }
-            Happening::Binding(mapping) => self.mapping(event.which, mapping, false, holds).await,
-            Happening::Block { external, first, last, internal } => {
-                let Some(ports) = Ports::new(first, last) else { return Ok(()) };
-                let address = Address::ports(AddressKind::PortBlock, external, ports);
-                self.tell(event.which, format!("{external}:{ports}"), internal, address, holds).await
-            }
-            Happening::Address { external, internal } => {
-                let address = Address::whole(AddressKind::PortBlock, external.into());
-                self.tell(event.which, external.to_string(), internal, address, holds).await
-            }
-        }
-    }
-
-    /// `of_flows`: one port may be several internal addresses'; else a later one replaces what was.
-    async fn mapping(
-        &mut self,
-        which: Which,
-        mapping: Mapping,
-        of_flows: bool,
-        holds: Option<Duration>,
-    ) -> Result<(), Gone> {
-        let Mapping { external, port, protocol, internal } = mapping;
-        let Some(ports) = Ports::new(port, port).map(|ports| ports.of(protocol)) else { return Ok(()) };
-        let name = if of_flows { format!("{external}:{ports} {internal}") } else { format!("{external}:{ports}") };
-        self.tell(which, name, internal, Address::ports(AddressKind::PortBlock, external, ports), holds).await
-    }
-
-    async fn tell(
-        &mut self,
-        which: Which,
-        name: String,
-        internal: IpAddr,
-        address: Address,
-        holds: Option<Duration>,
-    ) -> Result<(), Gone> {
-        match which {
-            Which::Begun => {
-                let until = holds.map(|holds| clock::wall() + holds);
-                self.teller.start(name, User::Behind(internal), address, until).await
-            }
-            Which::Ended => self.teller.stop(name).await,
-        }
-    }
 }

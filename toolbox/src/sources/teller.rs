@@ -63,14 +63,27 @@ impl Teller {
         }
     }
 
-    /// Ends what was said by a process before this one: at the last moment that it watched.
+    /// How long the network may hold what this source is told.
+    pub(super) fn max_delay(&self) -> Duration {
+        self.bindings.max_delay()
+    }
+
+    /// Ends what was said by a process before this one: it was so until shortly before the last moment at which that process is
+    /// known to have watched, and may have been until now.
     pub(super) async fn begin(&mut self) -> Result<(), Gone> {
         let text = std::fs::read_to_string(&self.watched).unwrap_or_default();
-        let now = clock::wall();
-        if let Some(watched) = text.trim().parse().ok().map(Timestamp::from_millis).filter(|at| *at < now) {
-            self.tell(Record::NasReset { nas: Nas::default(), time: EventTime::ordered(watched) }).await?;
+        match text.trim().parse().ok().map(Timestamp::from_millis) {
+            Some(watched) => {
+                // If the clock was set back meanwhile, what that process said last is not after this.
+                if watched > clock::wall() {
+                    self.last = watched + WATCHED * 5;
+                }
+                let at = self.next(None);
+                let time = EventTime::reported(at, watched - self.max_delay(), clock::wall());
+                self.tell(Record::NasReset { nas: Nas::default(), time }).await?;
+            }
+            None => self.reset().await?,
         }
-        self.reset().await?;
         self.settle().await
     }
 
@@ -107,6 +120,29 @@ impl Teller {
         self.session(Change::Stop, session, User::Unstated, Vec::new(), None).await
     }
 
+    /// As [`Self::start`], told now of what began between these two moments.
+    pub(super) async fn started(
+        &mut self,
+        session: String,
+        user: User,
+        address: Address,
+        until: Option<Timestamp>,
+        (earliest, latest): (Timestamp, Timestamp),
+    ) -> Result<(), Gone> {
+        let time = EventTime::reported(self.next(Some(&session)), earliest, latest);
+        self.timed(Change::Start, session, user, vec![address], until, time).await
+    }
+
+    /// As [`Self::stop`], told now of what ended between these two moments.
+    pub(super) async fn stopped(
+        &mut self,
+        session: String,
+        (earliest, latest): (Timestamp, Timestamp),
+    ) -> Result<(), Gone> {
+        let time = EventTime::reported(self.next(Some(&session)), earliest, latest);
+        self.timed(Change::Stop, session, User::Unstated, Vec::new(), None, time).await
+    }
+
     async fn session(
         &mut self,
         change: Change,
@@ -116,6 +152,18 @@ impl Teller {
         until: Option<Timestamp>,
     ) -> Result<(), Gone> {
         let time = EventTime::ordered(self.next(Some(&session)));
+        self.timed(change, session, user, addresses, until, time).await
+    }
+
+    async fn timed(
+        &mut self,
+        change: Change,
+        session: String,
+        user: User,
+        addresses: Vec<Address>,
+        until: Option<Timestamp>,
+        time: EventTime,
+    ) -> Result<(), Gone> {
         let nas = Nas { identifier: Some(self.client.clone()), ..Nas::default() };
         self.tell(Record::Session(SessionRecord { change, session, user, nas, addresses, time, until })).await
     }

@@ -15,9 +15,10 @@
 //! - *A translation* (CGNAT) is a session whose [`User`] is [`User::Behind`] an internal address: who is there
 //!   is who answers for the external address and ports. It ends by Stop, and says nothing when the internal
 //!   address is nobody's.
-//! - *Time* is [`EventTime`], made by one of its three constructors. [`EventTime::ordered`] is for sources that
+//! - *Time* is [`EventTime`], made by one of its constructors. [`EventTime::ordered`] is for sources that
 //!   see each change themselves and in order (a file that is followed, netlink): each record's time has to be
-//!   later than that of the record before it of the same session, by a millisecond at least.
+//!   later than that of the record before it of the same session, by a millisecond at least. [`EventTime::reported`] is for
+//!   those that are told in order of what happened a while ago.
 //! - *How long* a record holds without another one is the table's configured age, unless the record says so
 //!   itself: [`SessionRecord::until`], the end of a lease. What is in force until somebody changes it says
 //!   [`FOREVER`].
@@ -85,7 +86,7 @@ impl EventTime {
     pub fn earliest(&self, max_delay: Duration) -> Timestamp {
         match self.basis {
             Basis::Stated | Basis::Derived => self.at.min(self.sent - max_delay),
-            Basis::Ordered => self.at,
+            Basis::Ordered => self.at.min(self.proof),
         }
     }
 
@@ -93,6 +94,13 @@ impl EventTime {
     #[must_use]
     pub const fn ordered(at: Timestamp) -> Self {
         Self { at, basis: Basis::Ordered, proof: at, sent: at }
+    }
+
+    /// Told here in order, at `at`, of what happened before: not before `earliest`, and by `latest`.
+    #[must_use]
+    pub fn reported(at: Timestamp, earliest: Timestamp, latest: Timestamp) -> Self {
+        let sent = latest.min(at);
+        Self { at, basis: Basis::Ordered, proof: earliest.min(sent), sent }
     }
 }
 

@@ -113,6 +113,8 @@ pub struct Told {
     pub domain: u32,
     /// When it was exported, in seconds since 1970.
     pub exported_s: u32,
+    /// It is the first one of this domain that can be counted: what was said before it is not known.
+    pub first: bool,
     /// Records of this domain that were lost before it, or that came twice or late: nothing earlier is certain.
     pub gap: bool,
     /// Data sets without a template: what they said is not known.
@@ -177,6 +179,7 @@ impl Session {
         let mut told = Told {
             domain,
             exported_s: u32::from_be_bytes([e0, e1, e2, e3]),
+            first: expected.is_none(),
             gap: expected.is_some_and(|expected| expected != sequence),
             unreadable: 0,
         };

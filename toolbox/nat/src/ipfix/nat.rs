@@ -150,7 +150,7 @@ impl Dialect {
                 }
             }
         };
-        Ok(Some(Event { which, happening, at_ms: record.number(fields::OBSERVED_MS) }))
+        Ok(Some(Event { which, happening, at_ms: time(record, which) }))
     }
 
     /// What a number means; none for what is no translation (pools that are exhausted, quotas).
@@ -175,6 +175,37 @@ impl Dialect {
             _ => return Err(EventError::Number(event)),
         })
     }
+}
+
+/// When it happened: the time of its observation, or else that of the beginning or end of its flow. A time of 0 is none.
+fn time(record: &Record<'_>, which: Which) -> Option<u64> {
+    let [s, ms, us, ns] = match which {
+        Which::Begun => [fields::FLOW_START_S, fields::FLOW_START_MS, fields::FLOW_START_US, fields::FLOW_START_NS],
+        Which::Ended => [fields::FLOW_END_S, fields::FLOW_END_MS, fields::FLOW_END_US, fields::FLOW_END_NS],
+    };
+    let whole = |element| record.number(element).filter(|number| *number > 0);
+    let seconds = |element| whole(element)?.checked_mul(1000);
+    let ntp = |element| ntp_ms(record.get(element)?.try_into().ok()?);
+    whole(fields::OBSERVED_MS)
+        .or_else(|| seconds(fields::OBSERVED_S))
+        .or_else(|| ntp(fields::OBSERVED_US))
+        .or_else(|| ntp(fields::OBSERVED_NS))
+        .or_else(|| whole(ms))
+        .or_else(|| seconds(s))
+        .or_else(|| ntp(us))
+        .or_else(|| ntp(ns))
+}
+
+/// From the seconds and the fraction of NTP, which count from 1900 (RFC 7011 §6.1.9); the era of 2036 is the next one.
+fn ntp_ms(octets: [u8; 8]) -> Option<u64> {
+    const FROM_1900: u64 = 2_208_988_800;
+    let both = u64::from_be_bytes(octets);
+    if both == 0 {
+        return None;
+    }
+    let (seconds, fraction) = (both >> 32, both & 0xffff_ffff);
+    let seconds = if seconds < FROM_1900 { seconds + (1 << 32) } else { seconds };
+    Some((seconds - FROM_1900) * 1000 + ((fraction * 1000) >> 32))
 }
 
 struct Reader<'r, 'm> {

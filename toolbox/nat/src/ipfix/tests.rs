@@ -60,14 +60,45 @@ fn a_session_is_made_and_taken_away() {
     let mut exporter = Session::new();
     let first = message(1, 0, &[set(2, &template(256, SESSION)), set(256, &session(4, 7, 2048))]);
     let (told, events) = read(&mut exporter, Dialect::Rfc8158, &first).unwrap();
-    assert_eq!((told.domain, told.gap, told.unreadable), (1, false, 0));
+    assert_eq!((told.domain, told.first, told.gap, told.unreadable), (1, true, false, 0));
     let event =
         Event { which: Which::Begun, happening: Happening::Session(flow(7, 2048)), at_ms: Some(1_795_375_686_123) };
     assert_eq!(events, [Ok(Some(event))]);
     let (told, events) =
         read(&mut exporter, Dialect::Rfc8158, &message(1, 1, &[set(256, &session(5, 7, 2048))])).unwrap();
-    assert!(!told.gap);
+    assert!(!told.gap && !told.first);
     assert_eq!(events, [Ok(Some(Event { which: Which::Ended, ..event }))]);
+}
+
+#[test]
+fn the_time_of_an_event_is_that_of_its_observation_or_of_its_flow() {
+    let of = |element: u16, value: &[u8], event: u8| {
+        let length = u16::try_from(value.len()).unwrap();
+        let fields = [&[(element, length)], &BLOCK[1..]].concat();
+        let record = [value, &block(event, 1, 2)[8..]].concat();
+        let octets = message(1, 0, &[set(2, &template(256, &fields)), set(256, &record)]);
+        read(&mut Session::new(), Dialect::Rfc8158, &octets).unwrap().1[0].unwrap().unwrap().at_ms
+    };
+    let (seconds, ms) = (1_795_375_686_u32, 1_795_375_686_500_u64);
+    // NTP counts from 1900, and halves of a second are half of a fraction's range.
+    let ntp = ((u64::from(seconds) + 2_208_988_800) << 32 | 1 << 31).to_be_bytes();
+    for (begun, ended, value) in [
+        (322, 322, &seconds.to_be_bytes()[..]),
+        (323, 323, &ms.to_be_bytes()),
+        (324, 324, &ntp),
+        (325, 325, &ntp),
+        (150, 151, &seconds.to_be_bytes()),
+        (152, 153, &ms.to_be_bytes()),
+        (154, 155, &ntp),
+        (156, 157, &ntp),
+    ] {
+        let whole = if value.len() == 4 { u64::from(seconds) * 1000 } else { ms };
+        assert_eq!((of(begun, value, 16), of(ended, value, 17)), (Some(whole), Some(whole)), "{begun}");
+        if begun != ended {
+            assert_eq!((of(ended, value, 16), of(begun, value, 17)), (None, None), "the other end of {begun}");
+        }
+        assert_eq!(of(begun, &vec![0; value.len()], 16), None, "0 is no time");
+    }
 }
 
 #[test]
