@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cloakway_store::{Journal, Place};
-use cloakway_types::Timestamp;
+use cloakway_types::{Instant, Timestamp};
 use toolbox_core::{Cursor, Interval, Row, Rows, Settings, Table};
 use toolbox_leases::Identity;
 use toolbox_nat::{Range, Ranges};
 use toolbox_wire::follow;
-use toolbox_wire::frame::{self, NoUdp};
+use toolbox_wire::frame::{self, NoUdp, Seen};
 use toolbox_wire::record::Ports;
 
 fn table() -> Table {
@@ -141,14 +141,33 @@ pub fn toolbox_stream(bytes: &[u8]) {
     }
 }
 
-/// A frame that a tap hears.
+/// Frames that a tap hears: one, and the same octets as several, each behind its length.
 pub fn tap_frame(bytes: &[u8]) {
-    match frame::udp(bytes) {
-        Ok(udp) => {
+    let (mut parts, mut rest) = (frame::Parts::new(), bytes);
+    hear(&mut parts, bytes);
+    while let [length, behind @ ..] = rest {
+        let (frame, more) = behind.split_at(usize::from(*length).min(behind.len()));
+        hear(&mut parts, frame);
+        rest = more;
+    }
+    parts.forget(Instant::after_origin(Duration::from_secs(60)));
+    let given_up = parts.given_up();
+    assert!(given_up.count <= bytes.len() as u64 + 1 && given_up.sources.len() as u64 <= given_up.count);
+}
+
+fn hear(parts: &mut frame::Parts, bytes: &[u8]) {
+    match frame::read(bytes) {
+        Ok(Seen::Whole(udp)) => {
             assert!(udp.payload.len() + 42 <= bytes.len());
             assert_eq!(udp.source.is_ipv4(), udp.destination.is_ipv4());
         }
-        Err(NoUdp::Other | NoUdp::Fragment) => {}
+        Ok(Seen::Part(part)) => {
+            assert_eq!(part.source.is_ipv4(), part.destination.is_ipv4());
+            if let Some(udp) = parts.take(part, Instant::after_origin(Duration::ZERO)) {
+                assert_eq!(udp.source.ip(), part.source);
+            }
+        }
+        Err(NoUdp::Other) => {}
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

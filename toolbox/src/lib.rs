@@ -9,6 +9,7 @@ pub mod audit;
 pub mod bindings;
 pub mod callers;
 pub mod config;
+mod ear;
 mod effects;
 pub mod follow;
 pub mod history;

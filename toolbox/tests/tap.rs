@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cloakway_testing::{have, skip};
+use pnet::datalink::{self, Channel, DataLinkSender};
 use running::radius::{FreeRadius, HOME_SECRET, LETS_IN, program, radclient_in};
 use running::{PATIENCE, Toolbox, eventually};
 use serde_json::{Value, json};
@@ -202,4 +203,122 @@ fn at_the_servers_own_interface_only_what_is_genuine_and_acknowledged_counts() {
     assert!(said.text.contains("Access-Reject"), "{}", said.text);
     eventually("the Reject is seen", || (seen(&toolbox, "refused") == 1).then_some(()));
     assert_eq!((seen(&toolbox, "learnt"), seen(&toolbox, "granted")), (2, 0));
+}
+
+/// A cable between two interfaces here.
+struct Cable(String, String);
+
+impl Cable {
+    fn new() -> Self {
+        let cable = Self(format!("rt{}y", std::process::id()), format!("rt{}z", std::process::id()));
+        must(Command::new("ip").args(["link", "add", &cable.0, "type", "veth", "peer", "name", &cable.1]));
+        for end in [&cable.0, &cable.1] {
+            must(Command::new("ip").args(["link", "set", end, "up"]));
+        }
+        cable
+    }
+
+    fn sender(&self) -> Box<dyn DataLinkSender> {
+        let interface = datalink::interfaces().into_iter().find(|found| found.name == self.0).unwrap();
+        match datalink::channel(&interface, datalink::Config::default()).unwrap() {
+            Channel::Ethernet(sender, _) => sender,
+            _ => panic!("no Ethernet"),
+        }
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "del", &self.0]).output();
+    }
+}
+
+/// The frames of a UDP datagram, in fragments of 400 octets where that is asked for.
+fn frames(tags: &[u8], from: SocketAddr, to: SocketAddr, payload: &[u8], id: u16, fragments: bool) -> Vec<Vec<u8>> {
+    let length = u16::try_from(payload.len() + 8).unwrap().to_be_bytes();
+    let datagram = [&from.port().to_be_bytes()[..], &to.port().to_be_bytes(), &length, &[0, 0], payload].concat();
+    let size = if fragments { 400 } else { datagram.len() };
+    let mut all = Vec::new();
+    for at in (0..datagram.len()).step_by(size) {
+        let piece = &datagram[at..(at + size).min(datagram.len())];
+        let (offset, more) = (u16::try_from(at).unwrap(), at + size < datagram.len());
+        let packet = match (from.ip(), to.ip()) {
+            (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => {
+                let total = u16::try_from(20 + piece.len()).unwrap().to_be_bytes();
+                let flags = ((offset / 8) | (u16::from(more) << 13)).to_be_bytes();
+                let (id, ends) = (id.to_be_bytes(), [from.octets(), to.octets()].concat());
+                [&[0x45, 0, total[0], total[1]], &id[..], &flags, &[64, 17, 0, 0], &ends, piece].concat()
+            }
+            (std::net::IpAddr::V6(from), std::net::IpAddr::V6(to)) => {
+                let flags = (offset | u16::from(more)).to_be_bytes();
+                let head = [&[17, 0][..], &flags, &[0, 0], &id.to_be_bytes()].concat();
+                let body = if fragments { [&head, piece].concat() } else { piece.to_vec() };
+                let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+                let next = if fragments { 44 } else { 17 };
+                let ends = [from.octets(), to.octets()].concat();
+                [&[0x60, 0, 0, 0, length[0], length[1], next, 64][..], &ends, &body].concat()
+            }
+            _ => panic!("of two families"),
+        };
+        let kind: [u8; 2] = if from.is_ipv4() { [8, 0] } else { [0x86, 0xdd] };
+        all.push([&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1][..], tags, &kind, &packet].concat());
+    }
+    all
+}
+
+#[test]
+fn what_passes_in_fragments_and_under_tags_is_learnt_as_other_things_are() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("listening to others needs root");
+    }
+    let cable = Cable::new();
+    let ports: [SocketAddr; 2] = [([10, 77, 0, 2], 1812).into(), ([10, 77, 0, 2], 1813).into()];
+    let toolbox =
+        toolbox(&cable.1, &["10.77.0.1/32", "2001:db8:77::1/128"], "\"10.77.0.2/32\", \"2001:db8:77::2/128\"", &ports);
+    let mut sender = cable.sender();
+    let secret = HOME_SECRET.as_bytes();
+    let mut number = 0_u8;
+    let four: (SocketAddr, SocketAddr) = (([10, 77, 0, 1], 40_000).into(), ports[1]);
+    let six: (SocketAddr, SocketAddr) =
+        ("[2001:db8:77::1]:40000".parse().unwrap(), "[2001:db8:77::2]:1813".parse().unwrap());
+    let (one, two) = (&[0x81, 0, 0, 7][..], &[0x88, 0xa8, 0, 9, 0x81, 0, 0, 7][..]);
+    for (nas, server) in [four, six] {
+        for (tags, fragments) in [(&[][..], true), (one, false), (one, true), (two, false), (two, true)] {
+            number += 1;
+            let (name, long) = (format!("user{number}"), [7; 250]);
+            let attributes: [(u8, &[u8]); 8] = [
+                (40, &[0, 0, 0, 1]),
+                (44, name.as_bytes()),
+                (1, name.as_bytes()),
+                (32, b"edge"),
+                (8, &[198, 51, 100, 70 + number]),
+                (25, &long),
+                (25, &long),
+                (25, &long),
+            ];
+            let kind = toolbox_wire::radius::Request::Accounting;
+            let request =
+                toolbox_wire::radius::build_request(kind, number, &attributes, secret, [0; 16], false).unwrap();
+            let side = Side { secret, authenticator: Packet::parse(&request).unwrap().authenticator() };
+            let mut made = vec![5, number, 0, 20];
+            made.resize(20, 0);
+            let answer = relay::answer(Packet::parse(&made).unwrap(), number, side, side).unwrap();
+            // Of something else, which the kernel keeps to itself.
+            let other = frames(tags, nas, SocketAddr::new(server.ip(), 53), &request, 9, fragments);
+            let mut asked = frames(tags, nas, server, &request, u16::from(number), fragments);
+            // The last one first, and one of them twice.
+            asked.reverse();
+            asked.push(asked[0].clone());
+            let answered = frames(tags, server, nas, &answer, u16::from(number), false);
+            for frame in other.iter().take(1).chain(&asked).chain(&answered) {
+                sender.send_to(frame, None).unwrap().unwrap();
+            }
+            eventually(&format!("{name} is there"), || {
+                toolbox.live(&name, &format!("198.51.100.{}", 70 + number)).then_some(())
+            });
+        }
+    }
+    assert_eq!(seen(&toolbox, "learnt"), u64::from(number));
+    assert_eq!(seen(&toolbox, "malformed"), 0);
+    assert_eq!(toolbox.show("sources").unwrap()["kernel_drops"][&cable.1], json!(0));
 }

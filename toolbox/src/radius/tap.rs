@@ -11,17 +11,14 @@ use std::time::Duration;
 
 use cloakway_runtime::{Stop, clock};
 use cloakway_types::{Instant, PrefixMap, Timestamp};
-use nix::sys::socket::{getsockopt, setsockopt, sockopt};
-use nix::{getsockopt_impl, libc, sockopt_impl};
-use pnet::datalink::{self, Channel, DataLinkReceiver};
-use socket2::{Domain, Socket, Type};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use toolbox_wire::frame::{self, NoUdp, Udp};
+use toolbox_wire::frame::Udp;
 use toolbox_wire::http::Source;
 use toolbox_wire::radius::{Packet, code};
 
 use super::service::{Client, Service};
+use crate::ear::Ear;
 
 /// How long a request waits for its answer.
 const FRESH: Duration = Duration::from_secs(30);
@@ -31,15 +28,8 @@ const WAITING: usize = 65_536;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How often the kernel is asked what it dropped.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Longer than any frame that is not put together of several.
-const LONGEST: usize = 65_536;
 /// Records that may wait for the disk; over it, frames wait in the kernel.
 const LEARNING: usize = 16_384;
-
-sockopt_impl!(
-    /// Frames that came since this was last asked, and those of them that were dropped.
-    Statistics, GetOnly, libc::SOL_PACKET, libc::PACKET_STATISTICS, [u32; 2]
-);
 
 /// An interface to listen at.
 #[derive(Debug, Clone)]
@@ -91,7 +81,9 @@ impl Tap {
     /// # Errors
     /// There is no such interface, or we may not listen (CAP_NET_RAW).
     pub fn start(mut self, stop: Stop) -> io::Result<()> {
-        let (mut frames, socket) = open(&self.settings)?;
+        let Settings { interface, accounting_ports, authentication_ports, buffer, .. } = &self.settings;
+        let ports = [accounting_ports.as_slice(), authentication_ports].concat();
+        let mut ear = Ear::open(interface, &ports, *buffer, PATIENCE)?;
         let handle = Handle::current();
         self.service.tally().tapped(&self.settings.name, "learnt", 0);
         self.service.tally().kernel_dropped(&self.settings.interface, 0);
@@ -99,9 +91,9 @@ impl Tap {
         thread.spawn(move || {
             let mut looked = clock::now();
             while !stop.is_told() {
-                match frames.next() {
-                    Ok(frame) => self.frame(frame, &handle),
-                    Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                match ear.hear(clock::now) {
+                    Ok(Some(datagram)) => self.heard(datagram, &handle),
+                    Ok(None) => {}
                     Err(error) => {
                         // The interface went down; it may come back.
                         tracing::warn!(tap = self.settings.name, %error, "nothing is heard");
@@ -111,11 +103,10 @@ impl Tap {
                 let now = clock::now();
                 if now.since(looked) >= INTERVAL {
                     looked = now;
-                    if let Ok([_, drops]) = getsockopt(&socket, Statistics) {
-                        self.service.tally().kernel_dropped(&self.settings.interface, u64::from(drops));
-                    }
+                    self.service.tally().kernel_dropped(&self.settings.interface, ear.dropped());
+                    self.several("fragments", ear.given_up(now).count);
                     let late = self.asked.forget(now);
-                    self.late(late);
+                    self.several("unanswered", late);
                 }
             }
         })?;
@@ -126,14 +117,8 @@ impl Tap {
         self.service.tally().tapped(&self.settings.name, what, more);
     }
 
-    fn frame(&mut self, frame: &[u8], handle: &Handle) {
-        let seen = match frame::udp(frame) {
-            Ok(datagram) => self.datagram(datagram, handle),
-            Err(NoUdp::Other | NoUdp::Cut(_)) => Seen::Nothing,
-            // Whose it is stands in the first one alone, so this counts what is not RADIUS, too.
-            Err(NoUdp::Fragment) => Seen::Counted("fragments"),
-        };
-        match seen {
+    fn heard(&mut self, datagram: Udp<'_>, handle: &Handle) {
+        match self.datagram(datagram, handle) {
             Seen::Nothing | Seen::Asked => {}
             Seen::Learnt => self.count("learnt", 1),
             Seen::Granted => self.count("granted", 1),
@@ -142,9 +127,9 @@ impl Tap {
         }
     }
 
-    fn late(&self, more: u64) {
+    fn several(&self, what: &'static str, more: u64) {
         if more > 0 {
-            self.count("unanswered", more);
+            self.count(what, more);
         }
     }
 
@@ -165,7 +150,7 @@ impl Tap {
             code::ACCOUNTING_REQUEST | code::ACCESS_REQUEST if asks => {
                 let key = Key { client: source, server: destination, identifier: packet.identifier() };
                 let late = self.asked.ask(key, packet, clock::now(), clock::wall());
-                self.late(late);
+                self.several("unanswered", late);
                 Seen::Asked
             }
             code::ACCOUNTING_RESPONSE | code::ACCESS_ACCEPT | code::ACCESS_REJECT | code::ACCESS_CHALLENGE
@@ -217,29 +202,6 @@ impl Tap {
             (code::ACCESS_REQUEST, code::ACCESS_CHALLENGE) => Seen::Nothing,
             _ => Seen::Counted("not-genuine"),
         }
-    }
-}
-
-fn open(settings: &Settings) -> io::Result<(Box<dyn DataLinkReceiver>, Socket)> {
-    let found = datalink::interfaces().into_iter().find(|found| found.name == settings.interface);
-    let interface = found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such interface"))?;
-    // Of no protocol, so that nothing arrives before the interface is chosen.
-    let socket = Socket::new(Domain::PACKET, Type::from(libc::SOCK_RAW), None)?;
-    if setsockopt(&socket, sockopt::RcvBufForce, &settings.buffer).is_err() {
-        socket.set_recv_buffer_size(settings.buffer)?;
-    }
-    let counted = socket.try_clone()?;
-    let config = datalink::Config {
-        read_timeout: Some(PATIENCE),
-        read_buffer_size: LONGEST,
-        write_buffer_size: 0,
-        promiscuous: true,
-        socket_fd: Some(std::os::fd::IntoRawFd::into_raw_fd(socket)),
-        ..datalink::Config::default()
-    };
-    match datalink::channel(&interface, config)? {
-        Channel::Ethernet(_, frames) => Ok((frames, counted)),
-        _ => Err(io::Error::from(io::ErrorKind::Unsupported)),
     }
 }
 

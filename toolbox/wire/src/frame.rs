@@ -1,6 +1,13 @@
-//! UDP datagrams in Ethernet frames, as a listener on the wire meets them.
+//! UDP datagrams in Ethernet frames, as a listener on the wire meets them: whole, or in fragments that [`Parts`] puts together.
+//! [`filter`] makes a program for the kernel that lets through no others.
 //!
 //! Checksums are not looked at: on the interface of the host that sends they are not there yet.
+
+mod filter;
+mod parts;
+
+pub use filter::{Instruction, filter};
+pub use parts::{GivenUp, Parts};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -23,25 +30,48 @@ pub struct Udp<'a> {
     pub payload: &'a [u8],
 }
 
+/// A fragment of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// Where it comes from.
+    pub source: IpAddr,
+    /// Where it goes.
+    pub destination: IpAddr,
+    /// What all fragments of one packet have in common.
+    pub identification: u32,
+    /// Where it belongs, in octets.
+    pub offset: u32,
+    /// Whether it is not the last one.
+    pub more: bool,
+    /// What is in it.
+    pub octets: &'a [u8],
+}
+
+/// What a frame has of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen<'a> {
+    /// All of it.
+    Whole(Udp<'a>),
+    /// A fragment.
+    Part(Part<'a>),
+}
+
 /// Why there is no datagram in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoUdp {
     /// Something else than UDP over IP.
     #[error("it is something else than UDP")]
     Other,
-    /// A fragment: the rest is in other frames.
-    #[error("it is a fragment")]
-    Fragment,
     /// The frame ends early, or its parts do not fit.
     #[error("its {0} is cut or does not fit")]
     Cut(&'static str),
 }
 
-/// The datagram in `frame`.
+/// The datagram in `frame`, or a fragment of one.
 ///
 /// # Errors
 /// [`NoUdp`].
-pub fn udp(frame: &[u8]) -> Result<Udp<'_>, NoUdp> {
+pub fn read(frame: &[u8]) -> Result<Seen<'_>, NoUdp> {
     let cut = NoUdp::Cut("Ethernet header");
     let mut rest = frame.get(12..).ok_or(cut)?;
     for _ in 0..=MOST_TAGS {
@@ -56,10 +86,10 @@ pub fn udp(frame: &[u8]) -> Result<Udp<'_>, NoUdp> {
     Err(NoUdp::Other)
 }
 
-fn v4(packet: &[u8]) -> Result<Udp<'_>, NoUdp> {
+fn v4(packet: &[u8]) -> Result<Seen<'_>, NoUdp> {
     let cut = NoUdp::Cut("IPv4 header");
     let head: &[u8; 20] = packet.first_chunk().ok_or(cut)?;
-    let [first, _, l1, l0, _, _, f1, f0, _, protocol, _, _, s3, s2, s1, s0, d3, d2, d1, d0] = *head;
+    let [first, _, l1, l0, i1, i0, f1, f0, _, protocol, _, _, s3, s2, s1, s0, d3, d2, d1, d0] = *head;
     let (header, total) = (usize::from(first & 0x0f) * 4, usize::from(u16::from_be_bytes([l1, l0])));
     if first >> 4 != 4 || header < 20 {
         return Err(cut);
@@ -69,14 +99,23 @@ fn v4(packet: &[u8]) -> Result<Udp<'_>, NoUdp> {
     if protocol != UDP {
         return Err(NoUdp::Other);
     }
+    let (source, destination) = (Ipv4Addr::new(s3, s2, s1, s0).into(), Ipv4Addr::new(d3, d2, d1, d0).into());
+    let fragment = u16::from_be_bytes([f1, f0]);
     // More fragments, or an offset.
-    if u16::from_be_bytes([f1, f0]) & 0x3fff != 0 {
-        return Err(NoUdp::Fragment);
+    if fragment & 0x3fff != 0 {
+        return Ok(Seen::Part(Part {
+            source,
+            destination,
+            identification: u16::from_be_bytes([i1, i0]).into(),
+            offset: u32::from(fragment & 0x1fff) * 8,
+            more: fragment & 0x2000 != 0,
+            octets: body,
+        }));
     }
-    datagram(body, Ipv4Addr::new(s3, s2, s1, s0).into(), Ipv4Addr::new(d3, d2, d1, d0).into())
+    datagram(body, source, destination).map(Seen::Whole)
 }
 
-fn v6(packet: &[u8]) -> Result<Udp<'_>, NoUdp> {
+fn v6(packet: &[u8]) -> Result<Seen<'_>, NoUdp> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
@@ -94,14 +133,25 @@ fn v6(packet: &[u8]) -> Result<Udp<'_>, NoUdp> {
     let mut next = *next;
     loop {
         match next {
-            UDP => return datagram(body, source.into(), destination.into()),
+            UDP => return datagram(body, source.into(), destination.into()).map(Seen::Whole),
             FRAGMENT => {
                 let (head, rest): (&[u8; 8], _) = body.split_first_chunk().ok_or(cut)?;
-                // Alone in its packet (RFC 6946) it is a fragment in name only.
-                if u16::from_be_bytes([head[2], head[3]]) & 0xfff9 != 0 {
-                    return Err(if head[0] == UDP { NoUdp::Fragment } else { NoUdp::Other });
+                let [of, _, f1, f0, i3, i2, i1, i0] = *head;
+                let fragment = u16::from_be_bytes([f1, f0]);
+                // Alone in its packet (RFC 6946) it is a fragment in name only. Headers behind the first one of several are
+                // no datagram of ours.
+                if fragment & 0xfff9 != 0 {
+                    let part = Part {
+                        source: source.into(),
+                        destination: destination.into(),
+                        identification: u32::from_be_bytes([i3, i2, i1, i0]),
+                        offset: (fragment & 0xfff8).into(),
+                        more: fragment & 1 != 0,
+                        octets: rest,
+                    };
+                    return if of == UDP { Ok(Seen::Part(part)) } else { Err(NoUdp::Other) };
                 }
-                next = head[0];
+                next = of;
                 body = rest;
             }
             HOP_BY_HOP | ROUTING | OPTIONS => {
@@ -117,6 +167,7 @@ fn v6(packet: &[u8]) -> Result<Udp<'_>, NoUdp> {
     }
 }
 
+/// The datagram that a packet from `source` to `destination` carries.
 fn datagram(body: &[u8], source: IpAddr, destination: IpAddr) -> Result<Udp<'_>, NoUdp> {
     let cut = NoUdp::Cut("UDP header");
     let head: &[u8; 8] = body.first_chunk().ok_or(cut)?;
@@ -135,12 +186,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn datagram_of(payload: &[u8]) -> Vec<u8> {
+    pub(super) fn datagram_of(payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(payload.len() + 8).unwrap().to_be_bytes();
         [&[0x07, 0x14, 0x07, 0x15, length[0], length[1], 0, 0], payload].concat()
     }
 
-    fn v4_of(body: &[u8], fragment: u16, options: &[u8]) -> Vec<u8> {
+    pub(super) fn v4_of(body: &[u8], fragment: u16, options: &[u8]) -> Vec<u8> {
         let header = 20 + options.len();
         let total = u16::try_from(header + body.len()).unwrap().to_be_bytes();
         let fragment = fragment.to_be_bytes();
@@ -149,13 +200,13 @@ mod tests {
         [&head, &[192, 0, 2, 1, 192, 0, 2, 2][..], options, body].concat()
     }
 
-    fn v6_of(next: u8, body: &[u8]) -> Vec<u8> {
+    pub(super) fn v6_of(next: u8, body: &[u8]) -> Vec<u8> {
         let length = u16::try_from(body.len()).unwrap().to_be_bytes();
         let (one, two): (Ipv6Addr, Ipv6Addr) = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
         [&[0x60, 0, 0, 0, length[0], length[1], next, 64], &one.octets()[..], &two.octets(), body].concat()
     }
 
-    fn framed(tags: &[u8], kind: u16, packet: &[u8]) -> Vec<u8> {
+    pub(super) fn framed(tags: &[u8], kind: u16, packet: &[u8]) -> Vec<u8> {
         [&[0xee; 12], tags, &kind.to_be_bytes(), packet].concat()
     }
 
@@ -163,7 +214,7 @@ mod tests {
     fn a_datagram_is_found_under_tags_options_and_padding() {
         let body = datagram_of(b"payload");
         let found = |frame: &[u8]| {
-            let found = udp(frame).unwrap();
+            let Ok(Seen::Whole(found)) = read(frame) else { panic!("{:?}", read(frame)) };
             assert_eq!((found.source.port(), found.destination.port(), found.payload), (1812, 1813, &b"payload"[..]));
             found.source.ip().to_string()
         };
@@ -179,19 +230,26 @@ mod tests {
     #[test]
     fn fragments_and_other_things_are_told_apart() {
         let body = datagram_of(b"payload");
-        for fragment in [0x2000, 0x2001, 0x0005] {
-            assert_eq!(udp(&framed(&[], IPV4, &v4_of(&body, fragment, &[]))), Err(NoUdp::Fragment));
+        let part = |frame: &[u8]| match read(frame) {
+            Ok(Seen::Part(Part { identification, offset, more, octets, .. })) => {
+                assert_eq!(octets, body);
+                (identification, offset, more)
+            }
+            other => panic!("{other:?}"),
+        };
+        for (fragment, offset, more) in [(0x2000, 0, true), (0x2001, 8, true), (0x0005, 40, false)] {
+            assert_eq!(part(&framed(&[], IPV4, &v4_of(&body, fragment, &[]))), (1, offset, more));
         }
-        for fragment in [[0, 1], [0, 8]] {
-            let part = [&[17, 0, fragment[0], fragment[1], 0, 0, 0, 5], &body[..]].concat();
-            assert_eq!(udp(&framed(&[], IPV6, &v6_of(44, &part))), Err(NoUdp::Fragment));
+        for (fragment, offset, more) in [([0, 1], 0, true), ([0, 8], 8, false)] {
+            let packet = [&[17, 0, fragment[0], fragment[1], 0, 0, 0, 5], &body[..]].concat();
+            assert_eq!(part(&framed(&[], IPV6, &v6_of(44, &packet))), (5, offset, more));
         }
         let mut tcp = v4_of(&body, 0, &[]);
         tcp[9] = 6;
-        assert_eq!(udp(&framed(&[], IPV4, &tcp)), Err(NoUdp::Other));
-        assert_eq!(udp(&framed(&[], IPV6, &v6_of(58, &body))), Err(NoUdp::Other));
-        assert_eq!(udp(&framed(&[], 0x0806, &body)), Err(NoUdp::Other));
-        assert_eq!(udp(&framed(&[0x81, 0, 0, 1].repeat(5), IPV4, &v4_of(&body, 0, &[]))), Err(NoUdp::Other));
+        assert_eq!(read(&framed(&[], IPV4, &tcp)), Err(NoUdp::Other));
+        assert_eq!(read(&framed(&[], IPV6, &v6_of(58, &body))), Err(NoUdp::Other));
+        assert_eq!(read(&framed(&[], 0x0806, &body)), Err(NoUdp::Other));
+        assert_eq!(read(&framed(&[0x81, 0, 0, 1].repeat(5), IPV4, &v4_of(&body, 0, &[]))), Err(NoUdp::Other));
     }
 
     #[test]
@@ -201,7 +259,7 @@ mod tests {
             framed(&[], IPV6, &v6_of(17, &datagram_of(b"payload"))),
         ] {
             for length in 0..whole.len() {
-                assert!(matches!(udp(&whole[..length]), Err(NoUdp::Cut(_))), "{length}");
+                assert!(matches!(read(&whole[..length]), Err(NoUdp::Cut(_))), "{length}");
             }
         }
     }
@@ -219,8 +277,10 @@ mod tests {
                 *first = version;
             }
             let frame = framed(&tags, kind, &bytes);
-            if let Ok(found) = udp(&frame) {
-                prop_assert!(found.payload.len() + 42 <= frame.len());
+            match read(&frame) {
+                Ok(Seen::Whole(found)) => prop_assert!(found.payload.len() + 42 <= frame.len()),
+                Ok(Seen::Part(part)) => prop_assert!(part.octets.len() + 34 <= frame.len()),
+                Err(_) => {}
             }
         }
     }
