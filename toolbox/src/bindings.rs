@@ -21,6 +21,7 @@ use toolbox_core::{
 use toolbox_wire::http::Reason;
 
 use crate::effects::Effects;
+use crate::history::spool::Spool;
 use crate::history::{self, History, HistoryError};
 
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
@@ -69,6 +70,7 @@ pub struct Bindings {
     journal: Journal,
     store: Store,
     history: History,
+    spool: Spool,
     ended: Ended,
     effects: Effects,
     /// Octets of the last snapshot.
@@ -153,13 +155,9 @@ impl Bindings {
             None => Store::open_large(&file)?,
             Some(postgresql) => Store::open_postgresql(postgresql)?,
         };
-        let elsewhere = history.postgresql.is_some();
+        let spool = Spool::new(history.postgresql.is_some().then(|| file.clone()), history.waiting);
         let history = History::open(store.clone(), history.retention)?;
-        if elsewhere && file.exists() {
-            let intervals = history.take_over(&Store::open_large(&file)?)?;
-            tracing::info!(intervals, from = %file.display(), "the history in the folder is taken over");
-            put_aside(&file)?;
-        }
+        spool.begin(&store, &history)?;
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(THREADS));
         let (loading, mut parts) = Loading::new(settings.clone(), threads);
         let journal = Journal::open_by_parts(&data.join("bindings"), &mut parts, |part, first, rows| {
@@ -175,7 +173,8 @@ impl Bindings {
         let glances = table.glances();
         let table = Arc::new(Mutex::new(table));
         let snapshot = Arc::new(AtomicU64::new(0));
-        Ok(Self { table, glances, settings, journal, store, history, ended, effects: Effects::default(), snapshot })
+        let effects = Effects::default();
+        Ok(Self { table, glances, settings, journal, store, history, spool, ended, effects, snapshot })
     }
 
     /// How long the network may hold a record.
@@ -317,7 +316,7 @@ impl Bindings {
     pub async fn keep_house(&self, stop: &Stop) -> Result<(), StoreError> {
         tokio::select! {
             // What is not in the history by then is in the journal.
-            () = stop.told() => tokio::time::timeout(LAST_FLUSH, self.flush()).await.unwrap_or(Ok(())),
+            () = stop.told() => tokio::time::timeout(LAST_FLUSH, self.flush(false)).await.unwrap_or(Ok(())),
             kept = self.keep_on() => kept,
         }
     }
@@ -326,7 +325,8 @@ impl Bindings {
         let mut purged = clock::now();
         loop {
             tokio::time::sleep(FLUSH_INTERVAL).await;
-            self.flush().await?;
+            self.flush(false).await?;
+            self.spool.empty(&self.store, &self.history).await?;
             if clock::now().since(purged) >= PURGE_INTERVAL {
                 purged = clock::now();
                 self.purge().await?;
@@ -348,20 +348,28 @@ impl Bindings {
             };
             durable.await?;
         }
-        let deleted = self.history.purge(clock::wall()).await?;
+        let deleted = match self.history.purge(clock::wall()).await {
+            Err(error) if self.spool.is_used() => {
+                tracing::warn!(%error, "what is too old stays until the server of the history is back");
+                return Ok(());
+            }
+            deleted => deleted?,
+        };
         counter!("toolbox_history_purged_total").increment(deleted as u64);
         Ok(())
     }
 
-    /// Puts what came to an end so far into the history.
-    async fn flush(&self) -> Result<(), StoreError> {
+    /// Puts what came to an end so far into the history; what its server cannot take waits in memory, if it is little and need not
+    /// be `all`, else in the spool.
+    async fn flush(&self, all: bool) -> Result<(), StoreError> {
         loop {
             let some: Vec<(u64, Vec<u8>, Vec<u8>)> = {
                 let all = self.ended.all();
                 gauge!("toolbox_history_waiting").set(all.len() as f64);
                 all.iter().take(FLUSH).map(|(number, of)| (*number, of.key(), of.encode())).collect()
             };
-            if some.is_empty() {
+            let at_once = all || self.spool.wants(self.ended.all().len());
+            if some.is_empty() || (self.store.is_away() && !at_once) {
                 return Ok(());
             }
             // Not before the event is durable that ended it.
@@ -373,9 +381,11 @@ impl Bindings {
                 numbers.push(number);
             }
             counter!("toolbox_history_intervals_total").increment(numbers.len() as u64);
-            self.store.commit(batch).await?;
-            let mut all = self.ended.all();
-            numbers.iter().for_each(|number| drop(all.remove(number)));
+            if !self.spool.keep(&self.store, &self.history, batch, at_once).await? {
+                return Ok(());
+            }
+            let mut ended = self.ended.all();
+            numbers.iter().for_each(|number| drop(ended.remove(number)));
         }
     }
 
@@ -399,7 +409,7 @@ impl Bindings {
             tokio::task::yield_now().await;
         }
         // The log that is given up has intervals which may be nowhere else.
-        self.flush().await?;
+        self.flush(true).await?;
         snapshot.finish().await?;
         self.snapshot.store(octets, Ordering::Relaxed);
         tracing::info!(octets, "a snapshot of the bindings took the place of the log");
@@ -429,7 +439,7 @@ fn import(old: &Path, table: &mut Table, journal: &Journal) -> Result<(), Bindin
     put_aside(old)
 }
 
-fn put_aside(old: &Path) -> Result<(), BindingsError> {
+pub(crate) fn put_aside(old: &Path) -> Result<(), BindingsError> {
     let aside = old.with_extension("redb.old");
     std::fs::rename(old, &aside).map_err(|source| BindingsError::Old { path: old.display().to_string(), source })
 }

@@ -1,10 +1,12 @@
 //! Who was where: closed intervals on disk, found by address and time, forgotten after a while.
 
 pub mod settings;
+pub(crate) mod spool;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use cloakway_store::{Batch, Store, StoreError};
@@ -36,21 +38,54 @@ pub enum HistoryError {
 pub struct History {
     store: Store,
     retention: Duration,
-    lengths: Arc<RwLock<BTreeSet<(u8, u8)>>>,
+    lengths: Arc<RwLock<Lengths>>,
+    /// Whether some of it is elsewhere still.
+    partial: Arc<AtomicBool>,
+}
+
+/// Family and length of prefixes that there are.
+#[derive(Debug, Default)]
+struct Lengths {
+    all: BTreeSet<(u8, u8)>,
+    /// Whether those of the store are among them.
+    whole: bool,
 }
 
 impl History {
     /// The history that `store` holds, of which `retention` is kept.
     ///
     /// # Errors
-    /// [`HistoryError`].
+    /// [`HistoryError`]; a server that is away is none.
     pub fn open(store: Store, retention: Duration) -> Result<Self, HistoryError> {
-        let lengths = store.scan(LENGTHS)?.into_iter().filter_map(|(key, _)| match *key {
+        let history = Self { store, retention, lengths: Arc::default(), partial: Arc::default() };
+        match history.load() {
+            Err(_) if history.store.is_away() => Ok(history),
+            loaded => loaded.map(|()| history),
+        }
+    }
+
+    fn lengths(&self) -> RwLockWriteGuard<'_, Lengths> {
+        self.lengths.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Learns which lengths there are, if that is not known yet.
+    fn load(&self) -> Result<(), HistoryError> {
+        if self.lengths.read().unwrap_or_else(PoisonError::into_inner).whole {
+            return Ok(());
+        }
+        let stored = self.store.scan(LENGTHS)?;
+        let mut lengths = self.lengths();
+        lengths.all.extend(stored.into_iter().filter_map(|(key, _)| match *key {
             [family, length] => Some((family, length)),
             _ => None,
-        });
-        let lengths = Arc::new(RwLock::new(lengths.collect()));
-        Ok(Self { store, retention, lengths })
+        }));
+        lengths.whole = true;
+        Ok(())
+    }
+
+    /// Says whether some of it is elsewhere still: then nothing of the past is answered.
+    pub fn set_partial(&self, partial: bool) {
+        self.partial.store(partial, Ordering::Relaxed);
     }
 
     /// Takes all over that `old` holds.
@@ -59,23 +94,51 @@ impl History {
     /// [`StoreError`].
     pub fn take_over(&self, old: &Store) -> Result<usize, StoreError> {
         let (mut taken, mut from) = (0, Vec::new());
-        loop {
-            let some = old.range(INTERVALS, &from, &[u8::MAX], CHUNK)?;
-            let Some((last, _)) = some.last() else { return Ok(taken) };
-            from = [last.as_slice(), &[0]].concat();
-            taken += some.len();
-            let mut batch = Batch::new();
-            some.into_iter().for_each(|(key, value)| self.put(&mut batch, key, value));
+        while let Some((batch, last, count)) = self.some_of(old, &from)? {
             self.store.commit_blocking(batch)?;
+            (taken, from) = (taken + count, [last.as_slice(), &[0]].concat());
         }
+        Ok(taken)
+    }
+
+    /// Takes some over that `old` holds, and takes it from there; how much that was.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn move_some(&self, old: &Store) -> Result<usize, StoreError> {
+        let Some((batch, _, count)) = self.some_of(old, &[])? else { return Ok(0) };
+        let mut gone = Batch::new();
+        for (key, _) in old.range(INTERVALS, &[], &[u8::MAX], CHUNK)? {
+            let end = end_of(&key).unwrap_or_default();
+            gone.delete(ENDS, [&end, key.as_slice()].concat()).delete(INTERVALS, key);
+        }
+        self.store.commit(batch).await?;
+        old.commit(gone).await?;
+        Ok(count)
+    }
+
+    /// What puts the next ones of `old` here, the last of their keys, and how many they are.
+    fn some_of(&self, old: &Store, from: &[u8]) -> Result<Option<(Batch, Vec<u8>, usize)>, StoreError> {
+        let some = old.range(INTERVALS, from, &[u8::MAX], CHUNK)?;
+        let Some((last, _)) = some.last() else { return Ok(None) };
+        let (last, count, mut batch) = (last.clone(), some.len(), Batch::new());
+        for (key, value) in some {
+            // Which lengths there are may be said in the old one alone.
+            if let Some([family, length]) = key.first_chunk() {
+                batch.put(LENGTHS, [*family, *length], []);
+            }
+            self.put(&mut batch, key, value);
+        }
+        Ok(Some((batch, last, count)))
     }
 
     /// Adds an interval, as [`Interval::key`] and [`Interval::encode`] give it, to what is to be committed.
     pub fn put(&self, batch: &mut Batch, key: Vec<u8>, value: Vec<u8>) {
         let (Some([family, length]), Some(end)) = (key.first_chunk(), end_of(&key)) else { return };
         let length = (*family, *length);
-        if !self.lengths.read().unwrap_or_else(PoisonError::into_inner).contains(&length) {
-            self.lengths.write().unwrap_or_else(PoisonError::into_inner).insert(length);
+        let is_known = |lengths: &Lengths| lengths.whole && lengths.all.contains(&length);
+        if !is_known(&self.lengths.read().unwrap_or_else(PoisonError::into_inner)) {
+            self.lengths().all.insert(length);
             batch.put(LENGTHS, [length.0, length.1], []);
         }
         batch.put(ENDS, [&end, key.as_slice()].concat(), []);
@@ -113,6 +176,7 @@ impl History {
         let family = if address.is_ipv4() { 4 } else { 6 };
         let lengths = self.lengths.read().unwrap_or_else(PoisonError::into_inner);
         let nets = lengths
+            .all
             .iter()
             .filter(|(of, _)| *of == family)
             .filter_map(|(_, length)| IpNet::new(address, *length).ok().map(|net| place(net.trunc())));
@@ -140,6 +204,10 @@ impl Past for AsOf<'_> {
     type Error = HistoryError;
 
     fn intervals(&self, address: IpAddr, at: Timestamp) -> Result<Vec<Interval>, HistoryError> {
+        if self.history.partial.load(Ordering::Relaxed) {
+            return Err(StoreError::Read("what ended while it was away is not there yet".to_owned()).into());
+        }
+        self.history.load()?;
         let mut found = Vec::new();
         for place in self.history.places(address) {
             let mut from = [place.as_slice(), &at.as_millis().to_be_bytes()].concat();
@@ -200,7 +268,7 @@ mod tests {
         found_and_purged(old.clone()).await;
         if let Some(server) = cloakway_testing::postgresql::Postgresql::start() {
             let (connection, schema) = (server.connection(), "toolbox".to_owned());
-            let settings = cloakway_store::Postgresql { connection, password: None, schema };
+            let settings = cloakway_store::Postgresql { connection, password: None, schema, tls: None };
             let store = Store::open_postgresql(&settings).unwrap();
             found_and_purged(store.clone()).await;
             let history = History::open(store.clone(), Duration::from_secs(1000)).unwrap();

@@ -95,3 +95,78 @@ fn while_the_server_is_away_the_present_goes_on_and_the_past_waits() {
     session(&mut nas, "dave", now - 9, now - 5);
     eventually("it goes on by itself", || (count(&server) == "3").then_some(()));
 }
+
+#[test]
+fn it_starts_while_the_server_is_away_and_what_waits_does_not_fill_the_memory() {
+    let Some(mut server) = Postgresql::start() else { return };
+    let now = now_s();
+    let more = tables(&server) + "waiting = 3\n";
+    let mut toolbox = Toolbox::start_in(tempfile::tempdir().unwrap(), "", "", &more);
+    let mut nas = Nas::new("127.0.0.1:0", toolbox.radius);
+    session(&mut nas, "alice", now - 900, now - 800);
+    let count = |server: &Postgresql| server.ask("test", "SELECT count(*) FROM toolbox.rows WHERE name = 'history'");
+    eventually("it is there", || (count(&server) == "1").then_some(()));
+    server.kill();
+    toolbox.kill();
+    toolbox.run();
+    let start = nas.accounting(START, "carol", "carol", ADDRESS, now - 10);
+    nas.tell(&start);
+    assert!(toolbox.live("carol", "198.51.100.70"), "the present goes on");
+    assert_eq!(asked(&toolbox, "alice", now - 850).0, StatusCode::SERVICE_UNAVAILABLE);
+    // More than may wait in memory: a file has them, over a kill too.
+    for n in 0..10 {
+        session(&mut nas, &format!("user{n}"), now - 1700 + n * 75, now - 1640 + n * 75);
+    }
+    eventually("they wait in the folder", || toolbox.data().join("history.redb").exists().then_some(()));
+    toolbox.kill();
+    toolbox.run();
+    assert_eq!(asked(&toolbox, "user3", now - 1445).0, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(toolbox.live("carol", "198.51.100.70"));
+    server.run();
+    eventually("all is there", || (count(&server) == "11").then_some(()));
+    eventually("the past is answered", || (asked(&toolbox, "alice", now - 850).0 == StatusCode::OK).then_some(()));
+    for (name, at) in [("alice", 850), ("user0", 1670), ("user3", 1445), ("user9", 995)] {
+        assert_eq!(asked(&toolbox, name, now - at), (StatusCode::OK, true), "{name}");
+    }
+    assert_eq!(asked(&toolbox, "user4", now - 1445), (StatusCode::OK, false));
+    assert!(!toolbox.data().join("history.redb").exists());
+}
+
+#[test]
+fn the_connection_is_under_tls_where_an_authority_is_named() {
+    let Some(mut server) = Postgresql::start() else { return };
+    let issued = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let connection = server.secure(&issued.cert.pem(), &issued.signing_key.serialize_pem());
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("server.pem");
+    std::fs::write(&ca, issued.cert.pem()).unwrap();
+    std::fs::write(folder.path().join("other.pem"), other.cert.pem()).unwrap();
+    let tables = format!("[history.postgresql]\nconnection = \"{connection}\"\nca = \"{}\"\n", ca.display());
+    let now = now_s();
+    let mut toolbox = Toolbox::start_in(folder, "", "", &tables);
+    let mut nas = Nas::new("127.0.0.1:0", toolbox.radius);
+    session(&mut nas, "alice", now - 900, now - 800);
+    let encrypted = "SELECT bool_and(ssl) AND count(*) >= 2 FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                     WHERE application_name = 'cloakway'";
+    assert_eq!(server.ask("test", encrypted), "t");
+    let count = || server.ask("test", "SELECT count(*) FROM toolbox.rows WHERE name = 'history'");
+    eventually("it is there", || (count() == "1").then_some(()));
+    assert_eq!(asked(&toolbox, "alice", now - 850), (StatusCode::OK, true));
+    // Who is not who it should be is not believed, and without TLS this server takes nobody.
+    toolbox.terminate();
+    let config = std::fs::read_to_string(toolbox.path("toolbox.toml")).unwrap();
+    for (line, said) in
+        [(format!("ca = \"{}\"", toolbox.path("other.pem").display()), "certificate"), (String::new(), "no encryption")]
+    {
+        let changed = config.replace(&format!("ca = \"{}\"", ca.display()), &line);
+        std::fs::write(toolbox.path("toolbox.toml"), changed).unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_toolbox"))
+            .args(["run", "--config"])
+            .arg(toolbox.path("toolbox.toml"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && text.contains(said), "{text}");
+    }
+}

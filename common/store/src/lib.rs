@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 pub use journal::{Journal, Place, Placed, Reader, Snapshot};
 #[cfg(feature = "postgresql")]
-pub use postgresql::{Postgresql, SettingsError};
+pub use postgresql::{Postgresql, SettingsError, Tls};
 use tokio::sync::oneshot;
 
 /// A change to one key.
@@ -112,14 +112,24 @@ impl Store {
         engine::Engine::open(path, true).map(|engine| Self(Arc::new(Engine::Embedded(engine))))
     }
 
-    /// Opens the store in a schema of a PostgreSQL server, made when it is not there. When the server goes away, commits
-    /// wait until it is back, and reads fail.
+    /// Opens the store in a schema of a PostgreSQL server, made when it is not there. While the server cannot be reached, now or
+    /// later, commits wait until it is back, and reads fail.
     ///
     /// # Errors
-    /// [`StoreError::Open`]: it cannot be reached, refuses us, or another process has the schema open.
+    /// [`StoreError::Open`]: it refuses us, is not who it should be, or another process has the schema open.
     #[cfg(feature = "postgresql")]
     pub fn open_postgresql(settings: &Postgresql) -> Result<Self, StoreError> {
         postgresql::Engine::open(settings).map(|engine| Self(Arc::new(Engine::Postgresql(engine))))
+    }
+
+    /// Whether this is a server that cannot be reached at the moment, so that commits wait.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match &*self.0 {
+            Engine::Embedded(_) => false,
+            #[cfg(feature = "postgresql")]
+            Engine::Postgresql(engine) => engine.is_away(),
+        }
     }
 
     /// Makes `batch` durable and returns when it is.

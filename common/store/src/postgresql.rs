@@ -1,11 +1,15 @@
 //! PostgreSQL behind the same interface, where one machine is not enough: one table of rows in a schema of its own.
 //!
 //! One session writes and holds an advisory lock on the schema: nobody else writes there. What waits together shares one
-//! transaction. When the server cannot be reached, commits wait until it is back: a batch says what holds of its keys, so
-//! that carrying it out again changes nothing. Reads fail meanwhile.
+//! transaction. When the server cannot be reached, also at the start, commits wait until it is back: a batch says what holds of
+//! its keys, so that carrying it out again changes nothing. Reads fail meanwhile.
+
+mod tls;
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
@@ -13,14 +17,20 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config, NoTls, Socket};
 
+pub use self::tls::Tls;
 use crate::{Batch, Change, Row, StoreError};
 
 /// Batches in one transaction at most.
 const GROUP_LIMIT: usize = 1024;
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long a connection may be silent that should not be.
+const SILENT: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(500);
 /// How often a schema is tried that another process has: the server hears in a moment that one was killed.
 const TRIES: u32 = 50;
@@ -36,6 +46,8 @@ pub struct Postgresql {
     pub password: Option<String>,
     /// The schema, made when it is not there.
     pub schema: String,
+    /// How connections are secured; none: they are not.
+    pub tls: Option<Tls>,
 }
 
 impl fmt::Debug for Postgresql {
@@ -53,10 +65,13 @@ pub enum SettingsError {
     /// The connection is not understood.
     #[error("{0}: host=/run/postgresql dbname=toolbox user=toolbox would be one")]
     Connection(String),
+    /// A socket of this machine under TLS.
+    #[error("{0} is a socket of this machine, and has no TLS: leave it out, or name a host")]
+    TlsOfSocket(String),
 }
 
 impl Postgresql {
-    /// Whether the settings can be used; and the hosts that are not this one.
+    /// Whether the settings can be used; and the hosts that are not this one and are spoken to in the clear.
     ///
     /// # Errors
     /// [`SettingsError`].
@@ -67,14 +82,20 @@ impl Postgresql {
             return Err(SettingsError::Schema(self.schema.clone()));
         }
         let hosts = self.config()?;
-        let far = hosts.get_hosts().iter().filter_map(|host| match host {
-            tokio_postgres::config::Host::Tcp(host) if host != "localhost" => {
-                let local = host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-                (!local).then(|| host.clone())
+        let mut far = Vec::new();
+        for host in hosts.get_hosts() {
+            match host {
+                Host::Unix(path) if self.tls.is_some() => {
+                    return Err(SettingsError::TlsOfSocket(path.display().to_string()));
+                }
+                Host::Tcp(host) if self.tls.is_none() && host != "localhost" => {
+                    let local = host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+                    far.extend((!local).then(|| host.clone()));
+                }
+                Host::Unix(_) | Host::Tcp(_) => {}
             }
-            _ => None,
-        });
-        Ok(far.collect())
+        }
+        Ok(far)
     }
 
     fn config(&self) -> Result<Config, SettingsError> {
@@ -86,13 +107,60 @@ impl Postgresql {
         if let Some(password) = &self.password {
             config.password(password);
         }
-        config.connect_timeout(CONNECT).application_name("cloakway");
+        config.connect_timeout(CONNECT).application_name("cloakway").keepalives_idle(SILENT).tcp_user_timeout(SILENT);
+        config.ssl_mode(if self.tls.is_some() { SslMode::Require } else { SslMode::Disable });
         Ok(config)
     }
 
     fn open_error(&self, reason: impl ToString) -> StoreError {
         StoreError::Open { path: format!("PostgreSQL, schema {}", self.schema), reason: reason.to_string() }
     }
+}
+
+/// Why there is no session.
+enum Failed {
+    /// The server cannot be reached; it may be back.
+    Away(String),
+    /// It will not have us.
+    Refused(String),
+}
+
+impl From<tokio_postgres::Error> for Failed {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let text = chain(&error);
+        let away = match error.as_db_error() {
+            // It starts, or ends.
+            Some(said) => [
+                SqlState::CANNOT_CONNECT_NOW,
+                SqlState::ADMIN_SHUTDOWN,
+                SqlState::CRASH_SHUTDOWN,
+                SqlState::TOO_MANY_CONNECTIONS,
+            ]
+            .contains(said.code()),
+            None => error.is_closed() || io_kind(&error).is_some_and(|kind| kind != io::ErrorKind::InvalidData),
+        };
+        if away { Self::Away(text) } else { Self::Refused(text) }
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Away(why) | Self::Refused(why)) = self;
+        f.write_str(why)
+    }
+}
+
+/// What kind of an error of a socket caused this one; a certificate that is not believed is [`io::ErrorKind::InvalidData`].
+fn io_kind(error: &tokio_postgres::Error) -> Option<io::ErrorKind> {
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(error) = inner.downcast_ref::<io::Error>() {
+            return Some(error.kind());
+        }
+        cause = inner.source();
+    }
+    // The time that a connection may take has no source.
+    error.to_string().contains("timed out").then_some(io::ErrorKind::TimedOut)
 }
 
 /// An error with everything that caused it, on one line.
@@ -121,6 +189,7 @@ pub(crate) struct Engine {
     commits: Option<mpsc::UnboundedSender<Commit>>,
     questions: Option<mpsc::UnboundedSender<Question>>,
     closing: Arc<AtomicBool>,
+    away: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -129,14 +198,12 @@ impl Engine {
         settings.check().map_err(|error| settings.open_error(error))?;
         let (commits, queue) = mpsc::unbounded_channel();
         let (questions, asked) = mpsc::unbounded_channel();
-        let closing = Arc::new(AtomicBool::new(false));
+        let (closing, away) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let writer = {
-            let (settings, closing) = (settings.clone(), closing.clone());
-            thread("store-writer", settings.clone(), move |opened| {
-                write_until_closed(settings, queue, closing, opened)
-            })?
+            let (settings, flags) = (settings.clone(), Flags { closing: closing.clone(), away: away.clone() });
+            thread("store-writer", settings.clone(), move |opened| write_until_closed(settings, queue, flags, opened))?
         };
-        let mut engine = Self { commits: Some(commits), questions: None, closing, threads: vec![writer] };
+        let mut engine = Self { commits: Some(commits), questions: None, closing, away, threads: vec![writer] };
         let reader = {
             let settings = settings.clone();
             thread("store-reader", settings.clone(), move |opened| read_until_closed(settings, asked, opened))?
@@ -151,6 +218,10 @@ impl Engine {
         if let Some(commits) = &self.commits {
             let _ = commits.send((batch, done));
         }
+    }
+
+    pub(crate) fn is_away(&self) -> bool {
+        self.away.load(Ordering::Relaxed)
     }
 
     pub(crate) fn get(&self, name: &str, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -189,13 +260,19 @@ impl Drop for Engine {
 /// Tells once how opening ended.
 type Opened = Sender<Result<(), StoreError>>;
 
-/// A thread with an event loop of its own, once it says that it is connected.
+/// What the writer is told, and says.
+struct Flags {
+    closing: Arc<AtomicBool>,
+    away: Arc<AtomicBool>,
+}
+
+/// A thread with an event loop of its own, once it says that it works.
 fn thread<F: Future<Output = ()>>(
     name: &str,
     settings: Postgresql,
     work: impl FnOnce(Opened) -> F + Send + 'static,
 ) -> Result<JoinHandle<()>, StoreError> {
-    let failed = |error: std::io::Error| settings.open_error(error);
+    let failed = |error: io::Error| settings.open_error(error);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let (opened, told) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(name.to_owned());
@@ -204,9 +281,20 @@ fn thread<F: Future<Output = ()>>(
     Ok(thread)
 }
 
-async fn connect(settings: &Postgresql) -> Result<Client, String> {
-    let config = settings.config().map_err(|error| error.to_string())?;
-    let (client, connection) = config.connect(NoTls).await.map_err(|error| chain(&error))?;
+async fn connect(settings: &Postgresql) -> Result<Client, Failed> {
+    let config = settings.config().map_err(|error| Failed::Refused(error.to_string()))?;
+    match &settings.tls {
+        None => connect_by(&config, NoTls).await,
+        Some(tls) => connect_by(&config, tls.clone()).await,
+    }
+}
+
+async fn connect_by<T>(config: &Config, tls: T) -> Result<Client, Failed>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) = config.connect(tls).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::warn!(error = chain(&error), "a connection to PostgreSQL has ended");
@@ -216,7 +304,7 @@ async fn connect(settings: &Postgresql) -> Result<Client, String> {
 }
 
 /// A session that may write: the only one in its schema, whose commits are on disk when they are answered.
-async fn writer(settings: &Postgresql) -> Result<Client, String> {
+async fn writer(settings: &Postgresql) -> Result<Client, Failed> {
     let schema = &settings.schema;
     let client = connect(settings).await?;
     let asked = async {
@@ -242,24 +330,46 @@ async fn writer(settings: &Postgresql) -> Result<Client, String> {
         }
         Ok::<_, tokio_postgres::Error>(locked)
     };
-    match asked.await.map_err(|error| chain(&error))? {
+    match asked.await? {
         true => Ok(client),
-        false => Err("another process has this schema open".to_owned()),
+        false => Err(Failed::Refused("another process has this schema open".to_owned())),
     }
+}
+
+/// The session that opening found, or none while the server is away; nothing when it refuses us.
+fn found(settings: &Postgresql, first: Result<Client, Failed>, opened: &Opened) -> Option<Option<Client>> {
+    let (client, told) = match first {
+        Ok(client) => (Some(Some(client)), Ok(())),
+        Err(Failed::Away(error)) => {
+            tracing::error!(error, "PostgreSQL cannot be reached: what is to be kept waits");
+            (Some(None), Ok(()))
+        }
+        Err(Failed::Refused(reason)) => (None, Err(settings.open_error(reason))),
+    };
+    let _ = opened.send(told);
+    client
 }
 
 async fn write_until_closed(
     settings: Postgresql,
     mut queue: mpsc::UnboundedReceiver<Commit>,
-    closing: Arc<AtomicBool>,
+    flags: Flags,
     opened: Opened,
 ) {
-    let mut client = match writer(&settings).await {
-        Ok(client) => client,
-        Err(reason) => return drop(opened.send(Err(settings.open_error(reason)))),
-    };
-    let _ = opened.send(Ok(()));
-    while let Some(first) = queue.recv().await {
+    let first = writer(&settings).await;
+    flags.away.store(first.is_err(), Ordering::Relaxed);
+    let Some(mut client) = found(&settings, first, &opened) else { return };
+    loop {
+        flags.away.store(client.is_none(), Ordering::Relaxed);
+        // The schema is taken as soon as the server is there, and not only when there is something to write.
+        let first = tokio::select! {
+            first = queue.recv() => first,
+            () = tokio::time::sleep(AGAIN), if client.is_none() => {
+                client = again(&settings).await;
+                continue;
+            }
+        };
+        let Some(first) = first else { return };
         let mut group = vec![first];
         while group.len() < GROUP_LIMIT
             && let Ok(next) = queue.try_recv()
@@ -267,25 +377,31 @@ async fn write_until_closed(
             group.push(next);
         }
         let result = loop {
-            let failed = match write(&mut client, &settings.schema, &group).await {
-                Ok(()) => break Ok(()),
-                Err(error) => chain(&error),
+            let failed = match &mut client {
+                None => "it cannot be reached".to_owned(),
+                Some(session) => match write(session, &settings.schema, &group).await {
+                    Ok(()) => break Ok(()),
+                    Err(error) => chain(&error),
+                },
             };
+            flags.away.store(true, Ordering::Relaxed);
             tracing::error!(error = failed, "PostgreSQL does not take what is to be kept: again soon");
-            if closing.load(Ordering::Relaxed) {
+            if flags.closing.load(Ordering::Relaxed) {
                 break Err(StoreError::Write(failed));
             }
             tokio::time::sleep(AGAIN).await;
             // What was sent may have been carried out or not: it is sent again.
-            match writer(&settings).await {
-                Ok(again) => client = again,
-                Err(error) => tracing::error!(error, "PostgreSQL cannot be reached"),
-            }
+            client = again(&settings).await;
         };
         for (_, done) in group {
             let _ = done.send(result.clone());
         }
     }
+}
+
+async fn again(settings: &Postgresql) -> Option<Client> {
+    let client = writer(settings).await;
+    client.map_err(|error| tracing::error!(%error, "PostgreSQL cannot be written")).ok()
 }
 
 /// All batches in one transaction: of each key what the last of them says.
@@ -327,29 +443,31 @@ async fn write(client: &mut Client, schema: &str, group: &[Commit]) -> Result<()
     transaction.commit().await
 }
 
-async fn reader(settings: &Postgresql) -> Result<Client, String> {
+async fn reader(settings: &Postgresql) -> Result<Client, Failed> {
     let client = connect(settings).await?;
-    let limit = "SET statement_timeout = '20s'; SET default_transaction_read_only = on";
-    client.batch_execute(limit).await.map_err(|error| chain(&error))?;
+    client.batch_execute("SET statement_timeout = '20s'; SET default_transaction_read_only = on").await?;
     Ok(client)
 }
 
 async fn read_until_closed(settings: Postgresql, mut asked: mpsc::UnboundedReceiver<Question>, opened: Opened) {
-    let mut client = match reader(&settings).await {
-        Ok(client) => client,
-        Err(reason) => return drop(opened.send(Err(settings.open_error(reason)))),
-    };
-    let _ = opened.send(Ok(()));
+    let Some(mut client) = found(&settings, reader(&settings).await, &opened) else { return };
     while let Some(question) = asked.recv().await {
-        let mut answer = read(&client, &settings.schema, &question).await.map_err(|error| chain(&error));
-        if answer.is_err() && client.is_closed() {
-            answer = match reader(&settings).await {
-                Ok(again) => {
-                    client = again;
-                    read(&client, &settings.schema, &question).await.map_err(|error| chain(&error))
-                }
-                Err(error) => Err(error),
-            };
+        let mut answer = Err("PostgreSQL cannot be reached".to_owned());
+        for _ in 0..2 {
+            if client.as_ref().is_none_or(Client::is_closed) {
+                client = match reader(&settings).await {
+                    Ok(client) => Some(client),
+                    Err(error) => {
+                        answer = Err(error.to_string());
+                        break;
+                    }
+                };
+            }
+            let Some(session) = &client else { break };
+            answer = read(session, &settings.schema, &question).await.map_err(|error| chain(&error));
+            if answer.is_ok() || !session.is_closed() {
+                break;
+            }
         }
         let _ = question.answer.send(answer.map_err(StoreError::Read));
     }

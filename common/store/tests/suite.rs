@@ -46,7 +46,7 @@ fn open(place: &str) -> Result<Store, cloakway_store::StoreError> {
         #[cfg(feature = "postgresql")]
         Some((name, connection)) => {
             let (schema, connection) = (name.to_owned(), connection.to_owned());
-            Store::open_postgresql(&cloakway_store::Postgresql { connection, password: None, schema })
+            Store::open_postgresql(&cloakway_store::Postgresql { connection, password: None, schema, tls: None })
         }
         #[cfg(not(feature = "postgresql"))]
         Some(_) => unreachable!("there is one engine"),
@@ -255,9 +255,18 @@ fn the_store_agrees_with_a_map() {
 fn commits_wait_for_a_server_that_died_and_what_was_acknowledged_before_is_there() {
     use cloakway_testing::postgresql::Postgresql;
     let Some(mut server) = Postgresql::start() else { return };
-    let settings =
-        |connection: String| cloakway_store::Postgresql { connection, password: None, schema: "kept".into() };
-    let store = Store::open_postgresql(&settings(server.connection())).unwrap();
+    let settings = |connection: String, schema: &str| cloakway_store::Postgresql {
+        connection,
+        password: None,
+        schema: schema.into(),
+        tls: None,
+    };
+    let store = Store::open_postgresql(&settings(server.connection(), "kept")).unwrap();
+    let second = Store::open_postgresql(&settings(server.connection(), "kept")).unwrap_err().to_string();
+    assert!(second.contains("schema kept") && second.contains("another process"), "{second}");
+    let nobody = server.connection().replace("dbname=test", "dbname=none");
+    let refused = Store::open_postgresql(&settings(nobody, "kept")).unwrap_err().to_string();
+    assert!(refused.contains("does not exist"), "{refused}");
     let put = |n: u8| {
         let mut batch = Batch::new();
         batch.put("t", [n], [n]);
@@ -271,10 +280,18 @@ fn commits_wait_for_a_server_that_died_and_what_was_acknowledged_before_is_there
     server.kill();
     let waiting = put(20);
     assert!(store.scan("t").unwrap_err().to_string().contains("cannot be read"));
-    let refused = Store::open_postgresql(&settings(server.connection())).unwrap_err().to_string();
-    assert!(refused.contains("PostgreSQL, schema kept"), "{refused}");
+    // One that is opened meanwhile waits, too.
+    let early = Store::open_postgresql(&settings(server.connection(), "early")).unwrap();
+    assert!(early.is_away() && early.scan("t").is_err());
+    let mut batch = Batch::new();
+    batch.put("t", [1], [1]);
+    let first = early.commit(batch);
     server.run();
-    runtime().block_on(waiting).unwrap();
+    runtime().block_on(async {
+        waiting.await.unwrap();
+        first.await.unwrap();
+    });
+    assert!(!early.is_away() && !store.is_away());
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let rows = loop {
         match store.scan("t") {
@@ -298,6 +315,7 @@ fn settings_that_cannot_be_used_are_refused_with_what_would_be_right() {
             connection: connection.into(),
             password: Some("hush".into()),
             schema: schema.into(),
+            tls: None,
         };
         assert!(!format!("{settings:?}").contains("hush"));
         settings.check().map_err(|error| error.to_string())

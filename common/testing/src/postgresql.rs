@@ -21,6 +21,8 @@ pub struct Postgresql {
     server: Option<Child>,
     /// Whom it runs as, where that is another one.
     user: Option<(u32, u32)>,
+    /// Where it takes connections under TLS.
+    tls: Option<u16>,
 }
 
 /// Where Debian has the programs of a version of PostgreSQL.
@@ -60,7 +62,7 @@ impl Postgresql {
         let name = format!("cloakway-pg-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir(&folder).expect("a folder");
-        let mut server = Self { folder, programs, server: None, user };
+        let mut server = Self { folder, programs, server: None, user, tls: None };
         std::fs::set_permissions(&server.folder, std::fs::Permissions::from_mode(0o755)).expect("permissions");
         let data = server.folder.join("data");
         std::fs::create_dir(&data).expect("a folder");
@@ -81,6 +83,32 @@ impl Postgresql {
         server.run();
         server.ask("postgres", "CREATE DATABASE test");
         Some(server)
+    }
+
+    /// Starts it anew, so that it takes connections by TCP on loopback too, and those under TLS alone; gives how to connect.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn secure(&mut self, certificate: &str, key: &str) -> String {
+        self.kill();
+        let data = self.folder.join("data");
+        for (name, text) in [
+            ("server.crt", certificate),
+            ("server.key", key),
+            ("pg_hba.conf", "local all all trust\nhostssl all all 127.0.0.1/32 trust\n"),
+        ] {
+            let path = data.join(name);
+            std::fs::write(&path, text).expect("a file");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("permissions");
+            if let Some((user, group)) = self.user {
+                chown(&path, Some(user), Some(group)).expect("an owner");
+            }
+        }
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = free.expect("a free port").port();
+        self.tls = Some(port);
+        self.run();
+        format!("host=127.0.0.1 port={port} dbname=test user=postgres")
     }
 
     /// Starts the server, after [`Postgresql::kill`] again.
@@ -107,7 +135,11 @@ impl Postgresql {
     fn spawn(&self) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.folder.join("log")).expect("a log");
         let mut command = self.command("postgres");
-        command.arg("-D").arg(self.folder.join("data")).args(["-h", "", "-k"]).arg(&self.folder);
+        let listen = if self.tls.is_some() { "127.0.0.1" } else { "" };
+        command.arg("-D").arg(self.folder.join("data")).args(["-h", listen, "-k"]).arg(&self.folder);
+        if let Some(port) = self.tls {
+            command.args(["-p", &port.to_string(), "-c", "ssl=on"]);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("postgres")
     }
 
@@ -146,6 +178,9 @@ impl Postgresql {
         let mut command = Command::new(self.programs.join("psql"));
         command.arg("-h").arg(&self.folder).args(["-U", "postgres", "-d", database, "-qAt", "-v", "ON_ERROR_STOP=1"]);
         command.args(["-c", statement]).stdin(Stdio::null());
+        if let Some(port) = self.tls {
+            command.args(["-p", &port.to_string()]);
+        }
         command
     }
 
