@@ -5,6 +5,7 @@ pub mod bgp_peers;
 pub mod bgp_restart;
 pub mod bgp_watch;
 pub mod crash;
+pub mod isp;
 pub mod purchase;
 mod shown;
 mod world;
@@ -69,6 +70,12 @@ pub const ALL: &[Story] = &[
         about: "each process is killed during a purchase and started again; no order is lost or doubled",
         topology: "purchase",
         tell: crash::tell,
+    },
+    Story {
+        name: "isp",
+        about: "a thousand purchases from behind a NAT, each attributed to who the client says it is",
+        topology: "isp",
+        tell: isp::tell,
     },
 ];
 

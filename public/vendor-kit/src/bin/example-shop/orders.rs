@@ -1,6 +1,7 @@
 //! The shop's orders: stored before they are posted, decided once.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
 use cloakway_store::{Batch, Store, StoreError};
@@ -21,6 +22,9 @@ pub(crate) enum State {
 pub(crate) struct Order {
     pub(crate) order: TransactionId,
     pub(crate) item: String,
+    /// Whence the client came, which is what its ISP's toolbox can be asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) client: Option<SocketAddr>,
     pub(crate) amount: Money,
     pub(crate) state: State,
     pub(crate) verdict: Option<Verdict>,
@@ -125,6 +129,7 @@ mod tests {
         let order = Order {
             order: "o-1".parse().unwrap(),
             item: "book".to_owned(),
+            client: None,
             amount: Money::new(1250, "EUR".parse().unwrap()).unwrap(),
             state: State::Waiting,
             verdict: None,

@@ -76,6 +76,7 @@ async fn buy(
     let order = Order {
         order: id.clone(),
         item: item.id.clone(),
+        client: Some(peer.address),
         amount: item.price,
         state: Paid::Waiting,
         verdict: None,
@@ -98,13 +99,17 @@ async fn buy(
         other => unavailable(other.to_string()),
     })?;
     if headers.get(header::ACCEPT).is_some_and(|accept| accept.as_bytes() == b"application/json") {
-        return Ok(Json(serde_json::json!({"order": id, "pay_url": accepted.pay_url})).into_response());
+        return Ok(
+            Json(serde_json::json!({"order": id, "pay_url": accepted.pay_url, "client": peer.address})).into_response()
+        );
     }
     Ok(Redirect::to(&accepted.pay_url).into_response())
 }
 
 async fn order(State(shop): State<Shop>, Path(id): Path<String>) -> Result<Json<Order>, Refusal> {
     let known = id.parse().ok().and_then(|id| shop.orders.get(&id));
+    // Whoever has the number of an order need not know whence it came.
+    let known = known.map(|order| Order { client: None, ..order });
     known.map(Json).ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "unknown_order", "there is no such order"))
 }
 
