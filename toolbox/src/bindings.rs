@@ -20,7 +20,7 @@ use toolbox_core::{
 };
 use toolbox_wire::http::Reason;
 
-use crate::effects::Effects;
+use crate::effects::{Alarm, Effects};
 use crate::history::spool::Spool;
 use crate::history::{self, History, HistoryError};
 
@@ -301,6 +301,12 @@ impl Bindings {
     #[must_use]
     pub fn list(&self) -> Vec<Binding> {
         self.table().bindings(clock::wall()).collect()
+    }
+
+    /// What made or may make somebody unknown, for the operator.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<Alarm> {
+        self.effects.alarms()
     }
 
     /// How many sessions are open.

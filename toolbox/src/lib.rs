@@ -10,7 +10,7 @@ pub mod bindings;
 pub mod callers;
 pub mod config;
 mod ear;
-mod effects;
+pub mod effects;
 pub mod follow;
 pub mod history;
 pub mod loading;

@@ -46,6 +46,7 @@ impl Role for Toolbox {
     const TOPICS: &'static [Topic] = &[
         Topic { name: "bindings", about: "Addresses with their subscribers, and why some are unknown" },
         Topic { name: "access", about: "Leases, translations, neighbours and files: what is followed, and alarms" },
+        Topic { name: "alarms", about: "Records that contradict others, so that somebody is unknown: the last 256" },
         Topic { name: "sources", about: "RADIUS clients, what they sent, what was dropped" },
         Topic { name: "homes", about: "The RADIUS servers that packets are passed on to" },
         Topic { name: "callers", about: "Who may ask, and how much they did" },
@@ -208,6 +209,7 @@ impl Shown {
         let value = match request.topic.as_str() {
             TOPIC => return prefixes::answer(&self.bindings, request),
             "bindings" => serde_json::to_value(self.bindings.list()),
+            "alarms" => serde_json::to_value(self.bindings.alarms()),
             "access" => serde_json::to_value(self.sources.list()),
             "sources" => serde_json::to_value(self.radius.sources()),
             "homes" => serde_json::to_value(self.radius.homes()),

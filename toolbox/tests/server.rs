@@ -52,6 +52,32 @@ fn a_subscriber_is_live_from_start_to_stop_and_the_answers_disclose_nobody_else(
 }
 
 #[test]
+fn what_makes_somebody_unknown_is_an_alarm_that_names_the_session() {
+    let toolbox = Toolbox::start();
+    let mut nas = Nas::new("127.0.0.1:0", toolbox.radius);
+    let now = now_s();
+    assert_eq!(toolbox.show("alarms").unwrap(), json!([]));
+    for (session, user) in [("s1", "alice@isp.example"), ("s2", "bob@isp.example")] {
+        let start = nas.accounting(START, session, user, A, now - 5);
+        nas.tell(&start);
+    }
+    assert_eq!(toolbox.reason("alice@isp.example", "198.51.100.70"), "ambiguous");
+    let alarms = toolbox.show("alarms").unwrap();
+    assert_eq!(alarms.as_array().unwrap().len(), 1);
+    let (of, at) = (&alarms[0], json!(["198.51.100.70/32"]));
+    assert_eq!((&of["reason"], &of["client"], &of["times"]), (&json!("overlap"), &json!("edge"), &json!(1)));
+    assert_eq!((&of["session"], &of["addresses"]), (&json!("s2"), &at));
+    // A Stop from before its Start.
+    for (status, at) in [(START, now - 5), (STOP, now - 600)] {
+        let packet = nas.accounting(status, "s3", "carol@isp.example", [198, 51, 100, 80], at);
+        nas.tell(&packet);
+    }
+    let alarms = toolbox.show("alarms").unwrap();
+    assert_eq!((&alarms[0]["reason"], &alarms[0]["session"]), (&json!("contradiction"), &json!("s3")), "{alarms}");
+    assert!(!toolbox.log().contains("alice") && !alarms.to_string().contains("isp.example"));
+}
+
+#[test]
 fn strangers_bad_authenticators_and_broken_packets_get_no_answer_and_change_nothing() {
     let toolbox = Toolbox::start();
     let mut nas = Nas::new("127.0.0.1:0", toolbox.radius);
