@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use cloakway_crypto::{Secret, encode, hpke};
 use cloakway_runtime::config::{self, Invalid};
-use cloakway_store::{Postgresql, SettingsError, Store, StoreError};
+use cloakway_runtime::tls;
+use cloakway_store::{Postgresql, SettingsError, Store, StoreError, Tls};
 use serde::Deserialize;
 use transact_bank::Movement;
 use transact_ecash::ledger::{Exchange, Limit, Tariff};
@@ -82,6 +83,7 @@ struct RawPostgresql {
     #[serde(default = "schema")]
     schema: String,
     password_file: Option<PathBuf>,
+    ca: Option<PathBuf>,
 }
 
 fn schema() -> String {
@@ -293,13 +295,15 @@ fn postgresql(raw: RawPostgresql) -> Result<(Postgresql, Vec<String>), Invalid> 
         let read = config::read_secret(&path).map(|password| password.expose().clone());
         read.map_err(|error| Invalid::at(field("password-file"), error))
     });
-    let found = Postgresql { connection: raw.connection, password: password.transpose()?, schema: raw.schema };
+    let tls = raw.ca.map(|ca| tls::client(&ca, None).map_err(|error| Invalid::at(field("ca"), error)));
+    let tls = tls.transpose()?.map(Tls::new);
+    let found = Postgresql { connection: raw.connection, password: password.transpose()?, schema: raw.schema, tls };
     let far = found.check().map_err(|error| {
         let of_schema = matches!(error, SettingsError::Schema(_));
         Invalid::at(field(if of_schema { "schema" } else { "connection" }), error)
     })?;
     let warnings = far.into_iter().map(|host| {
-        format!("warning: {host}: what goes to this PostgreSQL server is not encrypted: let the network do it")
+        format!("warning: {host}: what goes to this PostgreSQL server is not encrypted: give ecash.postgresql.ca")
     });
     Ok((found, warnings.collect()))
 }

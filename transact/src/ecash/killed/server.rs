@@ -123,6 +123,7 @@ pub(in crate::ecash) fn config(bank: SocketAddr) -> EcashConfig {
             connection,
             password: None,
             schema: "ecash".to_owned(),
+            tls: None,
         }),
         warnings: Vec::new(),
     }
