@@ -45,6 +45,10 @@ const NEEDED: &[(&str, &str)] = &[
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
     ("certutil", "libnss3-tools"),
+    ("node", "nodejs"),
+    ("openssl", "openssl"),
+    ("php", "php-cli"),
+    ("python3", "python3"),
     ("/usr/share/fonts/truetype/liberation", "fonts-liberation"),
 ];
 

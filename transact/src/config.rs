@@ -19,6 +19,7 @@ use transact_core::admission::Bounds;
 
 use crate::ecash::settings::{self as ecash, EcashConfig, RawEcash};
 use crate::institutions::{self, Institution, RawInstitution};
+use crate::result_secrets::{self, RawResultSecret, ResultSecrets};
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Signs results.
     pub result_key: SigningKey,
+    /// Sign results of their vendors too.
+    pub(crate) result_secrets: ResultSecrets,
     /// How orders are treated.
     pub policy: Policy,
     /// The private side.
@@ -82,6 +85,8 @@ pub struct Raw {
     metrics_listen: Option<SocketAddr>,
     order_key_file: PathBuf,
     result_key_file: PathBuf,
+    #[serde(default)]
+    result_secrets: Vec<RawResultSecret>,
     #[serde(default)]
     orders: RawOrders,
     private: RawPrivate,
@@ -302,6 +307,7 @@ impl config::Config for Config {
             data: raw.data,
             admin_socket: raw.admin_socket.unwrap_or_else(|| config::default_socket("transaction-server")),
             metrics_listen: raw.metrics_listen,
+            result_secrets: result_secrets::validate(raw.result_secrets)?,
             result_key: SigningKey::from_base64(&result_key).map_err(|e| Invalid::at("result-key-file", e))?,
             policy: Policy {
                 secret: key_bytes("order-key-file", &raw.order_key_file)?,
@@ -354,6 +360,10 @@ impl Config {
             ),
             format!("results are signed by {}", self.result_key.verifying_key().to_base64()),
         ];
+        if !self.result_secrets.is_empty() {
+            let vendors: Vec<&str> = self.result_secrets.keys().map(cloakway_types::VendorId::as_str).collect();
+            lines.push(format!("results of {} are signed by their shared secrets too", vendors.join(", ")));
+        }
         for institution in &self.institutions {
             let link = &institution.link;
             if link.codec.mac.is_none() {

@@ -20,6 +20,7 @@ mod ecash;
 mod engine;
 #[cfg(test)]
 mod exactly_once;
+mod form;
 mod gate;
 mod harden;
 mod institutions;
@@ -30,6 +31,7 @@ mod never;
 mod outbox;
 mod private;
 mod private_api;
+mod result_secrets;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -91,7 +93,7 @@ impl Role for TransactionServer {
         harden::no_core_dumps()?;
         std::fs::create_dir_all(&config.data)?;
         let store = Store::open(&config.data.join("orders.redb"))?;
-        let outbox = Arc::new(outbox::Outbox::new(config.result_key));
+        let outbox = Arc::new(outbox::Outbox::new(config.result_key).with_secrets(config.result_secrets));
         let (mut ask, mut requests) = (engine::Institutions::new(), Vec::new());
         for institution in config.institutions {
             let (sender, receiver) = mpsc::unbounded_channel();

@@ -9,12 +9,15 @@ use cloakway_runtime::clock;
 use tokio::sync::Notify;
 use transact_wire::result::{Pending, PurchaseResult, ResultError, SignedResult};
 
+use crate::result_secrets::ResultSecrets;
+
 /// Results in one answer at most.
 const PAGE: usize = 100;
 
 #[derive(Debug)]
 pub(crate) struct Outbox {
     key: SigningKey,
+    secrets: ResultSecrets,
     entries: Mutex<Entries>,
     more: Notify,
 }
@@ -31,7 +34,12 @@ impl Outbox {
         // A cursor from before a restart is below every number given after it.
         let last = clock::wall().as_millis() << 16;
         let entries = Entries { by_sequence: BTreeMap::new(), by_id: BTreeMap::new(), last };
-        Self { key, entries: Mutex::new(entries), more: Notify::new() }
+        Self { key, secrets: ResultSecrets::new(), entries: Mutex::new(entries), more: Notify::new() }
+    }
+
+    /// Results of these vendors are signed by their secrets too.
+    pub(crate) fn with_secrets(self, secrets: ResultSecrets) -> Self {
+        Self { secrets, ..self }
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, Entries> {
@@ -77,7 +85,9 @@ impl Outbox {
 
     /// A result as it is delivered now.
     pub(crate) fn sign(&self, id: &str, result: &PurchaseResult) -> Result<SignedResult, ResultError> {
-        SignedResult::sign(id, result, &self.key, clock::wall())
+        let signed = SignedResult::sign(id, result, &self.key, clock::wall())?;
+        let secrets = self.secrets.get(&result.vendor).into_iter().flatten();
+        Ok(secrets.fold(signed, SignedResult::and_by))
     }
 
     fn after(&self, cursor: u64) -> Result<Pending, ResultError> {
@@ -85,7 +95,7 @@ impl Outbox {
         let range = entries.by_sequence.range(cursor.saturating_add(1)..).take(PAGE);
         let mut pending = Pending { cursor, results: Vec::new() };
         for (sequence, (id, result)) in range {
-            pending.results.push(SignedResult::sign(id, result, &self.key, clock::wall())?);
+            pending.results.push(self.sign(id, result)?);
             pending.cursor = *sequence;
         }
         Ok(pending)

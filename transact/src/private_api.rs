@@ -36,7 +36,8 @@ pub(crate) fn router(engine: Engine, origins: Vec<HeaderValue>) -> Router {
         .route("/v1/payments", post(pay))
         .route("/v1/outcome", post(outcome))
         .layer(from_fn_with_state(api.clone(), cross_origin))
-        .with_state(api)
+        .with_state(api.clone())
+        .merge(crate::form::router(api.engine, api.origins))
 }
 
 async fn pay(State(api): State<Api>, Extension(gate): Extension<Gate>, body: Bytes) -> Result<Json<Outcome>, Refusal> {
@@ -85,7 +86,7 @@ fn unreadable(error: BodyError) -> Refusal {
 }
 
 /// Wipes a request's body, if nobody else holds it.
-fn wipe(body: Bytes) {
+pub(crate) fn wipe(body: Bytes) {
     if let Ok(mut body) = body.try_into_mut() {
         cloakway_crypto::Zeroize::zeroize(&mut body[..]);
     }
@@ -274,6 +275,47 @@ mod tests {
         assert!(bench.outbox.pull(pending.cursor, Duration::ZERO).await.unwrap().results.is_empty());
         bench.engine.acknowledge(vec![pending.results[0].id.clone()]).await.unwrap();
         assert_eq!(bench.outbox.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_form_without_scripts_pays_and_its_answer_is_a_page() {
+        let mut bench = bench().await;
+        let card = |number: &str| {
+            let password = &bench.password;
+            format!(
+                "vendor=shop&transaction_id=o-1&password={password}&lang=de&card_number={number}&expiry=12%2F30&pin="
+            )
+        };
+        let (good, mistyped) = (card("4111111111111111"), card("4111111111111112"));
+        let (status, headers, _) = bench.send("GET", "/v1/live.svg?lang=fr", None, String::new()).await;
+        assert_eq!(
+            (status, &headers[header::CONTENT_TYPE]),
+            (StatusCode::OK, &HeaderValue::from_static("image/svg+xml"))
+        );
+        let (status, ..) = bench.send("POST", "/pay", Some("https://evil.example"), good.clone()).await;
+        assert_eq!(status, StatusCode::FORBIDDEN);
+        let (status, ..) = bench.send("POST", "/pay", Some(ORIGIN), good.replace("o-1", "o-2")).await;
+        assert_eq!(status, StatusCode::FORBIDDEN);
+        let (status, headers, _) = bench.send("POST", "/pay", Some(ORIGIN), mistyped).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(headers[header::CONTENT_LANGUAGE], "de");
+        assert!(bench.bank.try_recv().is_err(), "the bank was not asked");
+        let mut request = Request::builder().method("POST").uri("/pay").header(header::ORIGIN, ORIGIN);
+        request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let mut request = request.body(Body::from(good)).unwrap();
+        request.extensions_mut().insert(bench.gate());
+        let (engine, mut router) = (bench.engine.clone(), bench.router.clone());
+        let bank = async {
+            let BankRequest::Authorise(order) = bench.bank.recv().await.unwrap() else {
+                panic!("not an authorisation")
+            };
+            engine.bank(order.asked, BankEvent::Approved { authorisation_code: "A1".into() }).await;
+        };
+        let (answer, ()) = tokio::join!(router.call(request), bank);
+        let html = answer.unwrap().into_body().collect().await.unwrap().to_bytes();
+        let html = String::from_utf8(html.to_vec()).unwrap();
+        assert!(html.contains("data-state=\"approved\"") && html.contains("Bezahlt."), "{html}");
+        assert!(!html.contains("4111") && !html.contains(&bench.password), "{html}");
     }
 
     #[tokio::test]

@@ -27,6 +27,12 @@ fn the_example_is_valid_and_a_stray_key_in_any_table_is_refused_with_its_line() 
     let text = example(folder.path());
     let config = config::parse::<Config>("t.toml", &text).unwrap();
     assert!(!format!("{config:?}").contains(&base64(&[5; 32])), "keys are not printed");
+    std::fs::write(folder.path().join("shop.whsec"), format!("whsec_{}", base64(&[6; 32]))).unwrap();
+    let secrets = |keys: &str| text.replacen("\n[orders]\n", &format!("\n[[result-secrets]]\n{keys}\n[orders]\n"), 1);
+    let files = format!("secret-files = [\"{}/shop.whsec\"]", folder.path().display());
+    assert!(config::parse::<Config>("t.toml", &secrets(&format!("vendor = \"shop\"\n{files}"))).is_ok());
+    assert!(error(&secrets(&format!("vendor = \"shop\"\n{files}\nstray = 1"))).contains("unknown field `stray`"));
+    assert!(error(&secrets(&format!("vendor = \"a b\"\n{files}"))).contains("result-secrets[0].vendor"));
     for table in ["[orders]", "[private]", "[private.limits]", "[[isps]]", "[management]", "[bank]"] {
         let stray = text.replacen(&format!("\n{table}\n"), &format!("\n{table}\nstray = 1\n"), 1);
         let line = stray.lines().position(|line| line == "stray = 1").unwrap() + 1;

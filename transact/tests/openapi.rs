@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
+
 use cloakway_apidoc::{Document, refusals, routes, through};
 use serde_json::Value;
 use transact_wire::after::{OrderName, OrderStatus, RefundPlacement, RefundReceipt};
@@ -10,8 +12,8 @@ use transact_wire::payment::{Claim, Outcome, Payment};
 use transact_wire::result::{Acknowledgement, Pending};
 
 const TEXT: &str = include_str!("../../docs/openapi/transaction-server.yaml");
-const PRIVATE: &str = include_str!("../src/private_api.rs");
-const MANAGEMENT: &str = include_str!("../src/management.rs");
+const PRIVATE: &[&str] = &[include_str!("../src/private_api.rs"), include_str!("../src/form.rs")];
+const MANAGEMENT: &[&str] = &[include_str!("../src/management.rs")];
 
 #[test]
 fn every_example_is_what_its_schema_says_and_its_type_reads() {
@@ -39,12 +41,13 @@ fn typed(schema: &str, body: &Value) -> Result<Value, String> {
 #[test]
 fn each_side_has_the_paths_and_refusals_of_its_router() {
     let document = Document::read(TEXT);
-    for (side, source) in [("private", PRIVATE), ("management", MANAGEMENT)] {
+    for (side, sources) in [("private", PRIVATE), ("management", MANAGEMENT)] {
         let of_side = |operation: &Value| operation["tags"][0] == side;
         let operations = document.operations("paths").into_iter().filter(|(.., operation)| of_side(operation));
-        assert_eq!(routes(source), operations.map(|(method, path, _)| (method, path)).collect(), "{side}");
+        let served: BTreeSet<_> = sources.iter().flat_map(|source| routes(source)).collect();
+        assert_eq!(served, operations.map(|(method, path, _)| (method, path)).collect(), "{side}");
         // `http::json` refuses bodies on both sides.
-        let mut written = refusals(source);
+        let mut written: BTreeSet<_> = sources.iter().flat_map(|source| refusals(source)).collect();
         written.insert((400, "invalid_json".to_owned()));
         assert_eq!(written, document.refusals(of_side), "{side}");
     }

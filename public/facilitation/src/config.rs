@@ -1,7 +1,7 @@
 //! The configuration file of the facilitation server.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use cloakway_types::{IspId, VendorId};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::reverse;
+use crate::{pages, reverse};
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub struct Config {
     pub page_key: Secret<Vec<u8>>,
     /// The transaction server.
     pub upstream: UpstreamConfig,
+    /// Names of private network addresses, which pages use in their place.
+    pub private_names: BTreeMap<IpAddr, String>,
     /// The newest MRT RIB dump.
     pub rib: Option<PathBuf>,
     /// Where the BGP speaker says whose an address is.
@@ -125,6 +127,8 @@ pub struct Raw {
     page_key_file: PathBuf,
     vendors_ca: PathBuf,
     transaction_server: RawUpstream,
+    #[serde(default)]
+    private_names: BTreeMap<IpAddr, String>,
     rib: Option<RawRib>,
     reverse_dns: Option<RawReverse>,
     isps: Vec<RawIsp>,
@@ -331,6 +335,14 @@ impl config::Config for Config {
         };
         let reverse = raw.reverse_dns.map(RawReverse::reverse).transpose()?;
         let upstream = raw.transaction_server;
+        for (address, name) in &raw.private_names {
+            // It stands in a content security policy and in URLs.
+            let fits = name.contains('.') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+            if !fits || name.parse::<IpAddr>().is_ok() || !tls::is_name(name) {
+                let reason = format!("{name:?} is not a DNS name such as private.isp-a.example");
+                return Err(Invalid::at(format!("private-names.{address}"), reason));
+            }
+        }
         Ok(Self {
             listen: raw.listen,
             public_url: https("public-url", &raw.public_url)?,
@@ -345,6 +357,7 @@ impl config::Config for Config {
                 ca: upstream.ca,
                 identity: Identity { certificate: upstream.certificate, key: upstream.key },
             },
+            private_names: raw.private_names,
             rib,
             live,
             reverse,
@@ -361,6 +374,9 @@ impl Config {
             format!("{} ISPs, {} vendors", self.isps.len(), self.vendors.len()),
             format!("pages at {}/p/…", self.public_url),
         ];
+        if let Ok(key) = pages::signing_key(&self.page_key) {
+            lines.push(format!("pages are signed by {}", key.verifying_key().to_base64()));
+        }
         if self.rib.is_none() && self.live.is_none() && self.isps.iter().any(|isp| !isp.asns.is_empty()) {
             lines.push("warning: isps have asns and there is no [rib]: only prefixes count".to_owned());
         }

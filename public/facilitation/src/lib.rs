@@ -13,6 +13,7 @@ mod delivery;
 pub mod dump;
 pub mod isp;
 pub mod live;
+mod page;
 mod pages;
 pub mod reverse;
 mod upstream;
@@ -93,6 +94,7 @@ impl Role for Facilitation {
                 "deliveries" => Ok(deliveries.show()),
                 "status" => Ok(serde_json::json!({
                     "pages": pages.count(),
+                    "page_key": pages.signing_key().verifying_key().to_base64(),
                     "rib_prefixes": rib.prefixes(),
                     "rib_error": rib.error(),
                     "live": live.is_some(),

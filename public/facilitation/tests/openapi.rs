@@ -10,7 +10,8 @@ use transact_wire::payment::Page;
 use transact_wire::result::{ID_HEADER, PurchaseResult, SIGNATURE_HEADER, SignedResult, TIMESTAMP_HEADER};
 
 const TEXT: &str = include_str!("../../../docs/openapi/facilitation.yaml");
-const API: &str = concat!(include_str!("../src/api.rs"), include_str!("../src/after.rs"));
+const API: &str =
+    concat!(include_str!("../src/api.rs"), include_str!("../src/after.rs"), include_str!("../src/page.rs"));
 
 #[test]
 fn every_example_is_what_its_schema_says_and_its_type_reads() {

@@ -1,255 +1,21 @@
-//! The running server, with a transaction server simulator behind it and a vendor beside it, on loopback.
+//! Orders, pages and results, as vendors and payers see them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+mod bench;
 
-use axum::body::Bytes;
-use axum::extract::{Query, State};
+use std::net::SocketAddr;
+
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use cloakway_crypto::encode::{base64, hex};
+use bench::{KEY, LIMIT, body, example, start};
+use cloakway_crypto::encode::base64;
 use cloakway_crypto::hash::sha256;
 use cloakway_crypto::sign::SigningKey;
-use cloakway_runtime::http::{Client, Limits, Refusal, serve};
-use cloakway_runtime::tls::{Identity, client, server};
-use cloakway_runtime::{Context, Role, Stop, clock, config};
+use cloakway_runtime::{Role, clock, config};
 use cloakway_types::Timestamp;
 use facilitation::Facilitation;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
-use transact_wire::order::{Issued, Placement};
-use transact_wire::result::{
-    Acknowledgement, ID_HEADER, Pending, PurchaseResult, SIGNATURE_HEADER, SignedResult, Verdict,
-};
-
-const KEY: &str = "vendor-key-of-the-shop";
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// What the simulator and the vendor saw, and how they behave.
-#[derive(Default)]
-struct Seen {
-    placements: Vec<Placement>,
-    deliveries: Vec<(String, String)>,
-    acknowledged: Vec<String>,
-    refuse_deliveries: usize,
-    pending: Vec<SignedResult>,
-}
-
-type Shared = Arc<Mutex<Seen>>;
-
-struct Bench {
-    folder: tempfile::TempDir,
-    seen: Shared,
-    stop: Stop,
-    url: String,
-    client: Client,
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        self.stop.tell();
-    }
-}
-
-fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-fn pki(folder: &Path) {
-    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    std::fs::write(folder.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-    let issuer = Issuer::new(params, key);
-    for name in ["127.0.0.1", "transaction.example", "facilitation.example"] {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-        std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
-}
-
-fn identity(folder: &Path, name: &str) -> Identity {
-    Identity { certificate: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) }
-}
-
-/// Issues whatever is asked, but two ids that are refused.
-async fn place(State(seen): State<Shared>, body: Bytes) -> Result<Json<Issued>, Refusal> {
-    let placement: Placement = serde_json::from_slice(&body).unwrap();
-    let id = serde_json::to_value(&placement.order.reference).unwrap();
-    let id = id.as_object().unwrap().values().next().unwrap().as_str().unwrap().to_owned();
-    seen.lock().unwrap().placements.push(placement);
-    match id.as_str() {
-        "taken" => return Err(Refusal::new(StatusCode::CONFLICT, "conflict", "used")),
-        "v6" => return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "no_address", "no IPv6")),
-        _ => {}
-    }
-    Ok(Json(Issued {
-        transaction_id: id.parse().unwrap(),
-        password: "one-time-password".into(),
-        address: "203.0.113.200".parse().unwrap(),
-        port: 443,
-        expires_at: clock::wall() + Duration::from_secs(600),
-    }))
-}
-
-#[derive(serde::Deserialize)]
-struct Pull {
-    after: u64,
-    wait_ms: u64,
-}
-
-async fn results(State(seen): State<Shared>, Query(pull): Query<Pull>) -> Json<Pending> {
-    let deadline = std::time::Instant::now() + Duration::from_millis(pull.wait_ms.min(300));
-    loop {
-        {
-            let seen = seen.lock().unwrap();
-            if pull.after < 7 && !seen.pending.is_empty() {
-                return Json(Pending { cursor: 7, results: seen.pending.clone() });
-            }
-        }
-        if std::time::Instant::now() >= deadline {
-            return Json(Pending { cursor: pull.after, results: Vec::new() });
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-async fn acknowledge(State(seen): State<Shared>, body: Bytes) -> StatusCode {
-    let ack: Acknowledgement = serde_json::from_slice(&body).unwrap();
-    let mut seen = seen.lock().unwrap();
-    seen.pending.retain(|result| !ack.ids.contains(&result.id));
-    seen.acknowledged.extend(ack.ids);
-    StatusCode::NO_CONTENT
-}
-
-async fn deliver(State(seen): State<Shared>, headers: HeaderMap, body: String) -> StatusCode {
-    let mut seen = seen.lock().unwrap();
-    assert!(headers[SIGNATURE_HEADER].to_str().unwrap().starts_with("v1a,"));
-    seen.deliveries.push((headers[ID_HEADER].to_str().unwrap().to_owned(), body));
-    if seen.refuse_deliveries > 0 {
-        seen.refuse_deliveries -= 1;
-        return StatusCode::INTERNAL_SERVER_ERROR;
-    }
-    StatusCode::NO_CONTENT
-}
-
-fn example(folder: &Path, listen: SocketAddr, upstream: SocketAddr, vendor: SocketAddr) -> String {
-    let at = |name: &str| folder.join(name).display().to_string();
-    std::fs::write(folder.join("facilitation-page.key"), base64(&[3; 32])).unwrap();
-    std::fs::write(folder.join("vendor-shop.sha256"), hex(&sha256(&[KEY.as_bytes()]))).unwrap();
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/facilitation-server.toml"))
-        .unwrap();
-    [
-        ("[\"192.0.2.34:443\", \"[2001:db8:0:4::34]:443\"]", format!("[\"{listen}\"]")),
-        ("https://192.0.2.34", format!("https://{listen}")),
-        ("/etc/cloakway/facilitation-client.", at("facilitation.example.")),
-        ("/etc/cloakway/facilitation.pem", at("127.0.0.1.pem")),
-        ("/etc/cloakway/facilitation.key", at("127.0.0.1.key")),
-        ("/var/lib/cloakway/facilitation", at("data")),
-        ("/etc/cloakway/facilitation-page.key", at("facilitation-page.key")),
-        ("/etc/ssl/certs/ca-certificates.crt", at("ca.pem")),
-        ("/run/cloakway/facilitation-server.sock", at("admin.sock")),
-        ("metrics-listen = \"127.0.0.1:9104\"\n", String::new()),
-        ("https://192.0.2.66:8443", format!("https://{upstream}")),
-        ("transaction.cloakway.example", "transaction.example".to_owned()),
-        ("/etc/cloakway/private-ca.pem", at("ca.pem")),
-        ("/var/lib/cloakway/rib.mrt", at("rib.mrt")),
-        ("[\"2001:db8:5100::/48\"]", "[\"198.51.100.0/24\"]".to_owned()),
-        ("/etc/cloakway/vendor-shop.sha256", at("vendor-shop.sha256")),
-        ("https://192.0.2.18/cloakway/results", format!("https://{vendor}/results")),
-    ]
-    .into_iter()
-    .fold(text, |text, (from, to)| {
-        assert!(text.contains(from), "{from}");
-        text.replace(from, &to)
-    })
-}
-
-async fn listener() -> (tokio::net::TcpListener, SocketAddr) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
-}
-
-async fn start() -> Bench {
-    let folder = tempfile::tempdir().unwrap();
-    pki(folder.path());
-    let seen = Shared::default();
-    let stop = Stop::new();
-    let (upstream, upstream_at) = listener().await;
-    let router = Router::new()
-        .route("/v1/orders", post(place))
-        .route("/v1/results", get(results))
-        .route("/v1/results/ack", post(acknowledge))
-        .with_state(seen.clone());
-    let limits = Limits { client_names: vec!["facilitation.example".to_owned()], ..Limits::default() };
-    let tls = server(&identity(folder.path(), "transaction.example"), Some(&folder.path().join("ca.pem"))).unwrap();
-    serve(upstream, tls, router, limits, stop.clone());
-    let (vendor, vendor_at) = listener().await;
-    let tls = server(&identity(folder.path(), "127.0.0.1"), None).unwrap();
-    serve(
-        vendor,
-        tls,
-        Router::new().route("/results", post(deliver)).with_state(seen.clone()),
-        Limits::default(),
-        stop.clone(),
-    );
-
-    let listen = free_port();
-    let text = example(folder.path(), listen, upstream_at, vendor_at);
-    let config = config::parse::<facilitation::config::Config>("test.toml", &text).unwrap();
-    let context = Context::from(stop.clone());
-    tokio::spawn(async move { Facilitation::run(config, context).await.unwrap() });
-    let client = Client::new(client(&folder.path().join("ca.pem"), None).unwrap(), None).unwrap();
-    let bench = Bench { folder, seen, stop, url: format!("https://{listen}"), client };
-    bench.until(|| std::net::TcpStream::connect(listen).is_ok()).await;
-    bench
-}
-
-impl Bench {
-    async fn until(&self, condition: impl Fn() -> bool) {
-        for _ in 0..500 {
-            if condition() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("did not happen within 5 s");
-    }
-
-    async fn order(&self, key: Option<&str>, body: &str) -> (StatusCode, Value) {
-        let mut headers = HeaderMap::new();
-        if let Some(key) = key {
-            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}")).unwrap());
-        }
-        let answer = self
-            .client
-            .send(Method::POST, &format!("{}/v1/orders", self.url), headers, body.into(), LIMIT)
-            .await
-            .unwrap();
-        (answer.status(), serde_json::from_slice(answer.body()).unwrap())
-    }
-
-    async fn page(&self, url: &str, json: bool) -> (StatusCode, HeaderMap, String) {
-        let mut headers = HeaderMap::new();
-        if json {
-            headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        }
-        let answer = self.client.send(Method::GET, url, headers, Vec::new(), LIMIT).await.unwrap();
-        (answer.status(), answer.headers().clone(), String::from_utf8(answer.body().to_vec()).unwrap())
-    }
-}
-
-fn body(id: &str) -> String {
-    json!({"reference": {"transaction_id": id}, "amount": {"minor": 1250, "currency": "EUR"},
-           "client_ip": "198.51.100.70", "description": "A <b>book</b>"})
-    .to_string()
-}
+use transact_wire::page_signature;
+use transact_wire::result::{PurchaseResult, SignedResult, Verdict};
 
 #[tokio::test]
 async fn an_order_becomes_a_page_for_people_and_programs_and_a_repeat_gets_the_same_one() {
@@ -265,7 +31,11 @@ async fn an_order_becomes_a_page_for_people_and_programs_and_a_repeat_gets_the_s
     let policy = headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
     assert!(policy.contains("default-src 'none'") && policy.contains("connect-src https://203.0.113.200;"), "{policy}");
     assert_eq!(headers[header::CACHE_CONTROL], "no-store");
-    assert!(html.contains("12.50 EUR") && html.contains("Example Shop"));
+    assert!(
+        policy.contains("form-action https://203.0.113.200;") && policy.contains("object-src https://203.0.113.200;")
+    );
+    assert!(html.contains("12.50\u{a0}EUR") && html.contains("Example Shop") && html.contains("<html lang=\"en\">"));
+    assert!(html.contains("<form id=\"form\" method=\"post\" action=\"https://203.0.113.200/pay\""));
     assert!(!html.contains("<b>book"), "what a vendor writes is text, not markup");
     for (open, close) in [("<script>", "</script>"), ("<style>", "</style>")] {
         let inline = html.split(open).nth(1).unwrap().split(close).next().unwrap();
@@ -273,7 +43,28 @@ async fn an_order_becomes_a_page_for_people_and_programs_and_a_repeat_gets_the_s
         assert!(policy.contains(&hash), "the policy allows exactly the page's own {open}");
     }
 
-    let (_, _, text) = bench.page(&url, true).await;
+    for (wish, language, amount) in
+        [("?lang=de", "de", "12,50"), ("?lang=nl", "en", "12.50"), ("?other=1", "en", "12.50")]
+    {
+        let (_, headers, html) = bench.page(&format!("{url}{wish}"), false).await;
+        assert_eq!(headers[header::CONTENT_LANGUAGE], language);
+        assert!(html.contains(&format!("<html lang=\"{language}\">")) && html.contains(&format!("{amount}\u{a0}EUR")));
+    }
+
+    let (_, headers, text) = bench.page(&url, true).await;
+    let signed = page_signature::Signed {
+        digest: headers[page_signature::DIGEST_HEADER].to_str().unwrap().to_owned(),
+        input: headers[page_signature::INPUT_HEADER].to_str().unwrap().to_owned(),
+        signature: headers[page_signature::SIGNATURE_HEADER].to_str().unwrap().to_owned(),
+    };
+    let summary = {
+        let at: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let text = example(bench.folder.path(), at, at, at);
+        Facilitation::summary(&config::parse::<facilitation::config::Config>("f.toml", &text).unwrap()).join("\n")
+    };
+    let (_, key) = summary.split_once("pages are signed by ").unwrap();
+    let key = cloakway_crypto::sign::VerifyingKey::from_base64(key.lines().next().unwrap()).unwrap();
+    page_signature::verify(&key, 200, "application/json", text.as_bytes(), &signed).unwrap();
     let page: transact_wire::payment::Page = serde_json::from_str(&text).unwrap();
     assert_eq!(page.private_origin, "https://203.0.113.200");
     assert_eq!(page.password.expose(), "one-time-password");
@@ -355,11 +146,56 @@ async fn guessed_and_used_pages_look_the_same_and_a_result_is_repeated_until_it_
         assert_eq!(seen.deliveries, [("res_1".to_owned(), signed.body.clone()), ("res_1".to_owned(), signed.body)]);
         assert_eq!(seen.acknowledged, ["res_1"]);
     }
-    let used = bench.page(&url, false).await;
-    assert_eq!((used.0, used.2), (guessed.0, guessed.2));
+    // What was used, what never was and what cannot be: to the byte, but for the date.
+    let plain = |(status, mut headers, text): (StatusCode, HeaderMap, String)| {
+        headers.remove(header::DATE);
+        (status, headers, text)
+    };
+    let guessed = plain(guessed);
+    for path in
+        [url.clone(), format!("{}/p/x", bench.url), format!("{}/c/{}", bench.url, "B".repeat(43)), bench.url.clone()]
+    {
+        assert_eq!(plain(bench.page(&path, false).await), guessed, "{path}");
+    }
+    let german = bench.page(&format!("{url}?lang=de"), false).await;
+    assert!(german.0 == StatusCode::NOT_FOUND && german.2.contains("bestellen Sie noch einmal"), "{}", german.2);
     let (status, _, text) = bench.page(&url, true).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     assert!(text.contains("page_unavailable"));
+}
+
+#[tokio::test]
+async fn a_direct_page_goes_to_its_client_and_to_nobody_else() {
+    let bench = start().await;
+    let post = async |query: &str, body: String| {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {KEY}")).unwrap());
+        let url = format!("{}/v1/orders{query}", bench.url);
+        let answer = bench.client.send(Method::POST, &url, headers, body.into(), LIMIT).await.unwrap();
+        (answer.status(), serde_json::from_slice::<Value>(answer.body()).unwrap())
+    };
+    for wrong in ["?direct=mail", "?direct=", "?other=1"] {
+        let (status, answer) = post(wrong, body("o-1")).await;
+        assert_eq!((status, &answer["error"]["field"]), (StatusCode::BAD_REQUEST, &json!("direct")), "{wrong}");
+    }
+    // This test is not at the address of its first order: the claim is nothing to it.
+    let elsewhere = post("?direct=url", body("o-1")).await.1["pay_url"].as_str().unwrap().to_owned();
+    assert!(elsewhere.starts_with(&format!("{}/c/", bench.url)), "{elsewhere}");
+    assert_eq!(bench.page(&elsewhere, false).await.0, StatusCode::NOT_FOUND);
+    let here = |id: &str| body(id).replace("198.51.100.70", "127.0.0.1");
+    let plain = post("", here("o-2")).await.1["pay_url"].as_str().unwrap().to_owned();
+    let url = post("?direct=url", here("o-2")).await.1["pay_url"].as_str().unwrap().to_owned();
+    let (status, headers, text) = bench.page(&url, false).await;
+    assert_eq!(
+        (status, headers[header::LOCATION].to_str().unwrap(), text.as_str()),
+        (StatusCode::SEE_OTHER, &*plain, "")
+    );
+    let whole = post("?direct=page", here("o-2")).await.1["pay_url"].as_str().unwrap().to_owned();
+    assert!(whole != url && whole != plain);
+    let (status, headers, html) = bench.page(&whole, false).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(html.contains("12.50\u{a0}EUR") && headers.contains_key(page_signature::SIGNATURE_HEADER));
+    assert_eq!(bench.page(&whole, true).await.2, bench.page(&plain, true).await.2);
 }
 
 #[tokio::test]

@@ -4,11 +4,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::body::Bytes;
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use cloakway_crypto::Secret;
+use cloakway_crypto::sign::VerifyingKey;
 use cloakway_runtime::http::{Client, ClientError};
 use cloakway_runtime::tls::{self, TlsError};
 use transact_wire::card::{CardError, CardNumber, Expiry, Pin};
+use transact_wire::page_signature;
 use transact_wire::payment::{Claim, Outcome, Page, Payment, PaymentState};
 
 const PAGE_LIMIT: Duration = Duration::from_secs(15);
@@ -100,18 +103,32 @@ pub struct Payer {
 }
 
 impl Payer {
-    /// Reads the page at `url`; `ca` is the file with the authorities to trust.
+    /// Reads the page at `url`, which may lead to another one on the same server; `ca` is the file with the authorities to
+    /// trust. With `page_key`, the page has to be signed by it.
     ///
     /// # Errors
     /// [`PayerError`].
-    pub async fn open(url: &str, ca: &Path) -> Result<Self, PayerError> {
+    pub async fn open(url: &str, ca: &Path, page_key: Option<&VerifyingKey>) -> Result<Self, PayerError> {
         let client = Client::new(tls::client(ca, None)?, None)?;
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        let answer = client
-            .send(Method::GET, url, headers, Vec::new(), PAGE_LIMIT)
-            .await
-            .map_err(|error| PayerError::Page(error.to_string()))?;
+        let get = async |url: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+            let asked = client.send(Method::GET, url, headers, Vec::new(), PAGE_LIMIT).await;
+            asked.map_err(|error| PayerError::Page(error.to_string()))
+        };
+        let mut answer = get(url).await?;
+        if answer.status() == StatusCode::SEE_OTHER {
+            let to = answer.headers().get(header::LOCATION).and_then(|to| to.to_str().ok()).unwrap_or_default();
+            if origin(to).is_none() || origin(to) != origin(url) {
+                return Err(PayerError::Page("it leads to another server".to_owned()));
+            }
+            answer = get(to).await?;
+        }
+        if answer.status().is_success()
+            && let Some(key) = page_key
+        {
+            believe(key, &answer)?;
+        }
         match answer.status() {
             StatusCode::NOT_FOUND => Err(PayerError::NoPage),
             status if !status.is_success() => Err(PayerError::Page(format!("the server answered {status}"))),
@@ -185,6 +202,26 @@ impl Payer {
     }
 }
 
+/// `https://HOST[:PORT]` of a URL.
+fn origin(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("https://")?;
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    url.get(.."https://".len() + end)
+}
+
+fn believe(key: &VerifyingKey, answer: &Response<Bytes>) -> Result<(), PayerError> {
+    let text =
+        |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let headers = page_signature::Signed {
+        digest: text(page_signature::DIGEST_HEADER),
+        input: text(page_signature::INPUT_HEADER),
+        signature: text(page_signature::SIGNATURE_HEADER),
+    };
+    let kind = text("content-type");
+    page_signature::verify(key, answer.status().as_u16(), &kind, answer.body(), &headers)
+        .map_err(|error| PayerError::Page(error.to_string()))
+}
+
 fn is_decided(state: PaymentState) -> bool {
     match state {
         PaymentState::Open | PaymentState::Authorising | PaymentState::Reversing => false,
@@ -209,6 +246,35 @@ fn message(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_may_lead_to_its_own_server_alone() {
+        assert_eq!(origin("https://pay.example/c/x"), Some("https://pay.example"));
+        assert_eq!(origin("https://pay.example:444"), Some("https://pay.example:444"));
+        assert_ne!(origin("https://pay.example.evil.example/p/x"), origin("https://pay.example/p/x"));
+        assert_eq!(origin("http://pay.example/p/x"), None);
+        assert_eq!(origin("/p/x"), None);
+    }
+
+    #[test]
+    fn a_page_is_believed_with_its_signature_alone() {
+        let key = cloakway_crypto::sign::SigningKey::from_seed(&[1; 32]).unwrap();
+        let signed =
+            page_signature::sign(&key, 200, "application/json", b"{}", cloakway_types::Timestamp::from_secs(1));
+        let answer = |signature: &str| {
+            Response::builder()
+                .header("content-type", "application/json")
+                .header(page_signature::DIGEST_HEADER, &signed.digest)
+                .header(page_signature::INPUT_HEADER, &signed.input)
+                .header(page_signature::SIGNATURE_HEADER, signature)
+                .body(Bytes::from_static(b"{}"))
+                .unwrap()
+        };
+        assert!(believe(&key.verifying_key(), &answer(&signed.signature)).is_ok());
+        assert!(believe(&key.verifying_key(), &answer("page=:AAAA:")).is_err());
+        let other = cloakway_crypto::sign::SigningKey::from_seed(&[2; 32]).unwrap();
+        assert!(believe(&other.verifying_key(), &answer(&signed.signature)).is_err());
+    }
 
     #[test]
     fn a_card_file_is_read_and_its_errors_name_the_line_and_no_digits() {

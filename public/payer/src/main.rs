@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use cloakway_crypto::Secret;
+use cloakway_crypto::sign::VerifyingKey;
 use payer::{Card, Payer, PayerError};
 use transact_wire::payment::PaymentState;
 
@@ -53,6 +54,9 @@ struct Pay {
     /// The certificate authorities to trust, in PEM.
     #[arg(long, value_name = "FILE", default_value = "/etc/ssl/certs/ca-certificates.crt")]
     ca: PathBuf,
+    /// The key that has to have signed the page: 32 bytes in base64, as the facilitation server's `check` says it.
+    #[arg(long, value_name = "KEY", value_parser = VerifyingKey::from_base64)]
+    page_key: Option<VerifyingKey>,
     /// Pay without asking; needed where nobody can be asked.
     #[arg(long)]
     yes: bool,
@@ -135,7 +139,7 @@ fn read_card(options: &Pay) -> Result<Card, PayerError> {
 }
 
 async fn carry_out(options: &Pay, card: Card) -> Result<(PaymentState, String), PayerError> {
-    let payer = Payer::open(&options.url, &options.ca).await?;
+    let payer = Payer::open(&options.url, &options.ca, options.page_key.as_ref()).await?;
     let page = payer.page();
     if !options.json {
         eprintln!("{} to {} for {}", page.amount_text, page.payee, page.description);

@@ -31,10 +31,12 @@ use cloakway_crypto::Secret;
 use cloakway_crypto::sign::{KeyError, VerifyingKey};
 use cloakway_runtime::http::{Client, ClientError};
 use cloakway_runtime::tls::{self, TlsError};
+use transact_wire::hmac_secret::HmacSecret;
 use transact_wire::result::{ID_HEADER, SIGNATURE_HEADER, SignedResult, TIMESTAMP_HEADER};
 
 pub use cloakway_types::{Currency, Money, Timestamp, TransactionId, VendorId};
 pub use transact_wire::after::{OrderStatus, Phase, RefundOrder, RefundReceipt, RefundState};
+pub use transact_wire::hmac_secret::SecretError;
 pub use transact_wire::order::{Accepted, Order, Reference};
 pub use transact_wire::result::{PurchaseResult, RefundNote, ResultError, Verdict};
 
@@ -67,6 +69,15 @@ pub enum OrderError {
     Setup(String),
 }
 
+/// What goes straight to the client, and not by way of the vendor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direct {
+    /// The URL of the payer page.
+    Url,
+    /// The page itself, signed by facilitation.
+    Page,
+}
+
 /// The facilitation server, for one vendor.
 #[derive(Debug, Clone)]
 pub struct Facilitation {
@@ -93,9 +104,26 @@ impl Facilitation {
     /// # Errors
     /// [`OrderError`].
     pub async fn order(&self, order: &Order) -> Result<Accepted, OrderError> {
+        self.place(order, "").await
+    }
+
+    /// As [`Facilitation::order`], and the page goes straight to the client (A10): `pay_url` is answered to the order's
+    /// `client_ip` and to nobody else.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn order_direct(&self, order: &Order, direct: Direct) -> Result<Accepted, OrderError> {
+        let query = match direct {
+            Direct::Url => "?direct=url",
+            Direct::Page => "?direct=page",
+        };
+        self.place(order, query).await
+    }
+
+    async fn place(&self, order: &Order, query: &str) -> Result<Accepted, OrderError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, self.authorization.clone());
-        let answer = self.client.post_json(&format!("{}/v1/orders", self.url), headers, order, LIMIT).await;
+        let answer = self.client.post_json(&format!("{}/v1/orders{query}", self.url), headers, order, LIMIT).await;
         let answer = answer.map_err(|error| match error {
             ClientError::Request(reason) => OrderError::Setup(reason),
             other => OrderError::TryAgain(other.to_string()),
@@ -199,11 +227,16 @@ pub struct Received {
     pub result: PurchaseResult,
 }
 
-/// Checks deliveries at the results URL (A14).
+/// Checks deliveries at the results URL (A14): by the transaction server's public key, or by a secret that the vendor shares
+/// with it. While one of them is being replaced, both are believed ([`Receiver::or_key`], [`Receiver::or_secret`]).
+///
+/// A delivery that was overheard is worth nothing: after five minutes its time is refused, and before that its
+/// [`Received::id`] has been acted on, which the vendor has stored.
 #[derive(Debug, Clone)]
 pub struct Receiver {
     vendor: VendorId,
-    key: VerifyingKey,
+    keys: Vec<VerifyingKey>,
+    secrets: Vec<HmacSecret>,
 }
 
 impl Receiver {
@@ -212,7 +245,33 @@ impl Receiver {
     /// # Errors
     /// [`KeyError`].
     pub fn new(vendor: VendorId, key: &str) -> Result<Self, KeyError> {
-        Ok(Self { vendor, key: VerifyingKey::from_base64(key)? })
+        Self { vendor, keys: Vec::new(), secrets: Vec::new() }.or_key(key)
+    }
+
+    /// `secret` is what the vendor shares with the transaction server: `whsec_` and 24 to 64 bytes in base64.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    pub fn with_secret(vendor: VendorId, secret: &Secret<String>) -> Result<Self, SecretError> {
+        Self { vendor, keys: Vec::new(), secrets: Vec::new() }.or_secret(secret)
+    }
+
+    /// Believes this key too.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn or_key(mut self, key: &str) -> Result<Self, KeyError> {
+        self.keys.push(VerifyingKey::from_base64(key)?);
+        Ok(self)
+    }
+
+    /// Believes this secret too.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    pub fn or_secret(mut self, secret: &Secret<String>) -> Result<Self, SecretError> {
+        self.secrets.push(HmacSecret::parse(secret)?);
+        Ok(self)
     }
 
     /// The result of a delivery with these headers and this body.
@@ -236,7 +295,16 @@ impl Receiver {
     /// # Errors
     /// [`ResultError`]: change nothing.
     pub fn believe(&self, delivery: &SignedResult, now: Timestamp) -> Result<Received, ResultError> {
-        let result = delivery.verify(&self.key, &self.vendor, now)?;
+        let by_keys = self.keys.iter().map(|key| delivery.verify(key, &self.vendor, now));
+        let by_secrets = self.secrets.iter().map(|secret| delivery.verify_by(secret, &self.vendor, now));
+        let mut said = Err(ResultError::Signature);
+        for one in by_keys.chain(by_secrets) {
+            said = one;
+            if !matches!(said, Err(ResultError::Signature)) {
+                break;
+            }
+        }
+        let result = said?;
         Ok(Received { id: delivery.id.clone(), result })
     }
 }
@@ -283,6 +351,27 @@ mod tests {
         }
         assert!(receiver.receive(&headers(&delivery), b"\xff\xfe", now).is_err());
         assert!(receiver.receive(&headers(&delivery), delivery.body.replace("1250", "1").as_bytes(), now).is_err());
+    }
+
+    #[test]
+    fn a_delivery_is_believed_by_the_old_and_the_new_secret_while_both_sign_and_by_no_other() {
+        let now = Timestamp::from_secs(1_795_000_000);
+        let (delivery, _) = delivery(now);
+        let secret = |byte| HmacSecret::from_bytes(&[byte; 32]);
+        let receiver = |byte| Receiver::with_secret("shop".parse().unwrap(), &secret(byte).reveal()).unwrap();
+        assert_eq!(receiver(1).believe(&delivery, now), Err(ResultError::Signature));
+        let both = delivery.and_by(&secret(1)).and_by(&secret(2));
+        for byte in [1, 2] {
+            let headers = headers(&both);
+            assert_eq!(receiver(byte).receive(&headers, both.body.as_bytes(), now).unwrap().id, "res_1");
+        }
+        assert_eq!(receiver(3).believe(&both, now), Err(ResultError::Signature));
+        let overlap = receiver(3).or_secret(&secret(2).reveal()).unwrap();
+        assert!(overlap.believe(&both, now).is_ok());
+        let late = now + Duration::from_secs(301);
+        assert_eq!(overlap.believe(&both, late), Err(ResultError::Time { seconds: 301 }));
+        let other = Receiver { vendor: "other".parse().unwrap(), ..overlap };
+        assert!(matches!(other.believe(&both, now), Err(ResultError::Vendor(_))));
     }
 
     #[test]

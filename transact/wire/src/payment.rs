@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::card::{CardNumber, Expiry, Pin};
 use crate::reveal;
+use crate::words::Language;
 
 /// The payer page for programs: what `GET` of the page gives with `Accept: application/json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -96,18 +97,7 @@ pub struct Outcome {
 
 impl From<PaymentState> for Outcome {
     fn from(state: PaymentState) -> Self {
-        let message = match state {
-            PaymentState::Open => "Not paid yet.",
-            PaymentState::Authorising => "The bank is being asked.",
-            PaymentState::Approved => "Paid. You can go back to the shop.",
-            PaymentState::Declined => "The bank refused this card. Nothing was charged.",
-            PaymentState::Reversing => "The bank did not answer in time. Whatever was charged is being taken back.",
-            PaymentState::Reversed => "The bank did not answer in time. Nothing was charged.",
-            PaymentState::Expired => "This purchase was not paid in time. Order again at the shop.",
-            PaymentState::Cancelled => "The shop has cancelled this purchase. Nothing was charged.",
-            PaymentState::Locked => "This purchase was closed after too many wrong passwords. Order again at the shop.",
-        };
-        Self { state, message: message.to_owned() }
+        Self { state, message: Language::En.words().state(state).to_owned() }
     }
 }
 

@@ -1,5 +1,5 @@
-//! The result of a purchase, signed for the vendor (A14) in the form of Standard Webhooks with
-//! Ed25519 (`v1a`): the signature is over `id.timestamp.body`.
+//! The result of a purchase, signed for the vendor (A14) in the form of Standard Webhooks: with Ed25519 (`v1a`), and for
+//! vendors who share a secret by HMAC (`v1`) too. The signature is over `id.timestamp.body`.
 
 use std::time::Duration;
 
@@ -7,6 +7,8 @@ use cloakway_crypto::encode::{base64, unbase64};
 use cloakway_crypto::sign::{SigningKey, VerifyingKey};
 use cloakway_types::{Money, Timestamp, TransactionId, VendorId};
 use serde::{Deserialize, Serialize};
+
+use crate::hmac_secret::HmacSecret;
 
 /// Header with the result's id: the same at every delivery, so that a repeat is known.
 pub const ID_HEADER: &str = "webhook-id";
@@ -142,18 +144,50 @@ impl SignedResult {
         Ok(Self { id: id.to_owned(), vendor: result.vendor.clone(), timestamp_s: now.as_secs(), signature, body })
     }
 
+    /// Adds a signature by the secret that the vendor shares.
+    #[must_use]
+    pub fn and_by(mut self, secret: &HmacSecret) -> Self {
+        let signature = secret.sign(&signed_bytes(&self.id, self.timestamp_s, &self.body));
+        self.signature = format!("{} {signature}", self.signature);
+        self
+    }
+
     /// The result, if the delivery is fresh, signed by `key` and for `vendor`.
     ///
     /// # Errors
     /// [`ResultError`].
     pub fn verify(&self, key: &VerifyingKey, vendor: &VendorId, now: Timestamp) -> Result<PurchaseResult, ResultError> {
+        self.believe(vendor, now, |signatures, message| {
+            let mut signatures = signatures.split(' ').filter_map(|s| unbase64(s.strip_prefix("v1a,")?));
+            signatures.any(|signature| key.verify(message, &signature).is_ok())
+        })
+    }
+
+    /// The same by the secret that the vendor shares.
+    ///
+    /// # Errors
+    /// [`ResultError`].
+    pub fn verify_by(
+        &self,
+        secret: &HmacSecret,
+        vendor: &VendorId,
+        now: Timestamp,
+    ) -> Result<PurchaseResult, ResultError> {
+        self.believe(vendor, now, |signatures, message| secret.signed(signatures, message))
+    }
+
+    fn believe(
+        &self,
+        vendor: &VendorId,
+        now: Timestamp,
+        signed: impl Fn(&str, &[u8]) -> bool,
+    ) -> Result<PurchaseResult, ResultError> {
         let seconds = now.as_secs().abs_diff(self.timestamp_s);
         if seconds > TOLERANCE.as_secs() {
             return Err(ResultError::Time { seconds });
         }
         let message = signed_bytes(&self.id, self.timestamp_s, &self.body);
-        let mut signatures = self.signature.split(' ').filter_map(|s| unbase64(s.strip_prefix("v1a,")?));
-        if !signatures.any(|signature| key.verify(&message, &signature).is_ok()) {
+        if !signed(&self.signature, &message) {
             return Err(ResultError::Signature);
         }
         let result: PurchaseResult = serde_json::from_str(&self.body).map_err(|e| ResultError::Body(e.to_string()))?;
@@ -193,6 +227,25 @@ mod tests {
             delivery.verify(&public, &vendor, Timestamp::from_secs(1301)),
             Err(ResultError::Time { seconds: 301 })
         );
+    }
+
+    #[test]
+    fn a_shared_secret_signs_beside_the_key_and_breaks_with_every_change() {
+        let (delivery, result) = signed();
+        let (vendor, now) = ("shop".parse().unwrap(), Timestamp::from_secs(1000));
+        let (old, new) = (HmacSecret::from_bytes(&[1; 32]), HmacSecret::from_bytes(&[2; 32]));
+        assert_eq!(delivery.verify_by(&new, &vendor, now), Err(ResultError::Signature));
+        let delivery = delivery.and_by(&new).and_by(&old);
+        for secret in [&old, &new] {
+            assert_eq!(delivery.verify_by(secret, &vendor, now), Ok(result.clone()));
+        }
+        assert_eq!(delivery.verify(&key().verifying_key(), &vendor, now), Ok(result));
+        let late = Timestamp::from_secs(1301);
+        assert_eq!(delivery.verify_by(&new, &vendor, late), Err(ResultError::Time { seconds: 301 }));
+        let other = HmacSecret::from_bytes(&[3; 32]);
+        assert_eq!(delivery.verify_by(&other, &vendor, now), Err(ResultError::Signature));
+        let changed = SignedResult { body: delivery.body.replace("1250", "1251"), ..delivery };
+        assert_eq!(changed.verify_by(&new, &vendor, now), Err(ResultError::Signature));
     }
 
     #[test]

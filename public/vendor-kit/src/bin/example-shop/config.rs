@@ -19,8 +19,17 @@ pub(crate) struct Config {
     pub(crate) vendor_key: Secret<String>,
     pub(crate) facilitation_url: String,
     pub(crate) facilitation_ca: PathBuf,
-    pub(crate) result_key: String,
+    pub(crate) trust: Trust,
     pub(crate) items: Vec<Item>,
+}
+
+/// By what results are believed.
+#[derive(Debug)]
+pub(crate) enum Trust {
+    /// The transaction server's public key.
+    Key(String),
+    /// A secret that is shared with it.
+    Shared(Secret<String>),
 }
 
 #[derive(Debug)]
@@ -42,7 +51,8 @@ pub(crate) struct Raw {
     vendor_key_file: PathBuf,
     facilitation_url: String,
     facilitation_ca: PathBuf,
-    result_key_file: PathBuf,
+    result_key_file: Option<PathBuf>,
+    result_secret_file: Option<PathBuf>,
     items: Vec<RawItem>,
 }
 
@@ -59,7 +69,17 @@ impl config::Config for Config {
     type Raw = Raw;
 
     fn validate(raw: Raw) -> Result<Self, Invalid> {
-        let result_key = config::read_secret(&raw.result_key_file).map_err(|e| Invalid::at("result-key-file", e))?;
+        let file = |field: &'static str, path| config::read_secret(path).map_err(|e| Invalid::at(field, e));
+        let trust = match (&raw.result_key_file, &raw.result_secret_file) {
+            (Some(path), None) => Trust::Key(file("result-key-file", path)?.expose().clone()),
+            (None, Some(path)) => Trust::Shared(file("result-secret-file", path)?),
+            _ => {
+                return Err(Invalid::at(
+                    "result-key-file",
+                    "give it or result-secret-file: results are believed by one",
+                ));
+            }
+        };
         let items = raw.items.into_iter().enumerate().map(|(at, item)| {
             let currency: Currency =
                 item.currency.parse().map_err(|e| Invalid::at(format!("items[{at}].currency"), e))?;
@@ -76,7 +96,7 @@ impl config::Config for Config {
             vendor_key: config::read_secret(&raw.vendor_key_file).map_err(|e| Invalid::at("vendor-key-file", e))?,
             facilitation_url: raw.facilitation_url,
             facilitation_ca: raw.facilitation_ca,
-            result_key: result_key.expose().clone(),
+            trust,
             items: items.collect::<Result<_, Invalid>>()?,
         })
     }
@@ -99,6 +119,15 @@ mod tests {
         let stray = text.replacen("[[items]]\n", "[[items]]\nstray = 1\n", 1);
         let error = config::parse::<Config>("s.toml", &stray).unwrap_err().to_string();
         assert!(error.contains("unknown field `stray`") && error.starts_with("s.toml:"), "{error}");
+        std::fs::write(folder.path().join("whsec"), "whsec_").unwrap();
+        let line = text.lines().find(|line| line.starts_with("result-key-file")).unwrap();
+        let secret = format!("result-secret-file = \"{}\"", folder.path().join("whsec").display());
+        let shared = config::parse::<Config>("s.toml", &text.replace(line, &secret)).unwrap();
+        assert!(matches!(shared.trust, Trust::Shared(_)) && !format!("{shared:?}").contains("whsec_"));
+        for both_or_none in [format!("{line}\n{secret}"), String::new()] {
+            let error = config::parse::<Config>("s.toml", &text.replace(line, &both_or_none)).unwrap_err().to_string();
+            assert!(error.contains("result-key-file: give it or result-secret-file"), "{error}");
+        }
         let wrong = text.replace("currency = \"JPY\"", "currency = \"YEN\"");
         let error = config::parse::<Config>("s.toml", &wrong).unwrap_err().to_string();
         assert!(error.contains("items[1].currency: \"YEN\" is not an ISO 4217 currency"), "{error}");

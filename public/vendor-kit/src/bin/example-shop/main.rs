@@ -40,7 +40,10 @@ impl Role for Shop {
         let orders = Arc::new(orders::Orders::load(Store::open(&config.data.join("orders.redb"))?)?);
         let facilitation =
             Facilitation::new(&config.facilitation_url, &config.facilitation_ca, config.vendor_key.clone())?;
-        let receiver = Receiver::new(config.vendor.clone(), &config.result_key)?;
+        let receiver = match &config.trust {
+            config::Trust::Key(key) => Receiver::new(config.vendor.clone(), key)?,
+            config::Trust::Shared(secret) => Receiver::with_secret(config.vendor.clone(), secret)?,
+        };
         let identity = tls::server(&config.identity, None)?;
         let (listen, socket) = (config.listen.clone(), config.admin_socket.clone());
         let router =

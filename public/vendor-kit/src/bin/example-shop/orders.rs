@@ -30,6 +30,12 @@ pub(crate) struct Order {
     pub(crate) verdict: Option<Verdict>,
     pub(crate) result_id: Option<String>,
     pub(crate) result_deliveries: u32,
+    /// The results that were acted on: a repeat, or an old delivery played again, changes nothing.
+    #[serde(default)]
+    pub(crate) results: Vec<String>,
+    /// What was given back, in minor units.
+    #[serde(default)]
+    pub(crate) refunded_minor: u64,
 }
 
 /// Why a believed result does not fit the shop's books.
@@ -82,6 +88,15 @@ impl Orders {
                 return Err(DecideError::Amount);
             }
             order.result_deliveries += 1;
+            let first = !order.results.contains(&received.id);
+            if first {
+                order.results.push(received.id.clone());
+            }
+            if let Some(refund) = received.result.refund.as_ref().filter(|_| first)
+                && received.result.verdict != Verdict::RefundFailed
+            {
+                order.refunded_minor += refund.amount.minor();
+            }
             if order.result_id.is_none() && received.result.refund.is_none() {
                 order.result_id = Some(received.id.clone());
                 order.verdict = Some(received.result.verdict);
@@ -135,6 +150,8 @@ mod tests {
             verdict: None,
             result_id: None,
             result_deliveries: 0,
+            results: Vec::new(),
+            refunded_minor: 0,
         };
         orders.add(order).await.unwrap();
         assert!(matches!(
@@ -146,9 +163,17 @@ mod tests {
         let approved = received("r", "o-1", 1250, Verdict::Approved);
         assert_eq!(orders.decide(&approved).await.unwrap().state, State::Paid);
         assert_eq!(orders.decide(&received("other", "o-1", 1250, Verdict::Declined)).await.unwrap().state, State::Paid);
+        for _ in 0..2 {
+            // A refund, and the same delivery played again.
+            let mut refund = received("refund", "o-1", 1250, Verdict::PartlyRefunded);
+            let amount = Money::new(250, "EUR".parse().unwrap()).unwrap();
+            refund.result.refund = Some(vendor_kit::RefundNote { refund_id: "r-1".parse().unwrap(), amount });
+            assert_eq!(orders.decide(&refund).await.unwrap().refunded_minor, 250);
+        }
         drop(orders);
         let orders = Orders::load(Store::open(&path).unwrap()).unwrap();
         let order = orders.get(&"o-1".parse().unwrap()).unwrap();
-        assert_eq!((order.state, order.result_deliveries), (State::Paid, 2));
+        assert_eq!((order.state, order.result_deliveries), (State::Paid, 4));
+        assert_eq!((order.refunded_minor, order.results.len()), (250, 3));
     }
 }

@@ -82,6 +82,8 @@ async fn buy(
         verdict: None,
         result_id: None,
         result_deliveries: 0,
+        results: Vec::new(),
+        refunded_minor: 0,
     };
     shop.orders.add(order).await.map_err(|e| unavailable(e.to_string()))?;
     let posted = vendor_kit::Order {
