@@ -27,7 +27,7 @@ pub(crate) async fn status(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Json<OrderStatus>, Refusal> {
-    let name = name(&authenticate(&state.config, &headers)?.id, &id)?;
+    let name = name(&authenticate(&state, &headers)?.id, &id)?;
     state.upstream.status(&name).await.map(Json).map_err(refused)
 }
 
@@ -37,7 +37,7 @@ pub(crate) async fn cancel(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Json<OrderStatus>, Refusal> {
-    let name = name(&authenticate(&state.config, &headers)?.id, &id)?;
+    let name = name(&authenticate(&state, &headers)?.id, &id)?;
     state.upstream.cancel(&name).await.map(Json).map_err(refused)
 }
 
@@ -48,7 +48,7 @@ pub(crate) async fn refund(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Json<RefundReceipt>, Refusal> {
-    let order = name(&authenticate(&state.config, &headers)?.id, &id)?;
+    let order = name(&authenticate(&state, &headers)?.id, &id)?;
     let refund: RefundOrder = json(&body)?;
     state.upstream.refund(&RefundPlacement { order, refund }).await.map(Json).map_err(refused)
 }

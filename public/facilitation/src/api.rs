@@ -8,22 +8,23 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{self, Query};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::{get, post};
-use cloakway_crypto::ct_eq;
-use cloakway_crypto::hash::sha256;
+use cloakway_runtime::clock;
 use cloakway_runtime::http::{Refusal, json};
 use serde::Deserialize;
 use transact_wire::order::{Accepted, Order, Placement};
 use transact_wire::payment::Page;
 
-use crate::config::{Config, Vendor};
+use crate::config::Config;
 use crate::isp::Finder;
 use crate::pages::{Direct, Pages};
+use crate::registry::{Known, Registry};
 use crate::upstream::{Upstream, UpstreamError};
 use crate::{after, page};
 
 #[derive(Clone)]
 pub(crate) struct State {
     pub(crate) config: Arc<Config>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) pages: Arc<Pages>,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) finder: Finder,
@@ -56,7 +57,7 @@ async fn order(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<axum::Json<Accepted>, Refusal> {
-    let vendor = authenticate(&state.config, &headers)?;
+    let vendor = authenticate(&state, &headers)?;
     let Query(hand) = hand.map_err(|_| {
         Refusal::new(
             StatusCode::BAD_REQUEST,
@@ -117,17 +118,9 @@ async fn order(
     Ok(axum::Json(Accepted { transaction_id: issued.transaction_id, pay_url, expires_at: issued.expires_at }))
 }
 
-pub(crate) fn authenticate<'c>(config: &'c Config, headers: &HeaderMap) -> Result<&'c Vendor, Refusal> {
+pub(crate) fn authenticate(state: &State, headers: &HeaderMap) -> Result<Known, Refusal> {
     let key = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    let digest = sha256(&[key.unwrap_or_default().as_bytes()]);
-    // All of them are compared, so that the time does not tell which one matched.
-    let found = config.vendors.iter().fold(
-        None,
-        |found, vendor| {
-            if ct_eq(&vendor.key_sha256, &digest) { Some(vendor) } else { found }
-        },
-    );
-    found.filter(|_| key.is_some()).ok_or_else(|| {
+    key.and_then(|key| state.registry.authenticate(key, clock::wall())).ok_or_else(|| {
         metrics::counter!("cloakway_orders_total", "outcome" => "unknown_vendor").increment(1);
         Refusal::new(StatusCode::UNAUTHORIZED, "unknown_vendor", "send Authorization: Bearer with your vendor key")
     })

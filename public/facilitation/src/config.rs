@@ -12,6 +12,7 @@ use cloakway_types::{IspId, VendorId};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::operator::{AdminConfig, RawAdmin};
 use crate::{pages, reverse};
 
 /// A valid configuration.
@@ -43,8 +44,10 @@ pub struct Config {
     pub reverse: Option<ReverseConfig>,
     /// Member ISPs.
     pub isps: Vec<Isp>,
-    /// Member vendors.
+    /// Member vendors of the file; others are registered while the server runs.
     pub vendors: Vec<Vendor>,
+    /// Pages for operators.
+    pub admin: Option<AdminConfig>,
     /// The authority of vendors' certificates.
     pub vendors_ca: PathBuf,
 }
@@ -132,7 +135,9 @@ pub struct Raw {
     rib: Option<RawRib>,
     reverse_dns: Option<RawReverse>,
     isps: Vec<RawIsp>,
+    #[serde(default)]
     vendors: Vec<RawVendor>,
+    admin: Option<RawAdmin>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -243,7 +248,7 @@ struct RawVendor {
     results_url: String,
 }
 
-fn https(field: &str, url: &str) -> Result<String, Invalid> {
+pub(crate) fn https(field: &str, url: &str) -> Result<String, Invalid> {
     match url.strip_prefix("https://") {
         Some(rest) if !rest.is_empty() && !url.contains([' ', '#', '?']) => Ok(url.trim_end_matches('/').to_owned()),
         _ => Err(Invalid::at(field, format!("{url:?} is not allowed: give an https:// URL without query"))),
@@ -363,6 +368,7 @@ impl config::Config for Config {
             reverse,
             isps,
             vendors,
+            admin: raw.admin.map(RawAdmin::validate).transpose()?,
             vendors_ca: raw.vendors_ca,
         })
     }
@@ -374,6 +380,10 @@ impl Config {
             format!("{} ISPs, {} vendors", self.isps.len(), self.vendors.len()),
             format!("pages at {}/p/…", self.public_url),
         ];
+        if let Some(admin) = &self.admin {
+            let names: Vec<&str> = admin.operators.iter().map(|operator| operator.name.as_str()).collect();
+            lines.push(format!("operators sign in at https://{}: {}", admin.listen, names.join(", ")));
+        }
         if let Ok(key) = pages::signing_key(&self.page_key) {
             lines.push(format!("pages are signed by {}", key.verifying_key().to_base64()));
         }

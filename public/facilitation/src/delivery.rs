@@ -15,6 +15,7 @@ use transact_wire::result::{ID_HEADER, PurchaseResult, SIGNATURE_HEADER, SignedR
 
 use crate::config::Config;
 use crate::pages::Pages;
+use crate::registry::Registry;
 use crate::upstream::{Upstream, UpstreamError};
 
 const POLL: Duration = Duration::from_secs(15);
@@ -151,7 +152,7 @@ fn about(result: &SignedResult) -> String {
 }
 
 struct Courier {
-    urls: BTreeMap<VendorId, String>,
+    registry: Arc<Registry>,
     client: Client,
     upstream: Arc<Upstream>,
     pages: Arc<Pages>,
@@ -162,15 +163,15 @@ struct Courier {
 /// Starts carrying results.
 pub(crate) fn start(
     config: &Config,
+    registry: Arc<Registry>,
     upstream: Arc<Upstream>,
     pages: Arc<Pages>,
     stop: Stop,
 ) -> Result<Deliveries, UpstreamError> {
     let client = Client::new(tls::client(&config.vendors_ca, None)?, None)?;
-    let urls = config.vendors.iter().map(|vendor| (vendor.id.clone(), vendor.results_url.clone())).collect();
     let deliveries = Deliveries::default();
     let courier = Arc::new(Courier {
-        urls,
+        registry,
         client,
         upstream,
         pages,
@@ -265,7 +266,7 @@ impl Courier {
         if let Ok(body) = serde_json::from_str::<PurchaseResult>(&result.body) {
             self.pages.spend(&body.vendor, &body.transaction_id).await.map_err(|e| e.to_string())?;
         }
-        let url = self.urls.get(&result.vendor).ok_or("the vendor is not in the configuration")?;
+        let url = self.registry.results_url(&result.vendor).ok_or("the vendor is not known")?;
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("content-type", "application/json"),
@@ -277,7 +278,7 @@ impl Courier {
         }
         let body = result.body.clone().into_bytes();
         let answer =
-            self.client.send(Method::POST, url, headers, body, VENDOR_LIMIT).await.map_err(|e| e.to_string())?;
+            self.client.send(Method::POST, &url, headers, body, VENDOR_LIMIT).await.map_err(|e| e.to_string())?;
         if !answer.status().is_success() {
             return Err(format!("the vendor answered {}", answer.status()));
         }

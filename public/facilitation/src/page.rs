@@ -210,7 +210,7 @@ fn policy(private: &str) -> String {
     // the hash of its one script alone. With a name for the address (`private-names`) it is held as every other.
     let private = if private.contains('[') { "https:" } else { private };
     format!(
-        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src {private}; object-src {private}; \
+        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src {private}; object-src {private}; frame-src {private}; \
          form-action {private}; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
         base64(&sha256(&[SCRIPT.as_bytes()])),
         base64(&sha256(&[STYLE.as_bytes()])),

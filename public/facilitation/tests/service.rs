@@ -227,6 +227,31 @@ fn the_example_is_valid_and_a_stray_key_in_any_table_is_refused_with_its_line() 
             "asns = [64500]\n[[isps]]\nid = \"b\"\nasns = [64500]",
             "isps[1].asns: AS 64500 belongs to two ISPs",
         ),
+        (
+            "[[vendors]]\n",
+            "[admin]\nlisten = \"192.0.2.1:1\"\ncertificate = \"c\"\nkey = \"k\"\noperators = []\n[[vendors]]\n",
+            "admin.listen: 192.0.2.1:1 can be reached by others",
+        ),
+        (
+            "[[vendors]]\n",
+            "[admin]\nlisten = \"127.0.0.1:1\"\ncertificate = \"c\"\nkey = \"k\"\noperators = []\n[[vendors]]\n",
+            "admin.operators: nobody could sign in",
+        ),
+        (
+            "[[vendors]]\n",
+            "[admin]\nlisten = \"127.0.0.1:1\"\ncertificate = \"c\"\nkey = \"k\"\noperators = [{ name = \"\", token-sha256-file = \"f\" }]\n[[vendors]]\n",
+            "admin.operators[0].name: 1 to 40 characters",
+        ),
+        (
+            "[[vendors]]\n",
+            "[admin]\nlisten = \"127.0.0.1:1\"\ncertificate = \"c\"\nkey = \"k\"\noperators = [{ name = \"a\", token-sha256-file = \"/nonexistent\" }]\n[[vendors]]\n",
+            "admin.operators[0].token-sha256-file: ",
+        ),
+        (
+            "[[vendors]]\n",
+            "[private-names]\n\"2001:db8::1\" = \"https://x\"\n[[vendors]]\n",
+            "private-names.2001:db8::1: \"https://x\" is not a DNS name",
+        ),
         ("name = \"Example Shop\"", "name = \" \"", "vendors[0].name: empty"),
         ("id = \"isp-a\"", "id = \"isp a\"", "isps[0].id: ISP id has ' '"),
         (

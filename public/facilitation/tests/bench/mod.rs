@@ -45,11 +45,13 @@ pub(crate) struct Bench {
     pub(crate) stop: Stop,
     pub(crate) url: String,
     pub(crate) client: Client,
+    pub(crate) process: Option<std::process::Child>,
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
         self.stop.tell();
+        self.end_process();
     }
 }
 
@@ -180,6 +182,35 @@ pub(crate) async fn listener() -> (tokio::net::TcpListener, SocketAddr) {
 }
 
 pub(crate) async fn start() -> Bench {
+    start_with(|_, text| text.to_owned()).await
+}
+
+/// With a configuration that `change` makes of the usual one.
+pub(crate) async fn start_with(change: impl Fn(&Path, &str) -> String) -> Bench {
+    let (bench, text) = beside().await;
+    let text = change(bench.folder.path(), &text);
+    let config = config::parse::<facilitation::config::Config>("test.toml", &text).unwrap();
+    let context = Context::from(bench.stop.clone());
+    tokio::spawn(async move { Facilitation::run(config, context).await.unwrap() });
+    bench.listens().await;
+    bench
+}
+
+/// The program in a process of its own, with its log in `log`.
+pub(crate) async fn start_process() -> Bench {
+    let (mut bench, text) = beside().await;
+    let file = bench.folder.path().join("facilitation-server.toml");
+    std::fs::write(&file, text).unwrap();
+    let log = std::fs::File::create(bench.folder.path().join("log")).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_facilitation-server"));
+    command.args(["run", "--config"]).arg(file).stdout(log.try_clone().unwrap()).stderr(log);
+    bench.process = Some(command.spawn().unwrap());
+    bench.listens().await;
+    bench
+}
+
+/// All that is around the server, and its configuration.
+async fn beside() -> (Bench, String) {
     let folder = tempfile::tempdir().unwrap();
     pki(folder.path());
     let seen = Shared::default();
@@ -205,16 +236,24 @@ pub(crate) async fn start() -> Bench {
 
     let listen = free_port();
     let text = example(folder.path(), listen, upstream_at, vendor_at);
-    let config = config::parse::<facilitation::config::Config>("test.toml", &text).unwrap();
-    let context = Context::from(stop.clone());
-    tokio::spawn(async move { Facilitation::run(config, context).await.unwrap() });
     let client = Client::new(client(&folder.path().join("ca.pem"), None).unwrap(), None).unwrap();
-    let bench = Bench { folder, seen, stop, url: format!("https://{listen}"), client };
-    bench.until(|| std::net::TcpStream::connect(listen).is_ok()).await;
-    bench
+    (Bench { folder, seen, stop, url: format!("https://{listen}"), client, process: None }, text)
 }
 
 impl Bench {
+    async fn listens(&self) {
+        let at = self.url.strip_prefix("https://").unwrap();
+        self.until(|| std::net::TcpStream::connect(at).is_ok()).await;
+    }
+
+    /// Ends the process, if there is one.
+    pub(crate) fn end_process(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
     pub(crate) async fn until(&self, condition: impl Fn() -> bool) {
         for _ in 0..6000 {
             if condition() {

@@ -1,5 +1,7 @@
 //! Chromium without a screen, driven by WebDriver (W3C). It trusts the test's authority and ignores no error.
 
+#![allow(dead_code, reason = "each test program uses its own part")]
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -145,6 +147,12 @@ impl Chromium {
         self.post("/execute/sync", &json!({"script": script, "args": []})).unwrap()
     }
 
+    /// Empties a field.
+    pub(crate) fn clear(&self, selector: &str) {
+        let element = self.element(selector).unwrap();
+        self.post(&format!("/element/{element}/clear"), &json!({})).unwrap();
+    }
+
     /// Waits until `holds`; gives up with what it said last.
     pub(crate) fn until(&self, mut holds: impl FnMut() -> Result<(), String>) {
         let began = Instant::now();
@@ -174,7 +182,12 @@ impl Chromium {
 
     /// Keeps what a person sees, in `target/tmp/payer-pages`.
     pub(crate) fn picture(&self, name: &str) {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("payer-pages");
+        self.picture_in("payer-pages", name);
+    }
+
+    /// The same in another folder of `target/tmp`.
+    pub(crate) fn picture_in(&self, folder: &str, name: &str) {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(folder);
         std::fs::create_dir_all(&folder).unwrap();
         let png = unbase64(self.get("/screenshot").unwrap().as_str().unwrap()).unwrap();
         std::fs::write(folder.join(format!("{name}.png")), png).unwrap();
