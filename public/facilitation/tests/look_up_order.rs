@@ -59,7 +59,8 @@ async fn speak(listener: UnixListener, says: Says, asked: Arc<[AtomicUsize; 2]>)
                 let Some(verdict) = said else { continue };
                 let mut answer = Vec::new();
                 Answer { id: Question::decode(&question).unwrap().id, verdict }.encode(&mut answer);
-                stream.write_all(&answer).await.unwrap();
+                // Who has given up has gone.
+                let _ = stream.write_all(&answer).await;
             }
         });
     }
@@ -157,27 +158,32 @@ async fn the_first_source_that_knows_decides_and_nobody_after_it_is_asked() {
     let mut sources = sources(folder.path(), &dump);
     let prefix = "10.0.0.0/8".parse().unwrap();
     let origin = |asn| Some(Verdict::Origin { prefix, asn });
-    for (says, client, expected, asks, why) in [
-        (origin(64501), "10.0.0.1", Some("isp-a"), [0, 0], "a configured prefix before everything"),
-        (origin(64501), "10.1.0.1", Some("isp-b"), [1, 0], "live routes before the dump"),
-        (origin(64999), "10.1.0.2", None, [1, 0], "a live route of somebody else decides, whatever the dump says"),
-        (Some(Verdict::Disputed { prefix }), "10.1.0.3", None, [1, 0], "so does a disputed one"),
-        (Some(Verdict::NoRoute), "10.1.0.4", Some("isp-c"), [1, 0], "no live route: the dump"),
-        (Some(Verdict::NotReady), "10.1.0.5", Some("isp-c"), [1, 0], "a speaker that has not all routes: the dump"),
-        (None, "10.1.0.6", Some("isp-c"), [1, 0], "a speaker that does not answer: the dump"),
-        (Some(Verdict::NoRoute), "10.2.0.1", None, [1, 0], "the dump's route of somebody else decides"),
-        (Some(Verdict::NoRoute), "10.3.0.1", None, [1, 0], "a prefix of several in the dump is nobody's"),
+    for (says, client, expected, speaks, why) in [
+        (origin(64501), "10.0.0.1", Some("isp-a"), false, "a configured prefix before everything"),
+        (origin(64501), "10.1.0.1", Some("isp-b"), true, "live routes before the dump"),
+        (origin(64999), "10.1.0.2", None, true, "a live route of somebody else decides, whatever the dump says"),
+        (Some(Verdict::Disputed { prefix }), "10.1.0.3", None, true, "so does a disputed one"),
+        (Some(Verdict::NoRoute), "10.1.0.4", Some("isp-c"), true, "no live route: the dump"),
+        (Some(Verdict::NotReady), "10.1.0.5", Some("isp-c"), true, "a speaker that has not all routes: the dump"),
+        (None, "10.1.0.6", Some("isp-c"), true, "a speaker that does not answer: the dump"),
+        (Some(Verdict::NoRoute), "10.2.0.1", None, true, "the dump's route of somebody else decides"),
+        (Some(Verdict::NoRoute), "10.3.0.1", None, true, "a prefix of several in the dump is nobody's"),
     ] {
         *sources.speaker.lock().unwrap() = says;
         loop {
             let found = sources.find(client).await;
             let asked = sources.asked();
-            let slow = says.is_some_and(|verdict| verdict != Verdict::NotReady)
-                && sources.finder.live.as_ref().unwrap().problem().is_some();
+            let decided = says.is_some_and(|verdict| verdict != Verdict::NotReady);
+            let must = speaks && decided;
+            let slow = decided && sources.finder.live.as_ref().unwrap().problem().is_some();
             sources.forget_failures(folder.path());
             // On a busy machine the speaker may take longer than an order waits for it.
             if !slow {
-                assert_eq!((found.as_deref(), asked), (expected, asks), "{why}");
+                assert_eq!(found.as_deref(), expected, "{why}");
+                // One that was not waited for may be counted late.
+                let [speaker, resolver] = asked;
+                assert!(resolver == 0 && (speaker == 0 || speaks), "{why}: {asked:?}");
+                assert!(speaker > 0 || !must, "{why}: {asked:?}");
                 break;
             }
         }
@@ -187,7 +193,7 @@ async fn the_first_source_that_knows_decides_and_nobody_after_it_is_asked() {
         let client = format!("10.4.0.{}", says.map_or(1, |verdict| if verdict == Verdict::NoRoute { 2 } else { 3 }));
         assert_eq!(sources.find(&client).await.as_deref(), Some("isp-d"), "nobody knows it: its name, {says:?}");
         let [speaker, resolver] = sources.asked();
-        assert!(speaker == 1 && resolver >= 2, "{speaker} {resolver}");
+        assert!(resolver >= 2, "{speaker} {resolver}");
         sources.forget_failures(folder.path());
     }
 }
