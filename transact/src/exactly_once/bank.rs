@@ -31,6 +31,15 @@ struct Entry {
     credit: bool,
 }
 
+/// What stands of one payment.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Standing {
+    /// How many times it is charged.
+    pub(crate) held: u64,
+    /// Minor units that went back.
+    pub(crate) given_back: u64,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Books(BTreeMap<Key, Entry>);
 
@@ -39,20 +48,19 @@ impl Books {
         self.0.iter().filter(|(_, entry)| entry.decision == Some("00") && !entry.reversed)
     }
 
-    /// How many payments of so many minor units stand.
-    pub(crate) fn held(&self, amount: u64) -> usize {
-        self.standing().filter(|(_, entry)| entry.of.is_none() && entry.amount == amount).count()
-    }
-
-    pub(crate) fn total_held(&self) -> u64 {
-        self.standing().filter(|(_, entry)| entry.of.is_none()).count() as u64
-    }
-
-    /// Minor units that went back of the payment of so many.
-    pub(crate) fn given_back(&self, amount: u64) -> u64 {
-        let payment = |key: &Key| self.0.get(key).is_some_and(|payment| payment.amount == amount);
-        let refunds = self.standing().filter(|(_, entry)| entry.of.as_ref().is_some_and(payment));
-        refunds.map(|(_, entry)| entry.amount).sum()
+    /// What stands of the payments, by their amount, which every purchase has for itself.
+    pub(crate) fn payments(&self) -> BTreeMap<u64, Standing> {
+        let mut payments: BTreeMap<u64, Standing> = BTreeMap::new();
+        for (_, entry) in self.standing() {
+            match &entry.of {
+                None => payments.entry(entry.amount).or_default().held += 1,
+                Some(of) => {
+                    let payment = self.0.get(of).map_or(0, |payment| payment.amount);
+                    payments.entry(payment).or_default().given_back += entry.amount;
+                }
+            }
+        }
+        payments
     }
 
     /// Minor units that came from cards and have not gone back.
