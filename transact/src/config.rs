@@ -18,6 +18,7 @@ use transact_core::Policy;
 use transact_core::admission::Bounds;
 
 use crate::ecash::settings::{self as ecash, EcashConfig, RawEcash};
+use crate::harden::{Hardening, RawHardening};
 use crate::institutions::{self, Institution, RawInstitution};
 use crate::result_secrets::{self, RawResultSecret, ResultSecrets};
 
@@ -44,6 +45,8 @@ pub struct Config {
     pub institutions: Vec<Institution>,
     /// Electronic cash, where it is on.
     pub ecash: Option<EcashConfig>,
+    /// What the process gives up.
+    pub process: Hardening,
 }
 
 /// The private side.
@@ -96,6 +99,8 @@ pub struct Raw {
     #[serde(default)]
     institutions: Vec<RawInstitution>,
     ecash: Option<RawEcash>,
+    #[serde(default)]
+    process: RawHardening,
 }
 
 #[derive(Debug, Deserialize)]
@@ -344,6 +349,7 @@ impl config::Config for Config {
             },
             institutions,
             ecash: raw.ecash.map(ecash::validate).transpose()?,
+            process: raw.process.validate()?,
         })
     }
 }
@@ -377,6 +383,7 @@ impl Config {
         if private.checksum == Checksum::Offloaded {
             lines.push("warning: checksums = \"trust\" is for virtual links on one machine".to_owned());
         }
+        lines.extend(self.process.summary());
         lines
     }
 }

@@ -15,6 +15,7 @@
 //! Thin: every decision is made in `transact-core`, `transact-cloak`, `transact-bank` and `transact-ecash`.
 
 mod bank;
+mod certificates;
 pub mod config;
 mod ecash;
 mod engine;
@@ -22,7 +23,7 @@ mod engine;
 mod exactly_once;
 mod form;
 mod gate;
-mod harden;
+pub mod harden;
 mod institutions;
 mod link;
 mod management;
@@ -33,13 +34,15 @@ mod private;
 mod private_api;
 mod result_secrets;
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Extension;
 use cloakway_runtime::http::{self, Limits, Server};
-use cloakway_runtime::{Context, Outcome, Role, Stop, Topic, admin, metrics, tls};
+use cloakway_runtime::role::Work;
+use cloakway_runtime::{Context, Outcome, Role, Stop, Topic, admin, metrics, reload, tls};
 use cloakway_store::Store;
 use tokio::sync::mpsc;
 use transact_cloak::{Cloak, Peer};
@@ -69,7 +72,11 @@ impl Role for TransactionServer {
         Topic { name: "ecash-sessions", about: "Electronic cash: sessions, the youngest 1000" },
         Topic { name: "ecash-holds", about: "Electronic cash: money on hold" },
         Topic { name: "ecash-keys", about: "Electronic cash: the public keys that serve now" },
+        Topic { name: "certificates", about: "What each side shows, and until when it is valid" },
     ];
+    const RELOADS: bool = true;
+    const RELOAD_ABOUT: &'static str =
+        "Have the running role read its certificates and keys again; one that is no good changes nothing";
     type Config = config::Config;
 
     fn admin_socket(config: &Self::Config) -> &Path {
@@ -88,10 +95,46 @@ impl Role for TransactionServer {
         ecash::command(matches)
     }
 
+    fn begin(config: Self::Config) -> Result<Work, Box<dyn std::error::Error + Send + Sync>> {
+        let opened = Opened::open(&config)?;
+        Ok(Box::new(|context| Box::pin(opened.serve(config, context))))
+    }
+
     async fn run(config: Self::Config, context: Context) -> Outcome {
-        let stop = context.stop;
+        Self::begin(config)?(context).await
+    }
+}
+
+/// What took privileges to open, and what is left of them.
+struct Opened {
+    link: link::Opened,
+    management: TcpListener,
+    metrics: Option<TcpListener>,
+    certificates: certificates::Certificates,
+    denied: harden::Denied,
+}
+
+impl Opened {
+    /// Opens everything, and gives up what is not needed any more.
+    fn open(config: &config::Config) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         harden::no_core_dumps()?;
-        std::fs::create_dir_all(&config.data)?;
+        let link = link::Opened::open(&config.private.interface)?;
+        let management = listen(config.management.listen)?;
+        let metrics = config.metrics_listen.map(listen).transpose()?;
+        harden::make_folder(&config.data, &config.process)?;
+        let mut write = vec![config.data.clone()];
+        write.extend(std::path::absolute(&config.admin_socket)?.parent().map(Path::to_owned));
+        let ports = config.institutions.iter().flat_map(|institution| &institution.addresses).map(SocketAddr::port);
+        let ports = ports.chain(config.ecash.iter().flat_map(|ecash| &ecash.bank.addresses).map(SocketAddr::port));
+        let needs = harden::Needs { write, read: certificates::files(config), connect: ports.collect() };
+        let denied = harden::confine(&config.process, &needs)?;
+        // Read by whom the process is from now on: what can be read at the start can be read again.
+        let certificates = certificates::Certificates::read(config)?;
+        Ok(Self { link, management, metrics, certificates, denied })
+    }
+
+    async fn serve(self, config: config::Config, context: Context) -> Outcome {
+        let stop = context.stop;
         let store = Store::open(&config.data.join("orders.redb"))?;
         let outbox = Arc::new(outbox::Outbox::new(config.result_key).with_secrets(config.result_secrets));
         let (mut ask, mut requests) = (engine::Institutions::new(), Vec::new());
@@ -109,22 +152,20 @@ impl Role for TransactionServer {
         let ecash = config.ecash.map(|settings| ecash::start(settings, &config.data, bank_state.clone(), &stop));
         let ecash = ecash.transpose()?;
 
-        let management = config.management;
-        let listener = tokio::net::TcpListener::bind(management.listen)
-            .await
-            .map_err(|error| format!("{}: {error}", management.listen))?;
-        let limits = Limits { client_names: management.client_names, ..Limits::default() };
-        let identity = tls::server(&management.identity, Some(&management.client_ca))?;
-        http::serve(listener, identity, management::router(engine.clone(), outbox.clone()), limits, stop.clone());
+        let certificates = Arc::new(self.certificates);
+        let limits = Limits { client_names: config.management.client_names, ..Limits::default() };
+        let listener = tokio::net::TcpListener::from_std(self.management)?;
+        let router = management::router(engine.clone(), outbox.clone());
+        http::serve(listener, certificates.management(), router, limits, stop.clone());
 
         let side = config.private;
-        let link = link::Link::open(&side.interface, &stop)?;
+        let link = self.link.start(&stop)?;
         let mut cloak = side.cloak;
         cloak.hardware_address = link.hardware_address;
         let private = private::Private::new(Cloak::new(cloak, Box::new(cloakway_crypto::System))?);
         let payers = Payers {
             gates: gate::Gates::new(Admission::new(side.bounds)),
-            tls: tls::server(&side.identity, None)?,
+            tls: certificates.private(),
             router: ecash.iter().fold(private_api::router(engine.clone(), side.page_origins), |router, ecash| {
                 router.merge(ecash::router(ecash.clone()))
             }),
@@ -134,13 +175,22 @@ impl Role for TransactionServer {
             private.clone().drive(link, side.checksum, stop.clone(), move |socket, peer| payers.serve(socket, &peer));
         tokio::spawn(driver);
 
-        if let Some(listen) = config.metrics_listen {
-            metrics::serve(listen, stop.clone()).await?;
+        if let Some(listener) = self.metrics {
+            metrics::serve_on(tokio::net::TcpListener::from_std(listener)?, stop.clone());
         }
+        reload::on_hangup(stop.clone(), {
+            let certificates = certificates.clone();
+            move || {
+                let certificates = certificates.clone();
+                async move { certificates.reload() }
+            }
+        })?;
+        let denied = self.denied.show();
         admin::serve(&config.admin_socket, stop.clone(), move |request| {
             let (engine, outbox) = (engine.clone(), outbox.clone());
             let (cloak, bank) = (private.counters(), bank_state.show());
             let ecash = ecash.clone();
+            let (certificates, denied) = (certificates.clone(), denied.clone());
             async move {
                 if let Some(answer) = ecash::answer(ecash, &request).await {
                     return answer;
@@ -151,10 +201,13 @@ impl Role for TransactionServer {
                         "results_waiting": outbox.len(),
                         "banks_up": bank_state_up(&bank),
                         "connections": cloak.get("connections"),
+                        "process": denied,
                     })),
                     "orders" => engine.show(true).await,
                     "cloak" => Ok(cloak),
                     "bank" => Ok(bank),
+                    "certificates" => Ok(certificates.show()),
+                    reload::TOPIC => certificates.reload(),
                     other => Err(format!("no topic {other}")),
                 }
             }
@@ -163,6 +216,14 @@ impl Role for TransactionServer {
         stop.told().await;
         Ok(())
     }
+}
+
+/// A listener for the event loop that is still to be.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let failed = |error: std::io::Error| std::io::Error::new(error.kind(), format!("{address}: {error}"));
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 /// How many institutions can be asked now, and of how many.
@@ -175,7 +236,7 @@ fn bank_state_up(banks: &serde_json::Value) -> String {
 /// What every payer's connection needs.
 struct Payers {
     gates: gate::Gates,
-    tls: Arc<tls::ServerConfig>,
+    tls: tls::Current,
     router: axum::Router,
     stop: Stop,
 }

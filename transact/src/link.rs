@@ -1,13 +1,16 @@
 //! The private link as frames: a raw socket on an interface that has no kernel address.
 //!
-//! Whatever happens to the interface (down, gone, back with another index) is lived through: the
-//! socket is opened again until the stop.
+//! Whatever happens to the interface (down, gone, back with another index) is lived through: the socket is bound again
+//! until the stop. It is the same socket for good, as it takes a privilege to make one.
 
+use std::os::fd::IntoRawFd as _;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use cloakway_runtime::Stop;
-use pnet::datalink::{self, Channel, NetworkInterface};
+use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender, NetworkInterface};
+use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc;
 
 /// Frames on their way in; more are dropped and counted.
@@ -47,12 +50,14 @@ fn find(name: &str) -> Result<NetworkInterface, LinkError> {
         .ok_or_else(|| LinkError::Missing(name.to_owned()))
 }
 
-fn open(
-    interface: &NetworkInterface,
-) -> std::io::Result<(Box<dyn datalink::DataLinkSender>, Box<dyn datalink::DataLinkReceiver>)> {
+type Ends = (Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>);
+
+/// Binds `socket` to the interface; what is given closes no more than its own handle of it.
+fn bind(socket: &Socket, interface: &NetworkInterface) -> std::io::Result<Ends> {
     let config = datalink::Config {
         read_timeout: Some(READ_PATIENCE),
         read_buffer_size: LARGEST_FRAME,
+        socket_fd: Some(socket.try_clone()?.into_raw_fd()),
         ..datalink::Config::default()
     };
     match datalink::channel(interface, config)? {
@@ -61,9 +66,17 @@ fn open(
     }
 }
 
-impl Link {
+/// The private link's socket, open; nothing is moved yet.
+pub(crate) struct Opened {
+    name: String,
+    hardware_address: [u8; 6],
+    socket: Socket,
+    ends: Ends,
+}
+
+impl Opened {
     /// Opens the interface, which must have no address of its own (A4).
-    pub(crate) fn open(name: &str, stop: &Stop) -> Result<Self, LinkError> {
+    pub(crate) fn open(name: &str) -> Result<Self, LinkError> {
         let interface = find(name)?;
         if let Some(address) = interface.ips.first() {
             return Err(LinkError::HasAddress { interface: name.to_owned(), address: address.to_string() });
@@ -71,27 +84,37 @@ impl Link {
         let hardware_address =
             interface.mac.map(|mac| mac.octets()).ok_or_else(|| LinkError::NoHardwareAddress(name.to_owned()))?;
         let failed = |source| LinkError::Open { interface: name.to_owned(), source };
-        let (sender, receiver) = open(&interface).map_err(failed)?;
+        // Of no protocol until it is bound: nothing of other interfaces gets in.
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None).map_err(failed)?;
+        let ends = bind(&socket, &interface).map_err(failed)?;
+        Ok(Self { name: name.to_owned(), hardware_address, socket, ends })
+    }
+
+    /// Moves frames until the stop.
+    pub(crate) fn start(self, stop: &Stop) -> Result<Link, LinkError> {
+        let Self { name, hardware_address, socket, ends: (sender, receiver) } = self;
         let (give, received) = mpsc::channel(QUEUE);
         let (send, take) = sync_channel(QUEUE);
-        let (name, stop) = (name.to_owned(), stop.clone());
+        let (socket, stop) = (Arc::new(socket), stop.clone());
         std::thread::Builder::new()
             .name("link-out".to_owned())
             .spawn({
-                let name = name.clone();
-                move || send_all(&name, sender, &take)
+                let (name, socket) = (name.clone(), socket.clone());
+                move || send_all(&name, &socket, sender, &take)
             })
             .map_err(failed_named(&name))?;
         std::thread::Builder::new()
             .name("link-in".to_owned())
             .spawn({
                 let name = name.clone();
-                move || receive_all(&name, receiver, &give, &stop)
+                move || receive_all(&name, &socket, receiver, &give, &stop)
             })
             .map_err(failed_named(&name))?;
-        Ok(Self { hardware_address, received, send })
+        Ok(Link { hardware_address, received, send })
     }
+}
 
+impl Link {
     /// Sends a frame; one that finds the queue full is lost, as on a wire.
     pub(crate) fn send(&self, frame: Vec<u8>) {
         if self.send.try_send(frame).is_err() {
@@ -107,7 +130,8 @@ fn failed_named(name: &str) -> impl Fn(std::io::Error) -> LinkError {
 
 fn receive_all(
     name: &str,
-    mut receiver: Box<dyn datalink::DataLinkReceiver>,
+    socket: &Socket,
+    mut receiver: Box<dyn DataLinkReceiver>,
     give: &mpsc::Sender<Vec<u8>>,
     stop: &Stop,
 ) {
@@ -128,8 +152,7 @@ fn receive_all(
                 }
                 std::thread::sleep(RETRY);
                 // The interface may be another one by now.
-                if let Ok((_, again)) = find(name).map_err(std::io::Error::other).and_then(|interface| open(&interface))
-                {
+                if let Ok((_, again)) = bind_again(name, socket) {
                     receiver = again;
                 }
             }
@@ -137,13 +160,17 @@ fn receive_all(
     }
 }
 
-fn send_all(name: &str, mut sender: Box<dyn datalink::DataLinkSender>, take: &Receiver<Vec<u8>>) {
+fn bind_again(name: &str, socket: &Socket) -> std::io::Result<Ends> {
+    bind(socket, &find(name).map_err(std::io::Error::other)?)
+}
+
+fn send_all(name: &str, socket: &Socket, mut sender: Box<dyn DataLinkSender>, take: &Receiver<Vec<u8>>) {
     while let Ok(frame) = take.recv() {
         if matches!(sender.send_to(&frame, None), Some(Ok(()))) {
             continue;
         }
         metrics::counter!("cloakway_link_frames_lost_total", "direction" => "out").increment(1);
-        if let Ok((again, _)) = find(name).map_err(std::io::Error::other).and_then(|interface| open(&interface)) {
+        if let Ok((again, _)) = bind_again(name, socket) {
             sender = again;
         }
     }

@@ -61,7 +61,7 @@ impl Default for Limits {
 }
 
 /// Serves `router` on `listener` until the stop; open requests are finished first.
-pub fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router: Router, limits: Limits, stop: Stop) {
+pub fn serve(listener: TcpListener, tls: impl Into<tls::Current>, router: Router, limits: Limits, stop: Stop) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let server = Server::new(tls, router, limits);
     tokio::spawn(async move {
@@ -93,17 +93,18 @@ pub fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router: Rout
 /// A router behind TLS, for streams that the caller accepts.
 #[derive(Debug, Clone)]
 pub struct Server {
-    tls: Arc<rustls::ServerConfig>,
+    tls: tls::Current,
     router: Router,
     limits: Arc<Limits>,
 }
 
 impl Server {
-    /// Puts `router` behind `tls` and `limits`.
+    /// Puts `router` behind `tls` and `limits`. What is put in the place of `tls` later holds for the connections from
+    /// then on; those before it go on as they began.
     #[must_use]
-    pub fn new(tls: Arc<rustls::ServerConfig>, router: Router, limits: Limits) -> Self {
+    pub fn new(tls: impl Into<tls::Current>, router: Router, limits: Limits) -> Self {
         let router = router.layer(DefaultBodyLimit::max(limits.body));
-        Self { tls, router, limits: Arc::new(limits) }
+        Self { tls: tls.into(), router, limits: Arc::new(limits) }
     }
 
     /// Serves one connection to its end.
@@ -114,7 +115,7 @@ impl Server {
         stop: &Stop,
     ) {
         let stream =
-            match tokio::time::timeout(self.limits.head, TlsAcceptor::from(self.tls.clone()).accept(stream)).await {
+            match tokio::time::timeout(self.limits.head, TlsAcceptor::from(self.tls.get()).accept(stream)).await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
                 Err(_) => return tracing::debug!("TLS handshake took too long"),

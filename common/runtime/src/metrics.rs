@@ -29,10 +29,14 @@ pub fn text() -> String {
 /// # Errors
 /// When the address cannot be bound.
 pub async fn serve(listen: SocketAddr, stop: Stop) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::bind(listen).await?;
+    serve_on(tokio::net::TcpListener::bind(listen).await?, stop);
+    Ok(())
+}
+
+/// [`serve`] on a listener that is open already.
+pub fn serve_on(listener: tokio::net::TcpListener, stop: Stop) {
     let router = Router::new().route("/metrics", get(|| async { text() })).route("/healthz", get(|| async { "ok\n" }));
     tokio::spawn(async move {
         let _ = axum::serve(listener, router).with_graceful_shutdown(async move { stop.told().await }).await;
     });
-    Ok(())
 }

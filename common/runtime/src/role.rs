@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration; 3 where a role has a use for it.
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
@@ -52,6 +53,9 @@ pub trait Role: 'static {
     /// Whether the running role reads its file again when it is told to: it has the subcommand `reload` then, and
     /// answers [`reload::TOPIC`].
     const RELOADS: bool = false;
+    /// What that does, for `--help`.
+    const RELOAD_ABOUT: &'static str =
+        "Have the running role read its configuration again; a file with an error in it changes nothing";
     /// Topics that want something to look for, and what it is called on the command line; in lower case it is the name
     /// of the argument.
     const WANTS: &'static [(&'static str, &'static str)] = &[];
@@ -69,7 +73,16 @@ pub trait Role: 'static {
     fn summary(config: &Self::Config) -> Vec<String>;
 
     /// Does the role's work until the stop is told.
-    fn run(config: Self::Config, context: Context) -> impl Future<Output = Outcome> + Send;
+    fn run(config: Self::Config, context: Context) -> impl Future<Output = Outcome> + Send + 'static;
+
+    /// What has to be done before there is an event loop, and with it more threads than one: opening what takes privileges,
+    /// and giving them up. What it gives does the role's work.
+    ///
+    /// # Errors
+    /// Whatever keeps the role from starting.
+    fn begin(config: Self::Config) -> Result<Work, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Box::new(|context| Box::pin(Self::run(config, context))))
+    }
 
     /// Further subcommands of this role.
     fn commands() -> Vec<Command> {
@@ -86,6 +99,9 @@ pub trait Role: 'static {
 
 /// How a role's run ends: `Ok`, or whatever stopped it, for a person to read.
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// A role's work, ready for the event loop.
+pub type Work = Box<dyn FnOnce(Context) -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send>;
 
 /// The whole `main` of a server binary.
 #[must_use]
@@ -156,10 +172,7 @@ pub fn command<R: Role>() -> Command {
             )
             .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON value instead of a table"))
     };
-    let reload = asks(
-        Command::new("reload")
-            .about("Have the running role read its configuration again; a file with an error in it changes nothing"),
-    );
+    let reload = asks(Command::new("reload").about(R::RELOAD_ABOUT));
     let names: Vec<&str> = R::WANTS.iter().map(|(_, what)| *what).collect();
     let what = (!names.is_empty()).then(|| {
         let topics: Vec<String> = R::WANTS.iter().map(|(topic, what)| format!("{topic}: {what}")).collect();
@@ -242,10 +255,12 @@ fn run<R: Role>(path: &Path) -> ExitCode {
     log::start();
     metrics::start();
     let context = Context { stop: Stop::new(), config_path: path.to_owned(), config_text };
-    let result = block_on(async {
-        context.stop.on_signals()?;
-        tracing::info!(role = R::NAME, version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting");
-        R::run(config, context).await
+    tracing::info!(role = R::NAME, version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting");
+    let result = R::begin(config).and_then(|work| {
+        block_on(async {
+            context.stop.on_signals()?;
+            work(context).await
+        })
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,9 +1,13 @@
 //! TLS 1.3, with aws-lc-rs underneath; mutual where both ends are ours. RADIUS clients may be let in with TLS 1.2, where
 //! the configuration says so.
 
+mod validity;
+
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use cloakway_types::Timestamp;
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
@@ -130,6 +134,60 @@ pub fn radius_server(identity: &Identity, client_ca: &Path, tls12: bool) -> Resu
     // These connections stay. FreeRADIUS 3.2 as a client reads a ticket and may leave the answer behind it unread.
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
+}
+
+/// The server's side that new connections are taken with; it can be exchanged while they come. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Current(Arc<RwLock<Arc<ServerConfig>>>);
+
+impl From<Arc<ServerConfig>> for Current {
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self(Arc::new(RwLock::new(config)))
+    }
+}
+
+impl Current {
+    /// What is in force now.
+    #[must_use]
+    pub fn get(&self) -> Arc<ServerConfig> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts `config` in force for connections from now on.
+    pub fn replace(&self, config: Arc<ServerConfig>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+}
+
+/// Sees to it that clients may believe the certificate of `identity` at the time `now`: that it is valid then, and for
+/// all `names`. Gives the time until which it is.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn valid_until(identity: &Identity, names: &[String], now: Timestamp) -> Result<Timestamp, TlsError> {
+    let path = &identity.certificate;
+    let wrong = |reason: String| TlsError::Mismatch { path: path.display().to_string(), reason };
+    let chain = certificates(path)?;
+    let mut until = Timestamp::from_millis(u64::MAX);
+    for certificate in &chain {
+        let (from, to) = validity::of(certificate).ok_or_else(|| wrong("a certificate without dates".to_owned()))?;
+        if now < from {
+            return Err(wrong(format!("a certificate in it is valid from {from} on, and it is {now}")));
+        }
+        if to < now {
+            return Err(wrong(format!("a certificate in it was valid until {to}, and it is {now}")));
+        }
+        until = until.min(to);
+    }
+    let own = chain.first().and_then(|own| webpki::EndEntityCert::try_from(own).ok());
+    let own = own.ok_or_else(|| wrong("the first certificate in it is none of a server".to_owned()))?;
+    for name in names {
+        let name_of = ServerName::try_from(name.as_str());
+        if !name_of.is_ok_and(|name| own.verify_is_valid_for_subject_name(&name).is_ok()) {
+            return Err(wrong(format!("the certificate is not valid for {name}")));
+        }
+    }
+    Ok(until)
 }
 
 /// A client's side: trusts the authorities in the file `ca`, shows `identity` when the server asks.

@@ -1,6 +1,6 @@
 //! TLS 1.3 on both sides, with and without client certificates, over loopback.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,8 +10,10 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use cloakway_runtime::Stop;
 use cloakway_runtime::http::{Client, Limits, Peer, serve};
-use cloakway_runtime::tls::{Identity, client, server};
+use cloakway_runtime::tls::{Current, Identity, client, server, valid_until};
+use cloakway_types::Timestamp;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -27,8 +29,14 @@ impl Authority {
     }
 
     fn issue(&self, folder: &Path, name: &str) -> Identity {
+        self.issue_until(folder, name, 2100)
+    }
+
+    fn issue_until(&self, folder: &Path, name: &str, year: i32) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let identity =
             Identity { certificate: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) };
         std::fs::write(&identity.certificate, certificate.pem()).unwrap();
@@ -91,6 +99,77 @@ async fn mutual_tls_takes_only_the_named_client_of_the_right_authority() {
     let wrong_name = Client::new(client(&ca, None).unwrap(), Some("other.example")).unwrap();
     assert!(wrong_name.send(Method::GET, &url, HeaderMap::new(), vec![], LIMIT).await.is_err());
     stop.tell();
+}
+
+/// A client that keeps its connection, and says which certificate it was shown.
+struct Kept {
+    stream: tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
+    certificate: Vec<u8>,
+}
+
+impl Kept {
+    async fn open(url: &str, ca: &Path) -> Self {
+        let tls = client(ca, None).unwrap();
+        let stream = tokio::net::TcpStream::connect(url.trim_start_matches("https://")).await.unwrap();
+        let name = "127.0.0.1".try_into().unwrap();
+        let stream = tokio_rustls::TlsConnector::from(std::sync::Arc::new(tls)).connect(name, stream).await.unwrap();
+        let certificate = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+        Self { stream, certificate }
+    }
+
+    async fn get(&mut self) -> String {
+        self.stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"still here") {
+            let mut octets = [0; 1000];
+            let read = tokio::time::timeout(LIMIT, self.stream.read(&mut octets)).await.unwrap().unwrap();
+            assert!(read > 0, "the connection was ended after {:?}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&octets[..read]);
+        }
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_exchanged_under_a_connection_that_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let identity = authority.issue(folder.path(), "127.0.0.1");
+    let ca = folder.path().join("ca.pem");
+    let (listener, url) = listen().await;
+    let stop = Stop::new();
+    let current = Current::from(server(&identity, None).unwrap());
+    let router = Router::new().route("/", get(|| async { "still here" }));
+    serve(listener, current.clone(), router, Limits::default(), stop.clone());
+    let mut before = Kept::open(&url, &ca).await;
+    assert!(before.get().await.starts_with("HTTP/1.1 200"));
+
+    let renewed = authority.issue(folder.path(), "127.0.0.1");
+    current.replace(server(&renewed, None).unwrap());
+    assert!(before.get().await.starts_with("HTTP/1.1 200"), "the connection of before");
+    let mut after = Kept::open(&url, &ca).await;
+    assert!(after.get().await.starts_with("HTTP/1.1 200"));
+    assert_ne!(before.certificate, after.certificate);
+    assert!(before.get().await.starts_with("HTTP/1.1 200"));
+    stop.tell();
+}
+
+#[test]
+fn a_certificate_that_nobody_would_believe_is_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let now: Timestamp = "2026-11-22T08:00:00Z".parse().unwrap();
+    let names = |name: &str| vec![name.to_owned()];
+    let good = authority.issue(folder.path(), "203.0.113.200");
+    let until = valid_until(&good, &names("203.0.113.200"), now).unwrap();
+    assert_eq!(until.to_string(), "2100-01-01T00:00:00.000Z");
+    let error =
+        |identity: &Identity, name: &str, now| valid_until(identity, &names(name), now).unwrap_err().to_string();
+    assert!(error(&good, "203.0.113.201", now).ends_with("the certificate is not valid for 203.0.113.201"));
+    let early = Timestamp::from_secs(1);
+    assert!(error(&good, "203.0.113.200", early).contains("is valid from 1975"));
+    let old = authority.issue_until(folder.path(), "old.example", 2020);
+    assert!(error(&old, "old.example", now).contains("was valid until 2020-01-01"));
 }
 
 #[test]
