@@ -12,7 +12,8 @@ use smoltcp::socket::tcp::{RecvError, State};
 use crate::config::{CloakConfig, ConfigError, Limits, Rules};
 use crate::connection::{Connection, Fate, Stage, Transmit, World};
 use crate::counters::{Count, Counters};
-use crate::frame::{Checksum, Flow, Heard, Segment, classify};
+use crate::fragments::{Fragments, Piece};
+use crate::frame::{Checksum, Flow, Heard, Segment, classify, joined};
 use crate::neighbour::{self, Gateway};
 
 /// A half-open connection this old has had its round trip, and gives way to a new SYN when there is no room.
@@ -79,6 +80,7 @@ pub struct Cloak {
     backlog: VecDeque<ConnectionId>,
     accepted: BTreeSet<ConnectionId>,
     ready: BTreeSet<ConnectionId>,
+    fragments: Fragments,
     transmit: Transmit,
     counters: Counters,
     next_id: u64,
@@ -133,6 +135,7 @@ impl Cloak {
             backlog: VecDeque::new(),
             accepted: BTreeSet::new(),
             ready: BTreeSet::new(),
+            fragments: Fragments::default(),
             counters: Counters::default(),
             next_id: 0,
         })
@@ -144,6 +147,7 @@ impl Cloak {
         match classify(frame, checksum, &self.rules) {
             Err(reason) => self.counters.add(reason),
             Ok(Heard::Segment(segment)) => self.segment(frame, segment, now),
+            Ok(Heard::Fragment(piece)) => self.fragment(frame, piece, checksum, now),
             Ok(Heard::ArpRequest { target, sender, mac }) => {
                 self.learn_gateway(sender.into(), mac, now, Gateway::learn);
                 self.counters.add(Count::ArpAnswered);
@@ -169,9 +173,29 @@ impl Cloak {
         }
     }
 
+    /// Keeps a piece; the datagram that it completes meets the same door as any other.
+    fn fragment(&mut self, frame: &[u8], piece: Piece, checksum: Checksum, now: Instant) {
+        match self.fragments.take(piece, now) {
+            Err(reason) => self.counters.add(reason),
+            Ok(None) => self.counters.add(Count::FragmentKept),
+            Ok(Some(contents)) => {
+                self.counters.add(Count::FragmentsJoined);
+                let whole = joined(frame, &contents).unwrap_or_default();
+                match classify(&whole, checksum, &self.rules) {
+                    Ok(Heard::Segment(segment)) => self.segment(&whole, segment, now),
+                    Ok(_) => self.counters.add(Count::Malformed),
+                    Err(reason) => self.counters.add(reason),
+                }
+            }
+        }
+    }
+
     /// Does what is due: retransmissions, expiries, questions for the gateway, and what reads, writes
     /// and closes since the last call have left to send.
     pub fn poll(&mut self, now: Instant) {
+        for _ in 0..self.fragments.expire(now) {
+            self.counters.add(Count::FragmentsExpired);
+        }
         for id in std::mem::take(&mut self.touched) {
             self.settle(id, now);
         }
@@ -533,7 +557,7 @@ impl Cloak {
 }
 
 /// What the bound per source counts by: a subscriber has one IPv4 address, but at least a whole IPv6 /64.
-fn source_key(address: IpAddr) -> IpAddr {
+pub(crate) fn source_key(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & (u128::MAX << 64))),

@@ -15,6 +15,10 @@ cloakway_types::counts! {
         GatewayAsked = "gateway-asked",
         /// The gateway's Ethernet address was learnt or confirmed.
         GatewayLearnt = "gateway-learnt",
+        /// A piece of a datagram was kept until the others come.
+        FragmentKept = "fragment-kept",
+        /// A datagram was put together.
+        FragmentsJoined = "fragments-joined",
         /// A handshake began.
         SynAdmitted = "syn-admitted",
         /// A handshake finished.
@@ -32,8 +36,10 @@ cloakway_types::counts! {
         OtherArp = "drop-arp",
         /// Dropped: an IP destination that is not ours.
         OtherAddress = "drop-other-address",
-        /// Dropped: an IPv4 fragment.
+        /// Dropped: a fragment that overlaps another or does not fit, and what there was of its datagram.
         Fragment = "drop-fragment",
+        /// Dropped: a fragment while the bound of datagrams, in all or of its source, was reached.
+        FragmentsFull = "drop-fragments-full",
         /// Dropped: IPv4 options.
         IpOptions = "drop-ip-options",
         /// Dropped: an IPv6 extension header.
@@ -63,6 +69,8 @@ cloakway_types::counts! {
         /// Dropped: a SYN while the bound of its source was reached.
         SourceFull = "drop-source-full",
 
+        /// Forgotten: a datagram of which pieces did not come in time.
+        FragmentsExpired = "fragments-expired",
         /// Forgotten: a half-open connection older than a second, to make room for a new one.
         HalfOpenEvicted = "half-open-evicted",
         /// Forgotten: a half-open connection at its time limit.

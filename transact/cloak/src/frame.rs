@@ -11,6 +11,7 @@ use smoltcp::wire::{
 
 use crate::config::{Rules, is_unicast, is_unicast_mac};
 use crate::counters::Count;
+use crate::fragments::{Datagram, Piece};
 
 /// Whether a frame's TCP checksum is there to be verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(crate) enum Heard {
     Advertisement { target: Ipv6Addr, mac: [u8; 6] },
     /// A segment to our port from a member.
     Segment(Segment),
+    /// A piece of a datagram of a member that has TCP in it.
+    Fragment(Piece),
 }
 
 /// What admission needs to know of a TCP segment.
@@ -115,10 +118,12 @@ fn ipv4(payload: &[u8], checksum: Checksum, rules: &Rules) -> Result<Heard, Coun
     if packet.header_len() != 20 {
         return Err(Count::IpOptions);
     }
-    if packet.more_frags() || packet.frag_offset() != 0 {
-        return Err(Count::Fragment);
-    }
+    let (offset, more) = (usize::from(packet.frag_offset()), packet.more_frags());
     match packet.next_header() {
+        IpProtocol::Tcp if more || offset != 0 => {
+            let of = Datagram { source, destination, identification: packet.ident().into() };
+            Ok(Heard::Fragment(Piece { of, offset, more, octets: packet.payload().to_vec() }))
+        }
         IpProtocol::Tcp => tcp(packet.payload(), source, destination, isp, checksum, rules),
         IpProtocol::Icmp => Err(Count::Icmp),
         _ => Err(Count::OtherProtocol),
@@ -138,15 +143,53 @@ fn ipv6(payload: &[u8], mac: [u8; 6], checksum: Checksum, rules: &Rules) -> Resu
             let isp = member(source, rules)?;
             tcp(packet.payload(), source, destination, isp, checksum, rules)
         }
+        IpProtocol::Ipv6Frag => {
+            member(source, rules)?;
+            fragment_v6(packet.payload(), source, destination)
+        }
         IpProtocol::HopByHop
         | IpProtocol::Ipv6Route
-        | IpProtocol::Ipv6Frag
         | IpProtocol::Ipv6Opts
         | IpProtocol::IpSecAh
         | IpProtocol::IpSecEsp
         | IpProtocol::Ipv6NoNxt => Err(Count::ExtensionHeader),
         _ => Err(Count::OtherProtocol),
     }
+}
+
+/// Behind the fragment header (RFC 8200 §4.5) there has to be TCP, without another header in between.
+fn fragment_v6(payload: &[u8], source: IpAddr, destination: IpAddr) -> Result<Heard, Count> {
+    let Some((&[next, _, high, low, a, b, c, d], octets)) = payload.split_first_chunk() else {
+        return Err(Count::Malformed);
+    };
+    if IpProtocol::from(next) != IpProtocol::Tcp {
+        return Err(Count::ExtensionHeader);
+    }
+    let of = Datagram { source, destination, identification: u32::from_be_bytes([a, b, c, d]) };
+    let place = u16::from_be_bytes([high, low]);
+    Ok(Heard::Fragment(Piece { of, offset: usize::from(place & !7), more: place & 1 == 1, octets: octets.to_vec() }))
+}
+
+/// The frame that would have come if nobody had cut it: `contents` behind the headers of `frame`, one of the pieces.
+pub(crate) fn joined(frame: &[u8], contents: &[u8]) -> Option<Vec<u8>> {
+    let ethernet = frame.get(..14)?;
+    let is_v4 = frame.get(12..14)? == [0x08, 0x00];
+    let length = u16::try_from(contents.len()).ok()?;
+    let header = frame.get(14..if is_v4 { 34 } else { 54 })?;
+    let mut whole = [ethernet, header, contents].concat();
+    let packet = whole.get_mut(14..)?;
+    if is_v4 {
+        let mut packet = Ipv4Packet::new_unchecked(packet);
+        packet.set_total_len(length.checked_add(20)?);
+        packet.clear_flags();
+        packet.set_frag_offset(0);
+        packet.fill_checksum();
+    } else {
+        let mut packet = Ipv6Packet::new_unchecked(packet);
+        packet.set_payload_len(length);
+        packet.set_next_header(IpProtocol::Tcp);
+    }
+    Some(whole)
 }
 
 /// IPv6 in a group frame: only a solicitation sent to the solicited-node group of one of our addresses.

@@ -14,10 +14,11 @@
 //! - No RST leaves, no ICMP error, no echo reply. A scan of another port, a stray segment or a SYN
 //!   over the bounds looks like an address where nobody lives.
 //! - A source outside the member prefixes is dropped before any state exists for it.
-//! - IP fragments, IPv4 options, IPv6 extension headers and SYNs with data are dropped and counted:
-//!   nothing that a payer's machine sends to a TCP port needs them.
+//! - IPv4 options, IPv6 extension headers and SYNs with data are dropped and counted: nothing that a payer's machine sends
+//!   to a TCP port needs them. Fragments of a member's TCP are put together, within bounds, and meet the same door then;
+//!   what overlaps is dropped.
 //! - Memory is bounded by [`Limits`]: connections, half-open ones, connections per source (per /64
-//!   for IPv6, a subscriber's smallest delegation), buffers, frames waiting to be sent.
+//!   for IPv6, a subscriber's smallest delegation), buffers, frames waiting to be sent; and of fragments, by 256 datagrams.
 //!
 //! Every connection has a smoltcp interface of its own, with one socket, made when its SYN is
 //! admitted and seeded from the caller's randomness. So one connection's traffic cannot touch
@@ -31,6 +32,7 @@ mod cloak;
 mod config;
 mod connection;
 mod counters;
+mod fragments;
 mod frame;
 mod neighbour;
 
