@@ -93,6 +93,8 @@ struct Link {
     askers: BTreeSet<IpAddr>,
     /// Who sent a SYN, likewise.
     callers: BTreeSet<(IpAddr, u16)>,
+    /// Who sent fragments, of which a SYN may come.
+    cutters: BTreeSet<IpAddr>,
     /// Next sequence number of each caller.
     ours: BTreeMap<(IpAddr, u16), u32>,
     /// Next sequence number of the cloak towards each caller.
@@ -120,6 +122,7 @@ impl Link {
             connections: Vec::new(),
             askers: BTreeSet::new(),
             callers: BTreeSet::new(),
+            cutters: BTreeSet::new(),
             ours: BTreeMap::new(),
             theirs: BTreeMap::new(),
         }
@@ -222,6 +225,9 @@ impl Link {
             Some(IPV4 | IPV6) => {
                 if let Some(packet) = Packet::read(frame) {
                     self.askers.insert(packet.source);
+                    if is_piece(frame) {
+                        self.cutters.insert(packet.source);
+                    }
                     if let Some(segment) = packet.segment().filter(|segment| segment.flags & SYN != 0) {
                         self.callers.insert((packet.source, segment.source_port));
                     }
@@ -296,7 +302,8 @@ impl Link {
         let segment = packet.segment().expect("a whole TCP header");
         let caller = (packet.destination, segment.destination_port);
         assert!(is_member(packet.destination), "TCP to a stranger: {}", packet.destination);
-        assert!(self.callers.contains(&caller), "TCP to {caller:?}, who never called");
+        let called = self.callers.contains(&caller) || self.cutters.contains(&caller.0);
+        assert!(called, "TCP to {caller:?}, who never called");
         assert!(segment.flags & RST == 0, "RST to {caller:?}");
         assert!(segment.flags & ACK != 0 && segment.source_port == PORT && to[0] & 1 == 0);
         let counted = u32::from(segment.flags & SYN != 0) + u32::from(segment.flags & FIN != 0);
@@ -309,6 +316,15 @@ impl Link {
 fn offset(byte: u8) -> i32 {
     let signed = i32::from(byte.cast_signed());
     if signed.abs() > 100 { signed * 100_000 } else { signed }
+}
+
+/// Whether an IP packet is a fragment: IPv4 with an offset or more to come, IPv6 with a fragment header.
+fn is_piece(frame: &[u8]) -> bool {
+    match ethertype(frame) {
+        Some(IPV4) => frame.get(20..22).is_some_and(|place| place[0] & 0x3f != 0 || place[1] != 0),
+        Some(IPV6) => frame.get(20) == Some(&44),
+        _ => false,
+    }
 }
 
 fn is_member(address: IpAddr) -> bool {

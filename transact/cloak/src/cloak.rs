@@ -1,5 +1,7 @@
 //! The cloak: every frame in, every frame out, and the connections between.
 
+mod admission;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,18 +9,15 @@ use std::time::Duration;
 
 use cloakway_crypto::Randomness;
 use cloakway_types::{Instant, IspId};
-use smoltcp::socket::tcp::{RecvError, State};
+use smoltcp::socket::tcp::RecvError;
 
 use crate::config::{CloakConfig, ConfigError, Limits, Rules};
 use crate::connection::{Connection, Fate, Stage, Transmit, World};
+use crate::cookies::Cookies;
 use crate::counters::{Count, Counters};
 use crate::fragments::{Fragments, Piece};
 use crate::frame::{Checksum, Flow, Heard, Segment, classify, joined};
 use crate::neighbour::{self, Gateway};
-
-/// A half-open connection this old has had its round trip, and gives way to a new SYN when there is no room.
-/// So a flood of SYNs from made-up sources cannot lock honest ones out for the whole handshake time.
-const HALF_OPEN_GRACE: Duration = Duration::from_secs(1);
 
 /// Names a connection, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +64,7 @@ pub struct Cloak {
     limits: Limits,
     mtu: u16,
     randomness: Box<dyn Randomness + Send>,
+    cookies: Cookies,
     gateway_v4: Option<Gateway>,
     gateway_v6: Option<Gateway>,
     connections: BTreeMap<ConnectionId, Connection>,
@@ -74,6 +74,8 @@ pub struct Cloak {
     /// Connections by source: an IPv4 address or an IPv6 /64.
     per_source: BTreeMap<IpAddr, usize>,
     per_isp: BTreeMap<IspId, OfIsp>,
+    /// Connections that the application has let go of.
+    closing: BTreeSet<ConnectionId>,
     timers: BTreeSet<(Instant, ConnectionId)>,
     /// Connections that were written to or read from since the last poll.
     touched: BTreeSet<ConnectionId>,
@@ -110,7 +112,7 @@ impl Cloak {
     ///
     /// # Errors
     /// [`ConfigError`] names what cannot be used.
-    pub fn new(config: CloakConfig, randomness: Box<dyn Randomness + Send>) -> Result<Self, ConfigError> {
+    pub fn new(config: CloakConfig, mut randomness: Box<dyn Randomness + Send>) -> Result<Self, ConfigError> {
         let rules = config.rules()?;
         let gateway = |address: Option<IpAddr>| {
             let address = address?;
@@ -124,12 +126,14 @@ impl Cloak {
             transmit: Transmit::new(config.limits.transmit_queue),
             limits: config.limits,
             mtu: config.mtu,
+            cookies: Cookies::new(&mut *randomness),
             randomness,
             connections: BTreeMap::new(),
             flows: BTreeMap::new(),
             half_open: BTreeSet::new(),
             per_source: BTreeMap::new(),
             per_isp: BTreeMap::new(),
+            closing: BTreeSet::new(),
             timers: BTreeSet::new(),
             touched: BTreeSet::new(),
             backlog: VecDeque::new(),
@@ -297,6 +301,7 @@ impl Cloak {
             && connection.stage == Stage::Open
         {
             connection.stage = Stage::Closing(now);
+            self.closing.insert(id);
             connection.socket().close();
             self.touched.insert(id);
         }
@@ -332,104 +337,24 @@ impl Cloak {
     }
 
     fn segment(&mut self, frame: &[u8], segment: Segment, now: Instant) {
-        let id = match self.flows.get(&segment.flow) {
-            Some(id) => *id,
-            None => match self.admit(segment, now) {
-                Ok(id) => id,
+        let (id, redeemed) = match self.flows.get(&segment.flow) {
+            Some(id) => (*id, false),
+            None => match self.stranger(segment, now) {
+                Ok(Some(known)) => known,
+                Ok(None) => return,
                 Err(reason) => return self.counters.add(reason),
             },
         };
         self.counters.add(Count::SegmentIn);
         self.with_connection(id, now, |connection, _, world| connection.hear(frame, world));
         self.settle(id, now);
+        // The answer to a cookie is the end of a handshake, or nothing.
+        if redeemed && self.connections.get(&id).is_some_and(|made| matches!(made.stage, Stage::HalfOpen(_))) {
+            self.remove(id);
+        }
         if self.accepted.contains(&id) {
             self.ready.insert(id);
         }
-    }
-
-    /// Makes a connection for a SYN, within the bounds.
-    fn admit(&mut self, segment: Segment, now: Instant) -> Result<ConnectionId, Count> {
-        if !segment.opens {
-            return Err(Count::NoConnection);
-        }
-        if segment.has_data {
-            return Err(Count::SynData);
-        }
-        let source = source_key(segment.flow.remote.ip());
-        let from_source = |cloak: &Self| cloak.per_source.get(&source).copied().unwrap_or(0);
-        if from_source(self) >= self.limits.max_per_source
-            && !self.reclaim(|connection| source_key(connection.flow.remote.ip()) == source)
-        {
-            return Err(Count::SourceFull);
-        }
-        let of_isp = |cloak: &Self| cloak.per_isp.get(&segment.isp).map_or(0, |of_isp| of_isp.connections);
-        if of_isp(self) >= self.limits.max_per_isp && !self.reclaim(|connection| connection.isp == segment.isp) {
-            return Err(Count::IspFull);
-        }
-        if self.connections.len() >= self.limits.max_connections && !self.reclaim(|_| true) {
-            return Err(Count::ConnectionsFull);
-        }
-        let half_open = self.per_isp.get(&segment.isp).map(|of_isp| &of_isp.half_open);
-        if half_open.is_some_and(|half_open| half_open.len() >= self.limits.max_half_open_per_isp) {
-            let oldest = half_open.and_then(|half_open| half_open.first().copied());
-            self.evict(oldest, now).then_some(()).ok_or(Count::IspHalfOpenFull)?;
-        }
-        if self.half_open.len() >= self.limits.max_half_open {
-            self.evict(self.half_open.first().copied(), now).then_some(()).ok_or(Count::HalfOpenFull)?;
-        }
-        let mut seed = [0; 8];
-        self.randomness.fill(&mut seed);
-        let id = ConnectionId(self.next_id);
-        self.next_id = self.next_id.wrapping_add(1);
-        let flow = segment.flow;
-        let mut world = World {
-            now,
-            own_mac: self.rules.hardware_address,
-            port: self.rules.port,
-            mtu: self.mtu,
-            gateway: None,
-            transmit: &mut self.transmit,
-            counters: &mut self.counters,
-        };
-        let of_isp = self.per_isp.entry(segment.isp.clone()).or_default();
-        of_isp.connections += 1;
-        of_isp.half_open.insert((now, id));
-        let connection = Connection::new(flow, segment.isp, u64::from_le_bytes(seed), &self.limits, &mut world);
-        self.timers.insert((connection.due, id));
-        self.connections.insert(id, connection);
-        self.flows.insert(flow, id);
-        self.half_open.insert((now, id));
-        *self.per_source.entry(source).or_default() += 1;
-        if let Some(gateway) = self.gateway_mut(flow.local) {
-            gateway.add_user();
-        }
-        self.counters.add(Count::SynAdmitted);
-        self.ask_gateways(now);
-        Ok(id)
-    }
-
-    /// Forgets a half-open connection that had its second, to make room for a new one.
-    fn evict(&mut self, oldest: Option<(Instant, ConnectionId)>, now: Instant) -> bool {
-        let Some((_, id)) = oldest.filter(|(since, _)| now.since(*since) >= HALF_OPEN_GRACE) else { return false };
-        self.counters.add(Count::HalfOpenEvicted);
-        self.remove(id);
-        true
-    }
-
-    /// Forgets one connection that both sides have closed and that only waits for old segments to die.
-    fn reclaim(&mut self, eligible: impl Fn(&Connection) -> bool) -> bool {
-        let found = self
-            .connections
-            .iter()
-            .find(|(_, connection)| {
-                let over = matches!(connection.stage, Stage::Closing(_)) && connection.state() == State::TimeWait;
-                over && eligible(connection)
-            })
-            .map(|(id, _)| *id);
-        if let Some(id) = found {
-            self.remove(id);
-        }
-        found.is_some()
     }
 
     /// Lets a connection send, then draws the consequences of the state that it is in.
@@ -511,6 +436,7 @@ impl Cloak {
         if let Some(gateway) = self.gateway_mut(connection.flow.local) {
             gateway.remove_user();
         }
+        self.closing.remove(&id);
         self.backlog.retain(|waiting| *waiting != id);
         self.touched.remove(&id);
         if self.accepted.remove(&id) {

@@ -21,6 +21,10 @@ cloakway_types::counts! {
         FragmentsJoined = "fragments-joined",
         /// A handshake began.
         SynAdmitted = "syn-admitted",
+        /// A SYN that found no room was answered, and forgotten.
+        CookieSent = "syn-cookie-sent",
+        /// Such an answer came back, and its connection was made.
+        CookieRedeemed = "syn-cookie-redeemed",
         /// A handshake finished.
         ConnectionOpened = "connection-opened",
 

@@ -216,7 +216,8 @@ mod tests {
             host += 1;
             fragments.take(Piece { of: other(host), ..piece(1, 0, true, &[1; 24]) }, at(10)).unwrap();
         }
-        let mut another = |millis| fragments.take(Piece { of: other(99_999), ..piece(1, 0, true, &[1; 24]) }, at(millis));
+        let mut another =
+            |millis| fragments.take(Piece { of: other(99_999), ..piece(1, 0, true, &[1; 24]) }, at(millis));
         assert_eq!(another(999), Err(Count::FragmentsFull), "not yet");
         assert_eq!(another(1000), Ok(None));
         assert_eq!(fragments.partial.len(), DATAGRAMS);

@@ -48,6 +48,9 @@ pub(crate) struct Segment {
     pub(crate) isp: IspId,
     /// SYN without ACK.
     pub(crate) opens: bool,
+    pub(crate) sequence: u32,
+    /// What an ACK without SYN and RST acknowledges.
+    pub(crate) acknowledges: Option<u32>,
     pub(crate) has_data: bool,
 }
 
@@ -288,6 +291,8 @@ fn tcp(
         flow: Flow { local: destination, remote: SocketAddr::new(source, packet.src_port()) },
         isp,
         opens: packet.syn() && !packet.ack(),
+        sequence: packet.seq_number().0.cast_unsigned(),
+        acknowledges: (packet.ack() && !packet.syn() && !packet.rst()).then(|| packet.ack_number().0.cast_unsigned()),
         has_data: !packet.payload().is_empty(),
     }))
 }

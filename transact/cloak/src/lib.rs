@@ -20,6 +20,9 @@
 //! - Memory is bounded by [`Limits`]: connections, half-open ones, connections per source (per /64
 //!   for IPv6, a subscriber's smallest delegation), buffers, frames waiting to be sent; and of fragments, by 256 datagrams.
 //!
+//! A flood of SYNs from made-up sources fills the half-open ones and nothing else: a SYN that finds no room there is
+//! answered without memory (SYN cookies), and who acknowledges that is let in.
+//!
 //! Every connection has a smoltcp interface of its own, with one socket, made when its SYN is
 //! admitted and seeded from the caller's randomness. So one connection's traffic cannot touch
 //! another's state, initial sequence numbers are unpredictable, and nothing ever listens.
@@ -31,6 +34,7 @@
 mod cloak;
 mod config;
 mod connection;
+mod cookies;
 mod counters;
 mod fragments;
 mod frame;

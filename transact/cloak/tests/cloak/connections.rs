@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::lab::{FORWARDER_MAC, Lab, PRIVATE_V4, PRIVATE_V6, SUBSCRIBER_V4, SUBSCRIBER_V6, Seeded, Weather, cloak};
+use crate::silence::syn;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, Ipv4Packet, TcpPacket};
 use transact_cloak::{Cloak, Count, Gone, Read};
@@ -257,6 +258,100 @@ fn half_open_connections_are_bounded_for_each_isp_and_retries_succeed() {
     });
     assert!(lab.count(Count::IspHalfOpenFull) >= 1, "{:?}", lab.cloak.counters());
     assert_eq!(resets(&lab.out), 0);
+}
+
+/// A SYN of a made-up member, none the same as another.
+fn made_up(number: u32) -> Vec<u8> {
+    let mut frame = syn(&format!("198.51.100.{}", 100 + number % 150), PRIVATE_V4, 443);
+    let mut segment = TcpPacket::new_unchecked(&mut frame[34..]);
+    segment.set_src_port(1024 + (number / 150) as u16);
+    let addresses = ["198.51.100.1", PRIVATE_V4].map(|address| address.parse::<std::net::IpAddr>().unwrap().into());
+    segment.fill_checksum(&addresses[0], &addresses[1]);
+    frame
+}
+
+#[test]
+fn under_a_flood_of_syns_members_are_let_in_at_once_by_cookies() {
+    for (from, to) in [(SUBSCRIBER_V4, PRIVATE_V4), (SUBSCRIBER_V6, PRIVATE_V6)] {
+        let mut lab = Lab::new(cloak(|config| config.limits.max_half_open = 8));
+        // Both gateways are known from then on.
+        for (from, to) in [(SUBSCRIBER_V4, PRIVATE_V4), (SUBSCRIBER_V6, PRIVATE_V6)] {
+            lab.connect(from, to);
+            let (first, _) = lab.accept();
+            lab.cloak.abort(first);
+        }
+        let mut number = 0;
+        for turn in 0..40_u8 {
+            let client = lab.connect(from, to);
+            let mut turns = 0;
+            let accepted = lab.until("a connection", |lab| {
+                for _ in 0..30 {
+                    number += 1;
+                    lab.cloak.handle_frame(&made_up(number), transact_cloak::Checksum::Offloaded, lab.now);
+                }
+                turns += 1;
+                assert!(lab.cloak.half_open() <= 8);
+                lab.cloak.accept()
+            });
+            // No SYN had to be sent again: that takes a second, which is 500 turns.
+            assert!(turns < 50, "{turns} turns: {:?}", lab.cloak.counters());
+            let (id, _) = accepted;
+            lab.client(client).send_slice(&[turn; 3000]).unwrap();
+            lab.client(client).close();
+            assert_eq!(lab.read_to_end(id), [turn; 3000]);
+            lab.cloak.write(id, &[turn; 5000]).unwrap();
+            lab.cloak.close(id, lab.now);
+            let mut answer = vec![];
+            lab.until("the answer", |lab| {
+                let socket = lab.client(client);
+                let _ = socket.recv(|data| (data.len(), answer.extend_from_slice(data)));
+                (!socket.may_recv()).then_some(())
+            });
+            assert_eq!(answer, [turn; 5000]);
+        }
+        assert!(lab.count(Count::CookieRedeemed) > 30, "{:?}", lab.cloak.counters());
+        assert_eq!((resets(&lab.out), lab.count(Count::HalfOpenFull)), (0, 0));
+    }
+}
+
+#[test]
+fn a_cookie_counts_once_for_who_got_it_and_for_a_few_seconds() {
+    for (wait, off, is_let_in) in [(9, 0, true), (17, 0, false), (0, 1, false), (0, -1, false)] {
+        let mut lab = Lab::new(cloak(|config| config.limits.max_half_open = 1));
+        lab.connect(SUBSCRIBER_V4, PRIVATE_V4);
+        let (first, _) = lab.accept();
+        lab.cloak.abort(first);
+        lab.out.clear();
+        for frame in [made_up(1), syn(SUBSCRIBER_V4, PRIVATE_V4, 443)] {
+            lab.cloak.handle_frame(&frame, transact_cloak::Checksum::Offloaded, lab.now);
+        }
+        assert_eq!((lab.count(Count::CookieSent), lab.cloak.half_open()), (1, 1), "{:?}", lab.cloak.counters());
+        let answers: Vec<_> = crate::lab::frames(&mut lab.cloak);
+        let cookie = answers.iter().find(|frame| frame[30..34] == [198, 51, 100, 70]).unwrap();
+        let number = TcpPacket::new_checked(&cookie[34..]).unwrap().seq_number().0;
+        lab.now = lab.now + secs(wait);
+        lab.cloak.poll(lab.now);
+        let mut ack = crate::silence::tcp(
+            SUBSCRIBER_V4,
+            PRIVATE_V4,
+            443,
+            smoltcp::wire::TcpControl::None,
+            Some(number + 1 + off),
+            b"",
+        );
+        TcpPacket::new_unchecked(&mut ack[34..]).set_seq_number(smoltcp::wire::TcpSeqNumber(1001));
+        lab.cloak.handle_frame(&ack, transact_cloak::Checksum::Offloaded, lab.now);
+        let accepted = lab.cloak.accept().map(|(_, peer)| peer.address.to_string());
+        assert_eq!(accepted, is_let_in.then(|| SUBSCRIBER_V4.to_owned()), "{wait} s, {off} off");
+        if is_let_in {
+            // The same again is a segment of that connection.
+            lab.cloak.handle_frame(&ack, transact_cloak::Checksum::Offloaded, lab.now);
+            assert_eq!((lab.cloak.accept(), lab.count(Count::CookieRedeemed)), (None, 1));
+        } else {
+            assert_eq!(lab.count(Count::NoConnection), 1);
+        }
+        assert!(crate::lab::frames(&mut lab.cloak).iter().all(|frame| resets(std::slice::from_ref(frame)) == 0));
+    }
 }
 
 #[test]

@@ -136,6 +136,8 @@ pub(crate) struct Lab {
     pub(crate) interface: Interface,
     pub(crate) sockets: SocketSet<'static>,
     pub(crate) weather: Option<Weather>,
+    /// Whether something on the subscriber's way cuts packets into pieces of so many octets.
+    pub(crate) cut: Option<usize>,
     /// Every frame that the cloak let out.
     pub(crate) out: Vec<Vec<u8>>,
     next_port: u16,
@@ -159,6 +161,7 @@ impl Lab {
             interface,
             sockets: SocketSet::new(vec![]),
             weather: None,
+            cut: None,
             out: vec![],
             next_port: 50_000,
         }
@@ -183,6 +186,10 @@ impl Lab {
         let at = smoltcp::time::Instant::from_micros(self.now.since_origin().as_micros() as i64);
         self.interface.poll(at, &mut self.wire, &mut self.sockets);
         let sent: Vec<_> = self.wire.sent.drain(..).collect();
+        let sent = match self.cut {
+            Some(octets) => sent.iter().flat_map(|frame| crate::fragments::cut(frame, octets)).collect(),
+            None => sent,
+        };
         for frame in self.through_weather(sent) {
             self.cloak.handle_frame(&frame, Checksum::OnWire, self.now);
         }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod fragments;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod silence;
