@@ -98,6 +98,19 @@ impl Postgresql {
         Ok(far)
     }
 
+    /// The TCP ports that are connected to.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        let Ok(config) = self.config() else { return Vec::new() };
+        let ports = config.get_ports();
+        let tcp = config.get_hosts().iter().any(|host| matches!(host, tokio_postgres::config::Host::Tcp(_)));
+        match (tcp, ports.is_empty()) {
+            (false, _) => Vec::new(),
+            (true, true) => vec![5432],
+            (true, false) => ports.to_vec(),
+        }
+    }
+
     fn config(&self) -> Result<Config, SettingsError> {
         let wrong = |error: tokio_postgres::Error| SettingsError::Connection(chain(&error));
         let mut config: Config = self.connection.parse().map_err(wrong)?;

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 /// An engine, and where it keeps a store of this test.
 enum Engine {
     Embedded(TempDir),
+    Journal(TempDir),
     #[cfg(feature = "postgresql")]
     Postgresql(cloakway_testing::postgresql::Postgresql),
 }
@@ -20,7 +21,7 @@ enum Engine {
 impl Engine {
     /// Every one that this machine has.
     fn all() -> Vec<Self> {
-        let mut all = vec![Self::Embedded(tempfile::tempdir().unwrap())];
+        let mut all = vec![Self::Embedded(tempfile::tempdir().unwrap()), Self::Journal(tempfile::tempdir().unwrap())];
         #[cfg(feature = "postgresql")]
         all.extend(cloakway_testing::postgresql::Postgresql::start().map(Self::Postgresql));
         all
@@ -30,6 +31,7 @@ impl Engine {
     fn place(&self, name: &str) -> String {
         match self {
             Self::Embedded(folder) => folder.path().join(name).display().to_string(),
+            Self::Journal(folder) => format!("{name} journal {}", folder.path().display()),
             #[cfg(feature = "postgresql")]
             Self::Postgresql(server) => format!("{name} in {}", server.connection()),
         }
@@ -41,6 +43,9 @@ impl Engine {
 }
 
 fn open(place: &str) -> Result<Store, cloakway_store::StoreError> {
+    if let Some((name, folder)) = place.split_once(" journal ") {
+        return Store::open_journal(&std::path::Path::new(folder).join(name));
+    }
     match place.split_once(" in ") {
         None => Store::open(place.as_ref()),
         #[cfg(feature = "postgresql")]
