@@ -104,6 +104,7 @@ pub(crate) async fn run(
 ) {
     let Institution { id, addresses, link } = institution;
     let mut link = Link::new(link);
+    let mut leaving = false;
     let (mut lines, mut heard) = Lines::open(&id, addresses);
     loop {
         drain(&mut link, &mut lines, &engine, &id).await;
@@ -112,14 +113,24 @@ pub(crate) async fn run(
             .set(u32::try_from(link.lines_up()).unwrap_or(u32::MAX));
         metrics::gauge!("cloakway_bank_reversals_owed", "institution" => id.clone())
             .set(u32::try_from(link.reversing()).unwrap_or(u32::MAX));
+        if leaving && link.lines_made() == 0 {
+            return;
+        }
         tokio::select! {
-            () = stop.told() => return,
+            () = stop.told(), if !leaving => {
+                leaving = true;
+                link.handle(Input::SignOff, clock::now(), clock::wall());
+            }
             request = requests.recv() => match request {
                 Some(request) => ask(&mut link, request, &engine).await,
+                None if leaving => std::future::pending().await,
                 None => return,
             },
             said = heard.recv() => {
                 let Some((line, said)) = said else { return };
+                if leaving && matches!(said, Heard::Connected(_)) {
+                    continue;
+                }
                 let input = match &said {
                     Heard::Connected(_) => Input::Connected(line),
                     Heard::Bytes(octets) => Input::Bytes(line, octets.expose()),

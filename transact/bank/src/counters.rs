@@ -5,6 +5,8 @@ cloakway_types::counts! {
     pub enum Count {
         /// A connection signed on.
         SignedOn = "signed-on",
+        /// A connection signed off.
+        SignedOff = "signed-off",
         /// A connection ended, for whatever reason.
         Disconnected = "disconnected",
         /// An authorisation or a purchase was asked for.

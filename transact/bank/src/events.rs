@@ -73,6 +73,9 @@ pub enum Input<'a, K> {
     /// Take a request back. The caller keeps it stored until [`Output::Reversed`]; the link holds as
     /// many as the caller hands in, each once.
     Reverse(K, Reversal),
+    /// Nothing more will be asked: sign off wherever we are signed on. Each connection ends when that is answered, or not in
+    /// time.
+    SignOff,
     /// [`Link::poll_timeout`](crate::Link::poll_timeout) is due.
     Tick,
 }
@@ -128,6 +131,9 @@ pub enum DisconnectReason {
     /// The sign-on was refused.
     #[error("the institution refused the sign-on with response code {0}")]
     SignOnRefused(ResponseCode),
+    /// We signed off.
+    #[error("signed off")]
+    SignedOff,
     /// The echo was not answered.
     #[error("the institution did not answer the echo in time")]
     EchoTimedOut,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Down --Connected--> SigningOn --0810/00--> Up --silence--> echo 0800/301 --silence--> Disconnect
+//!                                             └--SignOff--> SigningOff 0800/002 --0810, or silence--> Disconnect
 //!   ^                     |                   |
 //!   └── Disconnected, or a Disconnect output ─┘   every request of this connection without an answer: TimedOut
 //! ```
@@ -40,6 +41,7 @@ enum State {
     Down,
     SigningOn { deadline: Instant },
     Up { heard_at: Instant, echo: Option<Instant> },
+    SigningOff { deadline: Instant },
 }
 
 #[derive(Debug)]
@@ -140,6 +142,7 @@ impl<K: Clone> Link<K> {
                 self.ask(reference, &message, asked.trace, Movement::Refund, asked.amount, now);
             }
             Input::Reverse(reference, reversal) => self.reverse(reference, reversal, now),
+            Input::SignOff => self.sign_off(now, wall),
             Input::Tick => {}
         }
         self.run_timers(now, wall);
@@ -155,7 +158,7 @@ impl<K: Clone> Link<K> {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let lines = self.lines.iter().filter_map(|line| match line.state {
             State::Down => None,
-            State::SigningOn { deadline } => Some(deadline),
+            State::SigningOn { deadline } | State::SigningOff { deadline } => Some(deadline),
             State::Up { echo: Some(deadline), .. } => Some(deadline),
             State::Up { heard_at, echo: None } => Some(heard_at + self.config.echo_interval),
         });
@@ -174,6 +177,12 @@ impl<K: Clone> Link<K> {
     #[must_use]
     pub fn lines_up(&self) -> usize {
         self.lines.iter().filter(|line| matches!(line.state, State::Up { .. })).count()
+    }
+
+    /// Connections that are made, signed on or not.
+    #[must_use]
+    pub fn lines_made(&self) -> usize {
+        self.lines.iter().filter(|line| !matches!(line.state, State::Down)).count()
     }
 
     /// Requests that wait for an answer.
@@ -305,7 +314,13 @@ impl<K: Clone> Link<K> {
             }
             State::SigningOn { .. } if ours => self.disconnect(number, DisconnectReason::SignOnRefused(code)),
             State::Up { echo, .. } if ours && echo.is_some() => *echo = None,
-            State::SigningOn { .. } | State::Up { .. } | State::Down => self.counters.add(Count::Unmatched),
+            State::SigningOff { .. } if ours => {
+                self.counters.add(Count::SignedOff);
+                self.disconnect(number, DisconnectReason::SignedOff);
+            }
+            State::SigningOn { .. } | State::Up { .. } | State::SigningOff { .. } | State::Down => {
+                self.counters.add(Count::Unmatched);
+            }
         }
     }
 
@@ -383,7 +398,10 @@ impl<K: Clone> Link<K> {
                     self.counters.add(Count::Echo);
                     self.send_network(number, NetworkCode::Echo, wall);
                 }
-                State::Down | State::SigningOn { .. } | State::Up { .. } => {}
+                State::SigningOff { deadline } if now >= deadline => {
+                    self.disconnect(number, DisconnectReason::SignedOff);
+                }
+                State::Down | State::SigningOn { .. } | State::Up { .. } | State::SigningOff { .. } => {}
             }
         }
         let late: Vec<Key> = self
@@ -456,6 +474,20 @@ impl<K: Clone> Link<K> {
             && let Some(oldest) = self.past_order.pop_front()
         {
             self.past.remove(&oldest);
+        }
+    }
+
+    fn sign_off(&mut self, now: Instant, wall: Timestamp) {
+        for number in 0..self.lines.len() {
+            let Some(line) = self.lines.get_mut(number) else { continue };
+            match line.state {
+                State::Up { .. } => {
+                    line.state = State::SigningOff { deadline: now + self.config.answer_timeout };
+                    self.send_network(number, NetworkCode::SignOff, wall);
+                }
+                State::SigningOn { .. } => self.disconnect(number, DisconnectReason::SignedOff),
+                State::Down | State::SigningOff { .. } => {}
+            }
         }
     }
 

@@ -371,6 +371,8 @@ impl fmt::Display for ResponseCode {
 pub enum NetworkCode {
     /// 001.
     SignOn,
+    /// 002.
+    SignOff,
     /// 301.
     Echo,
 }
@@ -381,6 +383,7 @@ impl NetworkCode {
     pub const fn code(self) -> &'static str {
         match self {
             Self::SignOn => "001",
+            Self::SignOff => "002",
             Self::Echo => "301",
         }
     }

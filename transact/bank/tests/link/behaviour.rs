@@ -20,6 +20,32 @@ fn asked() -> (Bench, transact_bank::Message) {
 }
 
 #[test]
+fn signing_off_lets_nothing_more_out_and_ends_with_its_answer_or_in_time() {
+    let mut bench = Bench::up();
+    bench.handle(Input::Authorise(1, authorisation(42, 0)));
+    bench.said();
+    bench.handle(Input::SignOff);
+    let sign_off = bench.said().remove(0);
+    assert_eq!((sign_off.message_type(), sign_off.get(70)), (MessageType::NetworkRequest, Some("002")));
+    bench.handle(Input::Authorise(2, authorisation(43, 0)));
+    assert_eq!(bench.told(), [Output::NotSent(2)]);
+    bench.handle(Input::SignOff);
+    assert_eq!((bench.said(), bench.told()), (vec![], vec![]), "once is enough");
+    bench.hear(&answer(&sign_off, "00"));
+    let lost = Output::TimedOut(1, Why::ConnectionLost);
+    assert_eq!(bench.told(), [Output::Disconnect(0, DisconnectReason::SignedOff), lost]);
+    assert_eq!((bench.link.lines_made(), bench.link.counters().get(Count::SignedOff)), (0, 1));
+
+    let mut bench = Bench::up();
+    bench.handle(Input::SignOff);
+    bench.said();
+    bench.wait_until(9_999);
+    assert_eq!(bench.told(), []);
+    bench.wait_until(10_000);
+    assert_eq!(bench.told(), [Output::Disconnect(0, DisconnectReason::SignedOff)]);
+}
+
+#[test]
 fn an_approval_is_told_with_its_authorisation_code() {
     let (mut bench, request) = asked();
     assert_eq!(request.message_type(), MessageType::AuthorisationRequest);
