@@ -104,7 +104,7 @@ pub(crate) async fn run(
 ) {
     let Institution { id, addresses, link } = institution;
     let mut link = Link::new(link);
-    let mut leaving = false;
+    let (mut leaving, mut closed) = (false, false);
     let (mut lines, mut heard) = Lines::open(&id, addresses);
     loop {
         drain(&mut link, &mut lines, &engine, &id).await;
@@ -121,9 +121,9 @@ pub(crate) async fn run(
                 leaving = true;
                 link.handle(Input::SignOff, clock::now(), clock::wall());
             }
-            request = requests.recv() => match request {
+            request = requests.recv(), if !closed => match request {
                 Some(request) => ask(&mut link, request, &engine).await,
-                None if leaving => std::future::pending().await,
+                None if leaving => closed = true,
                 None => return,
             },
             said = heard.recv() => {

@@ -10,6 +10,7 @@ use cloakway_crypto::sign::SigningKey;
 use cloakway_crypto::{Secret, encode};
 use cloakway_runtime::config::{self, Invalid};
 use cloakway_runtime::tls::Identity;
+use cloakway_store::Postgresql;
 use cloakway_types::IspId;
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -21,6 +22,7 @@ use crate::ecash::settings::{self as ecash, EcashConfig, RawEcash};
 use crate::harden::{Hardening, RawHardening};
 use crate::institutions::{self, Institution, RawInstitution};
 use crate::result_secrets::{self, RawResultSecret, ResultSecrets};
+use crate::storage::RawPostgresql;
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -47,6 +49,10 @@ pub struct Config {
     pub ecash: Option<EcashConfig>,
     /// What the process gives up.
     pub process: Hardening,
+    /// Where orders are kept; none: in the data folder.
+    pub postgresql: Option<Postgresql>,
+    /// What `check` says of that.
+    warnings: Vec<String>,
 }
 
 /// The private side.
@@ -101,6 +107,7 @@ pub struct Raw {
     ecash: Option<RawEcash>,
     #[serde(default)]
     process: RawHardening,
+    postgresql: Option<RawPostgresql>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -306,6 +313,7 @@ impl config::Config for Config {
         if management.client_names.is_empty() {
             return Err(Invalid::at("management.client-names", "no name: give the one in facilitation's certificate"));
         }
+        let (postgresql, warnings) = raw.postgresql.map(RawPostgresql::validate).transpose()?.unzip();
         let (institutions, known) = institutions::validate(raw.bank, raw.institutions)?;
         let orders = raw.orders;
         Ok(Self {
@@ -350,6 +358,8 @@ impl config::Config for Config {
             institutions,
             ecash: raw.ecash.map(ecash::validate).transpose()?,
             process: raw.process.validate()?,
+            postgresql,
+            warnings: warnings.unwrap_or_default(),
         })
     }
 }
@@ -384,6 +394,9 @@ impl Config {
             lines.push("warning: checksums = \"trust\" is for virtual links on one machine".to_owned());
         }
         lines.extend(self.process.summary());
+        let kept = if self.postgresql.is_some() { "in PostgreSQL" } else { "in the data folder" };
+        lines.push(format!("orders are kept {kept}"));
+        lines.extend(self.warnings.iter().cloned());
         lines
     }
 }

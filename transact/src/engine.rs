@@ -2,7 +2,7 @@
 //! a step's effects are carried out when its writes are durable, never before.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cloakway_runtime::{Stop, clock};
 use cloakway_store::{Batch, Store, StoreError};
@@ -84,12 +84,28 @@ struct Waiters {
 pub(crate) struct Engine {
     commands: mpsc::Sender<Command>,
     waiters: Arc<Mutex<Waiters>>,
+    /// What stopped it.
+    failed: Arc<OnceLock<StoreError>>,
 }
 
 /// What the store held.
 struct Stored {
     orders: Vec<Order>,
     stan: u32,
+}
+
+/// Puts everything that `before` has into `store`, and says how many rows that is.
+pub(crate) async fn move_all(before: &Store, store: &Store) -> Result<usize, StoreError> {
+    let mut batch = Batch::new();
+    let mut rows = 0;
+    for table in [ORDERS, META] {
+        for (key, value) in before.scan(table)? {
+            batch.put(table, key, value);
+            rows += 1;
+        }
+    }
+    store.commit(batch).await?;
+    Ok(rows)
 }
 
 fn read(store: &Store) -> Result<Stored, StoreError> {
@@ -145,9 +161,20 @@ pub(crate) fn start(
     let (commands, receive) = mpsc::channel(QUEUE);
     let waiters = Arc::new(Mutex::new(Waiters::default()));
     let (finish, finished) = mpsc::channel(QUEUE);
-    tokio::spawn(carry_out(finished, waiters.clone(), outbox, bank, stop.clone()));
+    let failed = Arc::new(OnceLock::new());
+    let effects = carry_out(finished, waiters.clone(), outbox, bank);
+    tokio::spawn({
+        let (failed, stop) = (failed.clone(), stop.clone());
+        async move {
+            if let Err(error) = effects.await {
+                tracing::error!(%error, "nothing more can be made durable: stopping");
+                let _ = failed.set(error);
+                stop.tell();
+            }
+        }
+    });
     tokio::spawn(decide(orders, first, store, receive, finish, stop));
-    Ok(Engine { commands, waiters })
+    Ok(Engine { commands, waiters, failed })
 }
 
 type Committed = std::pin::Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
@@ -208,14 +235,9 @@ async fn carry_out(
     waiters: Arc<Mutex<Waiters>>,
     outbox: Arc<Outbox>,
     bank: Institutions,
-    stop: Stop,
-) {
+) -> Result<(), StoreError> {
     while let Some((committed, effects)) = steps.recv().await {
-        if let Err(error) = committed.await {
-            tracing::error!(%error, "nothing more can be made durable: stopping");
-            stop.tell();
-            return;
-        }
+        committed.await?;
         for effect in effects {
             match effect {
                 Effect::Answer(ticket, answer) => {
@@ -258,9 +280,15 @@ async fn carry_out(
             }
         }
     }
+    Ok(())
 }
 
 impl Engine {
+    /// Why nothing more can be made durable, if that is so: the process has to end then.
+    pub(crate) fn failed(&self) -> Option<&StoreError> {
+        self.failed.get()
+    }
+
     async fn ask(&self, gate: Option<Gate>, command: impl FnOnce(Ticket) -> Command) -> Result<Answer, EngineError> {
         let (answer, wait) = oneshot::channel();
         let ticket = {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Group, Uid, User, geteuid, getgroups, initgroups, setresgid, setresuid};
+use nix::unistd::{Group, User, geteuid, getgroups, initgroups, setresgid, setresuid};
 use rustix::thread::{CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities, set_no_new_privs};
 use serde_json::{Value, json};
 
@@ -48,6 +48,8 @@ pub(crate) struct Needs {
     pub(crate) write: Vec<PathBuf>,
     /// Files to read again later, each in its folder, as a file is replaced by renaming another one.
     pub(crate) read: Vec<PathBuf>,
+    /// Single files to read; one that is not there is left out.
+    pub(crate) files: Vec<PathBuf>,
     /// TCP ports to connect to.
     pub(crate) connect: Vec<u16>,
 }
@@ -55,7 +57,7 @@ pub(crate) struct Needs {
 /// What was denied.
 #[derive(Debug, Clone)]
 pub(crate) struct Denied {
-    user: Uid,
+    user: String,
     files: Option<&'static str>,
     calls: bool,
 }
@@ -64,7 +66,7 @@ impl Denied {
     /// For `show`.
     pub(crate) fn show(&self) -> Value {
         json!({
-            "user": User::from_uid(self.user).ok().flatten().map_or_else(|| self.user.to_string(), |user| user.name),
+            "user": self.user,
             "capabilities": "none",
             "files": self.files.unwrap_or("not confined"),
             "system_calls": if self.calls { "confined" } else { "not confined" },
@@ -101,13 +103,15 @@ pub(crate) fn make_folder(folder: &Path, settings: &Hardening) -> Result<(), Har
 pub(crate) fn confine(settings: &Hardening, needs: &Needs) -> Result<Denied, HardenError> {
     let user = settings.user.as_deref().map(account).transpose()?;
     no_core_dumps()?;
+    no_bounding_set().map_err(|error| HardenError::Capabilities(error.into()))?;
     if let Some(user) = &user {
         become_user(user, settings.group.as_deref())?;
         // To be another user makes a process dumpable again, or not, as the system sees fit.
         no_core_dumps()?;
     }
     no_capabilities().map_err(|error| HardenError::Capabilities(error.into()))?;
-    let user = geteuid();
+    let id = geteuid();
+    let user = User::from_uid(id).ok().flatten().map_or_else(|| id.to_string(), |user| user.name);
     let files = if settings.landlock { Some(files::confine(needs).map_err(HardenError::Files)?) } else { None };
     if settings.seccomp {
         calls::confine().map_err(HardenError::Calls)?;
@@ -118,7 +122,7 @@ pub(crate) fn confine(settings: &Hardening, needs: &Needs) -> Result<Denied, Har
             tracing::warn!("process.{what} is off: the process is confined less than it could be");
         }
     }
-    if user.is_root() {
+    if id.is_root() {
         tracing::warn!("the process stays root, without capabilities: process.user names another user");
     }
     Ok(Denied { user, files, calls: settings.seccomp })
@@ -144,9 +148,8 @@ fn become_user(user: &User, group: Option<&str>) -> Result<(), HardenError> {
     setresuid(user.uid, user.uid, user.uid).map_err(failed)
 }
 
-/// None in any set, and none to be had again: a program that is started gets none either.
-fn no_capabilities() -> rustix::io::Result<()> {
-    clear_ambient_capability_set()?;
+/// None that a program could get by being started; who has not the right to say so cannot start one that gets any.
+fn no_bounding_set() -> rustix::io::Result<()> {
     if rustix::thread::capabilities(None)?.effective.contains(CapabilitySet::SETPCAP) {
         for capability in CapabilitySet::all().iter() {
             match rustix::thread::remove_capability_from_bounding_set(capability) {
@@ -156,6 +159,12 @@ fn no_capabilities() -> rustix::io::Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// None in any set, and none to be had again.
+fn no_capabilities() -> rustix::io::Result<()> {
+    clear_ambient_capability_set()?;
     let none = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
     set_no_new_privs(true)

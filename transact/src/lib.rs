@@ -33,17 +33,18 @@ mod outbox;
 mod private;
 mod private_api;
 mod result_secrets;
+mod storage;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Extension;
 use cloakway_runtime::http::{self, Limits, Server};
 use cloakway_runtime::role::Work;
 use cloakway_runtime::{Context, Outcome, Role, Stop, Topic, admin, metrics, reload, tls};
-use cloakway_store::Store;
 use tokio::sync::mpsc;
 use transact_cloak::{Cloak, Peer};
 use transact_core::admission::Admission;
@@ -52,6 +53,9 @@ use transact_core::admission::Admission;
 /// card data has been there.
 #[global_allocator]
 static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
+/// How long the banks may take to answer that we go.
+const SIGN_OFF: Duration = Duration::from_secs(2);
 
 /// The role.
 #[derive(Debug)]
@@ -126,7 +130,14 @@ impl Opened {
         write.extend(std::path::absolute(&config.admin_socket)?.parent().map(Path::to_owned));
         let ports = config.institutions.iter().flat_map(|institution| &institution.addresses).map(SocketAddr::port);
         let ports = ports.chain(config.ecash.iter().flat_map(|ecash| &ecash.bank.addresses).map(SocketAddr::port));
-        let needs = harden::Needs { write, read: certificates::files(config), connect: ports.collect() };
+        let (mut connect, mut names): (Vec<u16>, Vec<&Path>) = (ports.collect(), Vec::new());
+        let servers = [config.postgresql.as_ref(), config.ecash.as_ref().and_then(|ecash| ecash.postgresql.as_ref())];
+        for server in servers.into_iter().flatten() {
+            connect.extend(server.ports());
+            names.extend(storage::NAMES.iter().map(Path::new));
+        }
+        let read = certificates::files(config);
+        let needs = harden::Needs { write, read, files: names.into_iter().map(Path::to_owned).collect(), connect };
         let denied = harden::confine(&config.process, &needs)?;
         // Read by whom the process is from now on: what can be read at the start can be read again.
         let certificates = certificates::Certificates::read(config)?;
@@ -135,7 +146,7 @@ impl Opened {
 
     async fn serve(self, config: config::Config, context: Context) -> Outcome {
         let stop = context.stop;
-        let store = Store::open(&config.data.join("orders.redb"))?;
+        let store = storage::open(&config.data, config.postgresql.as_ref()).await?;
         let outbox = Arc::new(outbox::Outbox::new(config.result_key).with_secrets(config.result_secrets));
         let (mut ask, mut requests) = (engine::Institutions::new(), Vec::new());
         for institution in config.institutions {
@@ -145,8 +156,10 @@ impl Opened {
         }
         let engine = engine::start(config.policy, store, outbox.clone(), ask, stop.clone())?;
         let bank_state = bank::BankState::default();
+        let mut banks = Vec::new();
         for (institution, receiver) in requests {
-            tokio::spawn(bank::run(institution, receiver, engine.clone(), bank_state.clone(), stop.clone()));
+            let link = bank::run(institution, receiver, engine.clone(), bank_state.clone(), stop.clone());
+            banks.push(tokio::spawn(link));
         }
 
         let ecash = config.ecash.map(|settings| ecash::start(settings, &config.data, bank_state.clone(), &stop));
@@ -185,7 +198,7 @@ impl Opened {
                 async move { certificates.reload() }
             }
         })?;
-        let denied = self.denied.show();
+        let (denied, failure) = (self.denied.show(), engine.clone());
         admin::serve(&config.admin_socket, stop.clone(), move |request| {
             let (engine, outbox) = (engine.clone(), outbox.clone());
             let (cloak, bank) = (private.counters(), bank_state.show());
@@ -214,7 +227,17 @@ impl Opened {
         })?;
         tracing::info!("ready");
         stop.told().await;
-        Ok(())
+        // Who does not answer the sign-off is not waited for.
+        let signed_off = async {
+            for bank in banks {
+                let _ = bank.await;
+            }
+        };
+        let _ = tokio::time::timeout(SIGN_OFF, signed_off).await;
+        match failure.failed() {
+            None => Ok(()),
+            Some(error) => Err(error.clone().into()),
+        }
     }
 }
 

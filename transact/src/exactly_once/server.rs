@@ -15,12 +15,12 @@ use cloakway_crypto::Secret;
 use cloakway_crypto::encode::base64;
 use cloakway_crypto::sign::SigningKey;
 use cloakway_runtime::Stop;
-use cloakway_store::Store;
 use tokio::sync::mpsc;
 use transact_bank::{Acceptor, LinkConfig, PinKey};
 use transact_core::admission::{Admission, Bounds};
 use transact_core::{Institutions, Policy};
 
+use crate::harden::{Hardening, Needs};
 use crate::institutions::Institution;
 use crate::{bank, engine, gate, management, outbox, private_api};
 
@@ -72,11 +72,18 @@ impl Drop for Server {
     }
 }
 
-/// The process itself; it ends by being killed.
+/// The process itself, confined as the server is; it ends by being killed.
 pub(crate) fn run(child: &str) {
     let (bank, folder) = child.split_once(' ').unwrap();
+    let (bank, folder): (SocketAddr, _) = (bank.parse().unwrap(), Path::new(folder));
+    cloakway_runtime::log::start();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let settings = Hardening { user: None, group: None, landlock: true, seccomp: true };
+    let needs = Needs { write: vec![folder.to_owned()], connect: vec![bank.port()], ..Needs::default() };
+    crate::harden::confine(&settings, &needs).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(serve(bank.parse().unwrap(), Path::new(folder)));
+    runtime.block_on(serve(bank, folder, listener));
 }
 
 fn policy() -> Policy {
@@ -92,11 +99,9 @@ fn policy() -> Policy {
     }
 }
 
-async fn serve(bank: SocketAddr, folder: &Path) {
-    cloakway_runtime::log::start();
-    crate::harden::no_core_dumps().unwrap();
+async fn serve(bank: SocketAddr, folder: &Path, listener: std::net::TcpListener) {
     let stop = Stop::new();
-    let store = Store::open(&folder.join("orders.redb")).unwrap();
+    let store = crate::storage::open(folder, None).await.unwrap();
     let key = SigningKey::from_base64(&Secret::new(base64(&[1; 32]))).unwrap();
     let outbox = Arc::new(outbox::Outbox::new(key));
     let (ask, requests) = mpsc::unbounded_channel();
@@ -122,7 +127,7 @@ async fn serve(bank: SocketAddr, folder: &Path) {
     let gate = gate::Gates::new(Admission::new(bounds)).open("isp".parse().unwrap());
     let payers = private_api::router(engine.clone(), vec![HeaderValue::from_static("https://192.0.2.34")]);
     let router = Router::new().nest("/m", management::router(engine, outbox)).nest("/p", payers.layer(Extension(gate)));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     println!("listening {}", listener.local_addr().unwrap());
     std::io::stdout().flush().unwrap();
     axum::serve(listener, router).await.unwrap();

@@ -47,6 +47,9 @@ pub(super) fn confine(needs: &Needs) -> Result<&'static str, String> {
             ruleset = allow(ruleset, &folder, AccessFs::ReadFile | AccessFs::ReadDir)?;
         }
     }
+    for file in needs.files.iter().filter(|file| file.exists()) {
+        ruleset = allow(ruleset, file, AccessFs::ReadFile.into())?;
+    }
     for port in &needs.connect {
         ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp)).map_err(|error| error.to_string())?;
     }

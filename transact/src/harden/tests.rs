@@ -30,8 +30,12 @@ fn run(child: &str) {
     let folder = Path::new(folder);
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [bank, other] = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());
-    let needs =
-        Needs { write: vec![folder.join("data")], read: vec![folder.join("tls/certificate")], connect: vec![bank] };
+    let needs = Needs {
+        write: vec![folder.join("data")],
+        read: vec![folder.join("tls/certificate")],
+        connect: vec![bank],
+        ..Needs::default()
+    };
     make_folder(&folder.join("data"), &SETTINGS).unwrap();
     let denied = confine(&SETTINGS, &needs).unwrap().show();
     println!("{denied}");
@@ -43,7 +47,7 @@ fn run(child: &str) {
                 refused(TcpListener::bind("127.0.0.1:0"));
             }
         }
-        "start-a-program" => drop(Command::new("/bin/true").status()),
+        "become-a-program" => drop(std::os::unix::process::CommandExt::exec(&mut Command::new("/bin/true"))),
         other => panic!("{other}"),
     }
     println!("came to the end");
@@ -62,6 +66,7 @@ fn work(folder: &Path, bank: u16) {
     assert_eq!(fs::read_to_string(folder.join("tls/certificate")).unwrap(), "a certificate");
     drop(std::os::unix::net::UnixListener::bind(folder.join("data/socket")).unwrap());
 
+    refused(Command::new("/bin/true").status());
     refused(fs::read_to_string(folder.join("outside")));
     refused(fs::read_to_string("/etc/passwd"));
     refused(fs::read_dir("/"));
@@ -100,7 +105,7 @@ fn a_confined_process_does_its_work_and_nothing_else() {
     assert!(worked.status.success(), "{said}{}", String::from_utf8_lossy(&worked.stderr));
     assert!(said.contains("came to the end") && said.contains("\"capabilities\":\"none\""), "{said}");
 
-    let ended = child("start-a-program", folder.path());
+    let ended = child("become-a-program", folder.path());
     assert_eq!(ended.status.signal(), Some(libc::SIGSYS), "{}", String::from_utf8_lossy(&ended.stdout));
 }
 
