@@ -78,9 +78,10 @@ struct Site {
 }
 
 impl Site {
-    fn up(folder: &Path) -> Result<Self> {
+    fn up(folder: &Path, prepare: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         fs::write(folder.join("topology.toml"), TOPOLOGY)?;
-        let prefix = format!("cf{}-", std::process::id());
+        static SITES: AtomicU64 = AtomicU64::new(0);
+        let prefix = format!("cf{}{}-", SITES.fetch_add(1, Ordering::Relaxed), std::process::id());
         let lab = Lab::up(Topology::load(&folder.join("topology.toml"))?, &prefix, &mut |_| ())?;
         let site = Self { run: lab.run_directory().to_owned(), lab };
         let run = site.run.display();
@@ -105,6 +106,7 @@ impl Site {
         fs::create_dir(site.run.join("tls"))?;
         site.install("private", "private")?;
         site.install("transaction", "transaction")?;
+        prepare(&site.run.join("server"))?;
         site.start()?;
         Ok(site)
     }
@@ -314,7 +316,7 @@ fn a_confined_server_sells_renews_its_certificates_and_comes_back() -> Result<()
     }
     stories::build_programs()?;
     let folder = tempfile::tempdir()?;
-    let site = Site::up(folder.path())?;
+    let site = Site::up(folder.path(), |_| Ok(()))?;
     site.is_confined()?;
     ensure!(site.show("status")?["process"]["user"] == USER, "{}", site.show("status")?);
     site.buy("first")?;
@@ -334,6 +336,63 @@ fn a_confined_server_sells_renews_its_certificates_and_comes_back() -> Result<()
     let approved = orders.as_array().context("a list")?.iter().filter(|order| order["state"] == "approved").count();
     ensure!(approved == 4, "{orders}");
     Ok(())
+}
+
+/// A small disk.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn size(&self, options: &str) -> Result<()> {
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&self.0);
+        netns_tests::command::must(&mut mount, BOUND).map(drop)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_server_whose_disk_is_full_ends_and_what_it_said_before_holds() -> Result<()> {
+    if !may_make_namespaces("a_server_whose_disk_is_full_ends_and_what_it_said_before_holds") {
+        return Ok(());
+    }
+    stories::build_programs()?;
+    let folder = tempfile::tempdir()?;
+    let mut disk = None;
+    let user = nix::unistd::User::from_name(USER)?.context("no such user")?;
+    let site = Site::up(folder.path(), |server| {
+        let data = Disk(server.join("data"));
+        fs::create_dir(&data.0)?;
+        data.size(&format!("size=128k,mode=0700,uid={},gid={}", user.uid, user.gid))?;
+        disk = Some(data);
+        Ok(())
+    })?;
+    let disk = disk.context("no disk")?;
+    let mut passwords = Vec::new();
+    while passwords.len() < 2000 {
+        match site.place(&format!("o-{}", passwords.len())) {
+            Ok(issued) => passwords.push(issued["password"].clone()),
+            Err(_) => break,
+        }
+    }
+    ensure!((20..2000).contains(&passwords.len()), "{} orders on a disk of 128 KiB", passwords.len());
+    eventually(BOUND, "the server ends", || {
+        ensure!(!site.lab.alive("transaction-server"), "it runs");
+        Ok(())
+    })?;
+    let log = site.lab.log("transaction-server");
+    ensure!(log.contains("nothing more can be made durable") && log.contains("stopped by an error"), "{log}");
+
+    disk.size("remount,size=16m")?;
+    site.start()?;
+    for (number, password) in passwords.iter().enumerate() {
+        ensure!(site.place(&format!("o-{number}"))?["password"] == *password, "order {number} is another one");
+    }
+    site.buy("after-the-disk")
 }
 
 /// Certificates are exchanged while a payer is connected.
