@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use cloakway_runtime::config::{self, Invalid};
-use cloakway_store::{Postgresql, SettingsError, Store, StoreError};
+use cloakway_runtime::tls;
+use cloakway_store::{Postgresql, SettingsError, Store, StoreError, Tls};
 use serde::Deserialize;
 
 use crate::engine;
@@ -16,6 +17,7 @@ pub(crate) struct RawPostgresql {
     #[serde(default = "schema")]
     schema: String,
     password_file: Option<PathBuf>,
+    ca: Option<PathBuf>,
 }
 
 fn schema() -> String {
@@ -28,7 +30,7 @@ impl RawPostgresql {
     /// # Errors
     /// [`Invalid`].
     pub(crate) fn validate(self) -> Result<(Postgresql, Vec<String>), Invalid> {
-        let Self { connection, schema, password_file } = self;
+        let Self { connection, schema, password_file, ca } = self;
         if connection.contains("password") {
             return Err(Invalid::at("postgresql.connection", "a password does not belong here: give password-file"));
         }
@@ -36,13 +38,15 @@ impl RawPostgresql {
             let read = config::read_secret(&path).map(|password| password.expose().clone());
             read.map_err(|error| Invalid::at("postgresql.password-file", error))
         });
-        let settings = Postgresql { connection, password: password.transpose()?, schema };
+        let tls = ca.map(|ca| tls::client(&ca, None).map_err(|error| Invalid::at("postgresql.ca", error)));
+        let tls = tls.transpose()?.map(Tls::new);
+        let settings = Postgresql { connection, password: password.transpose()?, schema, tls };
         let far = settings.check().map_err(|error| {
             let field = if matches!(error, SettingsError::Schema(_)) { "schema" } else { "connection" };
             Invalid::at(format!("postgresql.{field}"), error)
         })?;
         let warnings = far.into_iter().map(|host| {
-            format!("warning: {host}: what goes to this PostgreSQL server is not encrypted: let the network do it")
+            format!("warning: {host}: what goes to this PostgreSQL server is not encrypted: give postgresql.ca")
         });
         Ok((settings, warnings.collect()))
     }
@@ -97,7 +101,7 @@ mod tests {
     #[test]
     fn a_server_that_cannot_be_used_is_refused_by_field() {
         let of = |connection: &str, schema: &str| {
-            let raw = RawPostgresql { connection: connection.into(), schema: schema.into(), password_file: None };
+            let raw = RawPostgresql { connection: connection.into(), schema: schema.into(), password_file: None, ca: None };
             raw.validate().map_err(|error| error.to_string())
         };
         let socket = "host=/run/postgresql dbname=cloakway user=cloakway";
