@@ -101,7 +101,8 @@ mod tests {
     #[test]
     fn a_server_that_cannot_be_used_is_refused_by_field() {
         let of = |connection: &str, schema: &str| {
-            let raw = RawPostgresql { connection: connection.into(), schema: schema.into(), password_file: None, ca: None };
+            let raw =
+                RawPostgresql { connection: connection.into(), schema: schema.into(), password_file: None, ca: None };
             raw.validate().map_err(|error| error.to_string())
         };
         let socket = "host=/run/postgresql dbname=cloakway user=cloakway";

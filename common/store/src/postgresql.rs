@@ -103,7 +103,7 @@ impl Postgresql {
     pub fn ports(&self) -> Vec<u16> {
         let Ok(config) = self.config() else { return Vec::new() };
         let ports = config.get_ports();
-        let tcp = config.get_hosts().iter().any(|host| matches!(host, tokio_postgres::config::Host::Tcp(_)));
+        let tcp = config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)));
         match (tcp, ports.is_empty()) {
             (false, _) => Vec::new(),
             (true, true) => vec![5432],
