@@ -406,6 +406,8 @@ async fn write_until_closed(
             // What was sent may have been carried out or not: it is sent again.
             client = again(&settings).await;
         };
+        // Before anybody hears of it: who was answered is not told that the server is away.
+        flags.away.store(result.is_err(), Ordering::Relaxed);
         for (_, done) in group {
             let _ = done.send(result.clone());
         }
