@@ -5,6 +5,7 @@ pub mod bgp_peers;
 pub mod bgp_restart;
 pub mod bgp_watch;
 pub mod crash;
+pub mod ecash;
 pub mod isp;
 pub mod purchase;
 mod shown;
@@ -76,6 +77,12 @@ pub const ALL: &[Story] = &[
         about: "a thousand purchases from behind a NAT, each attributed to who the client says it is",
         topology: "isp",
         tell: isp::tell,
+    },
+    Story {
+        name: "ecash",
+        about: "two payers buy a thousand items of a few cents from three shops; a replay, an expiry, an overspender",
+        topology: "ecash",
+        tell: ecash::tell,
     },
 ];
 

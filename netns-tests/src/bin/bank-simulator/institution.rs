@@ -71,6 +71,7 @@ pub(crate) fn react(session: &mut Session, books: &mut Books, message: &Message)
         | T::ReversalAdviceResponse
         | T::NetworkResponse => Ok(Reaction::Silence),
         _ if !session.signed_on => Ok(Reaction::Answer(answer(message, code::NOT_SIGNED_ON))),
+        T::FinancialRequest if message.get(3) == Some(REFUND) && message.get(90).is_none() => credit(books, message),
         T::FinancialRequest if message.get(3) == Some(REFUND) => refund(books, message),
         T::AuthorisationRequest | T::FinancialRequest => authorise(books, message),
         T::ReversalRequest | T::ReversalRepeat | T::ReversalAdvice | T::ReversalAdviceRepeat => reverse(books, message),
@@ -168,6 +169,29 @@ fn refund(books: &mut Books, message: &Message) -> io::Result<Reaction> {
     };
     let reply = reply(message, &decision);
     Ok(if amount == SILENT_REFUND { Reaction::Silence } else { Reaction::Answer(reply) })
+}
+
+/// Money for a card that gives back no payment.
+fn credit(books: &mut Books, message: &Message) -> io::Result<Reaction> {
+    let (Some(key), Some(card), Some((amount, currency)), Some(_expiry)) =
+        (key(message), message.get(2), amount(message), message.get(14))
+    else {
+        return Ok(Reaction::Answer(answer(message, code::FORMAT)));
+    };
+    let standing = books.standing(&key);
+    let decision = match (standing.decision, standing.reversal) {
+        (Some(decision), _) => decision,
+        (None, reversal) => {
+            let response = if reversal.is_some() { code::DO_NOT_HONOUR } else { decide(card) };
+            let event = if response == code::APPROVED { Event::Refunded } else { Event::Refused };
+            let last_four = card.get(card.len().saturating_sub(4)..).unwrap_or_default().to_owned();
+            let entry = entry(event, key, amount, currency, last_four, response);
+            books.record(entry.clone())?;
+            entry
+        }
+    };
+    let reply = reply(message, &decision);
+    Ok(if card == SILENT { Reaction::Silence } else { Reaction::Answer(reply) })
 }
 
 fn reverse(books: &mut Books, message: &Message) -> io::Result<Reaction> {
@@ -382,6 +406,25 @@ mod tests {
         assert_eq!(bench.books.refunded(&key("000001")), 1000);
         bench.react(&reversal("000001", MessageType::ReversalAdvice));
         assert_eq!(bench.code(&refund("000007", "000001", 1)), "25", "what was reversed is not there");
+    }
+
+    #[test]
+    fn a_credit_names_a_card_and_no_payment() {
+        let mut bench = Bench::new();
+        let credit = |stan: &str, card: &str| {
+            let mut message = Message::new(MessageType::FinancialRequest);
+            message.copy(&request(stan, card), &[2, 4, 7, 11, 14, 41, 49]);
+            message.set(3, REFUND).unwrap();
+            message
+        };
+        assert_eq!(bench.code(&credit("000001", APPROVING)), "00");
+        assert_eq!(bench.code(&credit("000001", APPROVING)), "00", "the same again");
+        assert_eq!(bench.code(&credit("000002", DECLINING)), "51");
+        assert_eq!(bench.code(&credit("000003", SILENT)), "silence");
+        let mut back = reversal("000003", MessageType::ReversalRequest);
+        back.set(90, &original_data(MessageType::FinancialRequest, trace("000003"), "12345")).unwrap();
+        assert_eq!(bench.code(&back), "00");
+        assert_eq!(bench.books.held(), []);
     }
 
     #[test]
