@@ -155,3 +155,13 @@ async fn carry_out(options: &Pay, card: Card) -> Result<(PaymentState, String), 
     let outcome = payer.pay(card).await?;
     Ok((outcome.state, outcome.message))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}
