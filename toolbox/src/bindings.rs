@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cloakway_runtime::{Stop, clock};
-use cloakway_store::{Batch, Journal, Store, StoreError};
+use cloakway_store::{Batch, Journal, Records, Store, StoreError};
 use cloakway_types::{SubscriberId, Timestamp};
 use metrics::{counter, gauge};
 use toolbox_core::{
@@ -204,7 +204,7 @@ impl Bindings {
         let (applied, durable) = {
             let mut table = self.table();
             let applied = table.apply(event);
-            let durable = self.keep(&applied.rows);
+            let durable = self.keep(&mut applied.rows.iter());
             (applied, durable)
         };
         self.effects.count(&applied, event);
@@ -217,25 +217,27 @@ impl Bindings {
         let (applied, durable) = {
             let mut table = self.table();
             let applied: Vec<Applied> = events.iter().map(|event| table.apply(event)).collect();
-            let rows = applied.iter().flat_map(|applied| &applied.rows);
-            let durable = self.journal.append(rows.map(|row| self.encode(row)).collect());
+            let durable = self.keep(&mut applied.iter().flat_map(|applied| &applied.rows));
             (applied, durable)
         };
-        applied.iter().zip(events).for_each(|(applied, event)| self.effects.count(applied, event));
+        self.effects.count_all(&applied, events);
         durable
     }
 
     /// Called with the table locked.
-    fn keep(&self, rows: &[Row]) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
-        self.journal.append(rows.iter().map(|row| self.encode(row)).collect())
-    }
-
-    fn encode(&self, row: &Row) -> Vec<u8> {
-        // What the table has written reads back.
-        if let Err(error) = self.ended.add(row) {
-            tracing::error!(%error, "an interval of the history is lost");
+    fn keep(
+        &self,
+        rows: &mut dyn Iterator<Item = &Row>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let mut records = Records::default();
+        for row in rows {
+            // What the table has written reads back.
+            if let Err(error) = self.ended.add(row) {
+                tracing::error!(%error, "an interval of the history is lost");
+            }
+            records.push_with(|octets| row.encode_to(octets));
         }
-        row.encode()
+        self.journal.append_all(records)
     }
 
     /// Is `subscriber` live there now?
@@ -350,7 +352,7 @@ impl Bindings {
                 let mut table = self.table();
                 gauge!("toolbox_open_sessions").set(table.open_sessions() as f64);
                 let Some(rows) = table.forget_some(clock::wall(), &mut cursor, SNAPSHOT_ROWS) else { break };
-                self.keep(&rows)
+                self.keep(&mut rows.iter())
             };
             durable.await?;
         }

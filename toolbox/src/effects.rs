@@ -66,28 +66,38 @@ const fn name(effect: Effect) -> &'static str {
 impl Effects {
     /// Counts what `event` came to, and says what an operator has to know.
     pub(crate) fn count(&self, applied: &Applied, event: &Event) {
-        let effect = name(applied.effect);
-        {
-            let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let counts = &mut *counts;
+        self.count_all(std::slice::from_ref(applied), std::slice::from_ref(event));
+    }
+
+    /// [`Effects::count`] of events that came together.
+    pub(crate) fn count_all(&self, applied: &[Applied], events: &[Event]) {
+        let pairs: Vec<(&Applied, &Event)> = applied.iter().zip(events).collect();
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Most are like the one before.
+        for run in pairs.chunk_by(|(one, a), (other, b)| one.effect == other.effect && a.client == b.client) {
+            let [(first, event), ..] = run else { continue };
+            let effect = name(first.effect);
             if !counts.clients.contains_key(&event.client) {
                 counts.clients.insert(event.client.clone(), HashMap::new());
             }
             if let Some(of_client) = counts.clients.get_mut(&event.client) {
                 let named = || counter!("toolbox_events_total", "client" => event.client.clone(), "effect" => effect);
-                of_client.entry(effect).or_insert_with(named).increment(1);
+                of_client.entry(effect).or_insert_with(named).increment(run.len() as u64);
             }
-            let [foreign, overlaps] = counts.alarms.get_or_insert_with(|| {
-                [counter!("toolbox_foreign_addresses_total"), counter!("toolbox_overlap_alarms_total")]
-            });
-            foreign.increment(applied.foreign as u64);
-            overlaps.increment(applied.overlaps as u64);
         }
-        if applied.overlaps > 0 {
-            self.alarm("overlap", "sessions of different subscribers overlap", event);
-        }
-        if applied.effect == Effect::Doubted {
-            self.alarm("contradiction", "a session's records cannot be put in order", event);
+        let [foreign, overlaps] = counts.alarms.get_or_insert_with(|| {
+            [counter!("toolbox_foreign_addresses_total"), counter!("toolbox_overlap_alarms_total")]
+        });
+        foreign.increment(applied.iter().map(|applied| applied.foreign as u64).sum());
+        overlaps.increment(applied.iter().map(|applied| applied.overlaps as u64).sum());
+        drop(counts);
+        for (applied, event) in pairs {
+            if applied.overlaps > 0 {
+                self.alarm("overlap", "sessions of different subscribers overlap", event);
+            }
+            if applied.effect == Effect::Doubted {
+                self.alarm("contradiction", "a session's records cannot be put in order", event);
+            }
         }
     }
 

@@ -14,6 +14,7 @@
 
 mod frame;
 mod reader;
+mod records;
 mod replay;
 mod writer;
 
@@ -30,6 +31,7 @@ use tokio::sync::{oneshot, watch};
 use crate::StoreError;
 use frame::{MAGIC, Tail};
 pub use reader::{Place, Placed, Reader};
+pub use records::Records;
 use replay::Read;
 use writer::{Job, Writer};
 
@@ -179,6 +181,14 @@ impl Journal {
     /// # Errors
     /// [`StoreError::Write`]; then nothing more can be appended.
     pub fn append(&self, records: Vec<Vec<u8>>) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        self.append_all(records.into())
+    }
+
+    /// [`Journal::append`] of records that are in one piece.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub fn append_all(&self, records: Records) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let (done, wait) = oneshot::channel();
         self.job(Job::Append(records, done));
         async { wait.await.unwrap_or_else(|_| Err(StoreError::Write("the journal was closed".to_owned()))) }
@@ -190,7 +200,7 @@ impl Journal {
     /// As [`Journal::append`].
     pub fn append_blocking(&self, records: Vec<Vec<u8>>) -> Result<(), StoreError> {
         let (done, wait) = oneshot::channel();
-        self.job(Job::Append(records, done));
+        self.job(Job::Append(records.into(), done));
         wait.blocking_recv().unwrap_or_else(|_| Err(StoreError::Write("the journal was closed".to_owned())))
     }
 

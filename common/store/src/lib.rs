@@ -18,7 +18,7 @@ mod postgresql;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use journal::{Journal, Place, Placed, Reader, Snapshot};
+pub use journal::{Journal, Place, Placed, Reader, Records, Snapshot};
 #[cfg(feature = "postgresql")]
 pub use postgresql::{Postgresql, SettingsError, Tls};
 use tokio::sync::oneshot;

@@ -197,13 +197,20 @@ impl Row {
     /// The row as octets, for a journal.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut octets = Vec::new();
+        self.encode_to(&mut octets);
+        octets
+    }
+
+    /// [`Row::encode`], behind what is in `octets`.
+    pub fn encode_to(&self, octets: &mut Vec<u8>) {
+        let mut writer = Writer(std::mem::take(octets));
         let table = Rows::ALL.iter().position(|table| *table == self.table).unwrap_or(0);
         writer.octet(table as u8 | if self.value.is_some() { 0x80 } else { 0 });
         writer.number(self.key.len() as u64);
         writer.0.extend_from_slice(&self.key);
         self.value.iter().for_each(|value| writer.0.extend_from_slice(value));
-        writer.0
+        *octets = writer.0;
     }
 
     /// What [`Row::encode`] made.

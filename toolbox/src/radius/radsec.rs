@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use toolbox_wire::accounting::Naming;
 use toolbox_wire::radius::{MAX_LENGTH, PacketError};
 
-use super::service::{Client, Reaction, Recent, Service, Takes};
+use super::service::{Came, Client, Reaction, Recent, Service, Takes};
 use super::tally::Dropped;
 
 /// The shared secret of everybody (RFC 6614 §2.3).
@@ -204,7 +204,7 @@ impl Server {
             if let Err(ended) = next(&mut reader, &mut buffer, self.limits.idle).await {
                 return ended;
             }
-            match self.service.packet(client, Takes::Both, &buffer, from, &recent) {
+            match self.service.packet(client, Takes::Both, &buffer, Came::just_now(from), &recent) {
                 Reaction::Nothing => {}
                 Reaction::Answer(answer) => {
                     if answers.try_send(answer).is_err() {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cloakway_crypto::Secret;
 use cloakway_runtime::clock;
 use cloakway_store::StoreError;
-use cloakway_types::Timestamp;
+use cloakway_types::{Instant, Timestamp};
 use tokio::sync::mpsc;
 use toolbox_core::Event;
 use toolbox_wire::access::{self, Line};
@@ -16,7 +16,7 @@ use toolbox_wire::http::Source;
 use toolbox_wire::radius::{Packet, Request, Verified, code};
 
 use super::annex::Annex;
-use super::copies::{Copies, Kept, Key};
+use super::copies::{Copies, Key, Known};
 use super::home::Homes;
 use super::tally::{Dropped, Tally};
 use crate::bindings::Bindings;
@@ -82,9 +82,29 @@ pub(super) enum Reaction {
 /// A record that was read, and is not learnt before [`Service::learn_all`].
 pub(super) struct Learning {
     client: Arc<Client>,
-    key: Key,
+    arrival: Timestamp,
     read: Read,
     answer: Vec<u8>,
+}
+
+/// Where a packet came from, and when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Came {
+    from: SocketAddr,
+    arrival: Timestamp,
+    now: Instant,
+}
+
+impl Came {
+    /// From there, just now.
+    pub(super) fn just_now(from: SocketAddr) -> Self {
+        Self { from, arrival: clock::wall(), now: clock::now() }
+    }
+
+    /// Together with this one, from there.
+    pub(super) const fn with(self, from: SocketAddr) -> Self {
+        Self { from, ..self }
+    }
 }
 
 /// What a packet says, for the table.
@@ -130,10 +150,10 @@ impl Service {
         client: &Arc<Client>,
         takes: Takes,
         datagram: &[u8],
-        from: SocketAddr,
+        came: Came,
         recent: &Recent,
     ) -> Reaction {
-        self.react(client, takes, datagram, from, recent).unwrap_or_else(|why| {
+        self.react(client, takes, datagram, came, recent).unwrap_or_else(|why| {
             self.0.tally.dropped(Some(&client.name), &why);
             Reaction::Nothing
         })
@@ -144,7 +164,7 @@ impl Service {
         client: &Arc<Client>,
         takes: Takes,
         datagram: &[u8],
-        from: SocketAddr,
+        Came { from, arrival, now }: Came,
         recent: &Recent,
     ) -> Result<Reaction, Dropped> {
         let secret = client.secret();
@@ -154,38 +174,45 @@ impl Service {
             Takes::Accounting => packet.verify(secret, strict)?,
             Takes::Access | Takes::Both => packet.verify_any(secret, strict)?,
         };
-        let arrival = clock::wall();
-        self.0.tally.heard(&client.name, arrival);
+        let heard = || self.0.tally.heard(&client.name, arrival);
         if verified.request() == Request::StatusServer {
+            heard();
             self.0.tally.count(&client.name, |heard| heard.probes += 1);
             let here = if takes == Takes::Accounting { verified.response(secret) } else { verified.here(secret) };
             return Ok(Reaction::Answer(here));
         }
         let key = Key { from, identifier: packet.identifier(), authenticator: packet.authenticator() };
-        let known = recent.copies().get(&key, clock::now());
-        if let Some(kept) = known {
+        let known = recent.copies().get(&key, now);
+        if let Some(known) = known {
+            heard();
             self.0.tally.count(&client.name, |heard| heard.copies += 1);
-            return Ok(match kept {
-                Kept::Sent(answer) => Reaction::Answer(answer),
-                Kept::OnItsWay => Reaction::Nothing,
+            return Ok(match known {
+                Known::Sent(answer) => Reaction::Answer(answer),
+                Known::Learnt => Reaction::Answer(verified.response(secret)),
+                Known::OnItsWay => Reaction::Nothing,
             });
         }
         let answer = match (verified.request(), &self.0.homes) {
             (Request::Accounting, Some(homes)) if homes.take_accounting() => {
+                heard();
                 self.record(client, verified, arrival, homes)?
             }
             (Request::Accounting, _) => {
-                let read = self.read(Source::Radius, client, &verified, arrival)?;
-                recent.copies().begin(key, clock::now());
+                let read = self.read(Source::Radius, client, &verified, arrival).inspect_err(|_| heard())?;
+                recent.copies().begin_in_group(key, now);
                 let answer = verified.response(secret);
-                return Ok(Reaction::Learn(Learning { client: client.clone(), key, read, answer }));
+                return Ok(Reaction::Learn(Learning { client: client.clone(), arrival, read, answer }));
             }
-            (Request::Access, Some(homes)) if takes != Takes::Accounting => self.access(client, verified, homes)?,
+            (Request::Access, Some(homes)) if takes != Takes::Accounting => {
+                heard();
+                self.access(client, verified, homes)?
+            }
             (Request::Access | Request::StatusServer, _) => {
+                heard();
                 return Err(toolbox_wire::radius::AuthenticityError::Code(packet.code()).into());
             }
         };
-        recent.copies().begin(key, clock::now());
+        recent.copies().begin(key, now);
         let recent = recent.clone();
         Ok(Reaction::Wait(Box::pin(async move {
             let answer = answer.await;
@@ -206,34 +233,37 @@ impl Service {
     ) -> impl Future<Output = Vec<(Vec<u8>, T)>> + Send + use<T> {
         let (mut events, mut kept) = (Vec::with_capacity(learning.len()), Vec::new());
         let mut answers = Vec::with_capacity(learning.len());
-        for (Learning { client, key, read, answer }, of) in learning {
+        // What came for one client at once is counted at once.
+        let mut clients: Vec<(Arc<Client>, u64)> = Vec::new();
+        for (Learning { client, arrival, read, answer }, of) in learning {
             events.extend(read.events);
             kept.extend(read.kept);
-            answers.push((client, key, answer, of));
+            answers.push((answer, of));
+            match clients.last_mut() {
+                Some((last, count)) if Arc::ptr_eq(last, &client) => *count += 1,
+                _ => {
+                    self.0.tally.heard(&client.name, arrival);
+                    clients.push((client, 1));
+                }
+            }
         }
+        let group = recent.copies().group();
         let durable = self.0.bindings.apply_all(&events);
-        let (service, recent) = (self.clone(), recent.clone());
+        let service = self.clone();
         async move {
             let mut outcome = durable.await;
             for one in kept {
                 outcome = outcome.and(one.await);
             }
             let durable = service.durable(outcome);
-            let mut copies = recent.copies();
-            let of_client = answers.chunk_by(|(one, ..), (other, ..)| Arc::ptr_eq(one, other));
-            for run in of_client.filter(|_| durable) {
-                let [(client, ..), ..] = run else { continue };
-                service.0.tally.acknowledged(&client.name, run.len() as u64);
+            group.ended(durable);
+            if !durable {
+                return Vec::new();
             }
-            let answered = answers.into_iter().filter_map(|(_, key, answer, of)| {
-                if durable {
-                    copies.done(key, answer.clone())
-                } else {
-                    copies.failed(&key)
-                }
-                durable.then_some((answer, of))
-            });
-            answered.collect()
+            for (client, count) in &clients {
+                service.0.tally.acknowledged(&client.name, *count);
+            }
+            answers
         }
     }
 

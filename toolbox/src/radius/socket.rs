@@ -1,14 +1,17 @@
-//! UDP sockets that take a burst: large buffers, several at one address, many answers at once, and what the kernel dropped
-//! nevertheless.
+//! UDP sockets that take a burst: large buffers, several at one address, many packets and many answers at once, and what the
+//! kernel dropped nevertheless.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use cloakway_runtime::Stop;
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, getsockopt, sendmsg, setsockopt, sockopt};
-use nix::{getsockopt_impl, libc, sockopt_impl};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, getsockopt, recvmmsg, sendmsg,
+    setsockopt, sockopt,
+};
+use nix::{cmsg_space, getsockopt_impl, libc, sockopt_impl};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -55,8 +58,84 @@ fn socket(listen: SocketAddr, buffer: usize, shared: bool) -> io::Result<Socket>
     Ok(socket)
 }
 
-/// Datagrams that the kernel cuts one piece of memory into at most (`UDP_MAX_SEGMENTS`, linux/udp.h).
+/// Datagrams that the kernel cuts one piece of memory into, or gives as one, at most (`UDP_MAX_SEGMENTS`, linux/udp.h).
 const SEGMENTS: usize = 64;
+/// Messages that are taken by one call.
+const MESSAGES: usize = 16;
+/// The longest message: datagrams that came together are given as one.
+const MESSAGE: usize = 65_536;
+/// Datagrams that one call takes at most.
+pub(super) const TOGETHER: usize = MESSAGES * SEGMENTS;
+
+/// Takes what has arrived at a socket. What one sender sent at once may come in one piece (UDP GRO), as the device or the
+/// loopback had it; the memory of a message is not touched before one is so long.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    memory: Vec<u8>,
+    messages: Vec<Message>,
+}
+
+/// Datagrams of one sender: all are of one length, but for the last one, which may be shorter.
+#[derive(Debug, Clone, Copy)]
+struct Message {
+    from: SocketAddr,
+    length: usize,
+    each: usize,
+}
+
+impl Inbox {
+    /// For what comes to `socket`.
+    pub(super) fn new(socket: &UdpSocket) -> Self {
+        // An older kernel gives each alone.
+        let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
+        Self { memory: vec![0; MESSAGES * MESSAGE], messages: Vec::with_capacity(MESSAGES) }
+    }
+
+    /// Takes what is there now.
+    ///
+    /// # Errors
+    /// There is nothing, or an ICMP error about an earlier answer comes back.
+    pub(super) fn take(&mut self, socket: &UdpSocket) -> io::Result<()> {
+        let Self { memory, messages } = self;
+        messages.clear();
+        socket.try_io(Interest::READABLE, || {
+            let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+                memory.chunks_mut(MESSAGE).map(|part| [IoSliceMut::new(part)]).collect();
+            let mut heads = MultiHeaders::<SockaddrStorage>::preallocate(MESSAGES, Some(cmsg_space!(i32)));
+            let taken = recvmmsg(socket.as_raw_fd(), &mut heads, &mut slices, MsgFlags::MSG_DONTWAIT, None)?;
+            for message in taken {
+                let (from, length) = (message.address.and_then(|from| address(&from)), message.bytes);
+                let together = message.cmsgs().ok().and_then(|mut all| {
+                    all.find_map(|more| match more {
+                        ControlMessageOwned::UdpGroSegments(each) => usize::try_from(each).ok(),
+                        _ => None,
+                    })
+                });
+                // Without a sender it is nobody's.
+                let from = from.unwrap_or(([0; 4], 0).into());
+                messages.push(Message { from, length, each: together.unwrap_or(length) });
+            }
+            Ok(())
+        })
+    }
+
+    /// What was taken, by sender.
+    pub(super) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, impl Iterator<Item = &[u8]>)> {
+        self.messages.iter().zip(self.memory.chunks(MESSAGE)).map(|(message, memory)| {
+            let Message { from, length, each } = *message;
+            let octets = memory.get(..length).unwrap_or_default();
+            // An empty datagram is one, too.
+            let alone = (length <= each).then_some(octets);
+            let several = if alone.is_some() { &[] } else { octets };
+            (from, alone.into_iter().chain(several.chunks(each.max(1))))
+        })
+    }
+}
+
+fn address(of: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = of.as_sockaddr_in().map(|address| std::net::SocketAddrV4::from(*address).into());
+    v4.or_else(|| of.as_sockaddr_in6().map(|address| std::net::SocketAddrV6::from(*address).into()))
+}
 
 /// Sends answers. Those of one length to one place go through the kernel once, and are cut into datagrams behind all that costs.
 pub(super) async fn send_all(socket: &UdpSocket, mut answers: Vec<(Vec<u8>, SocketAddr)>) {
@@ -83,7 +162,8 @@ pub(super) async fn send_all(socket: &UdpSocket, mut answers: Vec<(Vec<u8>, Sock
 
 async fn send_cut(socket: &UdpSocket, some: &[(Vec<u8>, SocketAddr)], length: usize, to: SocketAddr) -> io::Result<()> {
     let segment = u16::try_from(length).map_err(io::Error::other)?;
-    let whole: Vec<u8> = some.iter().flat_map(|(answer, _)| answer).copied().collect();
+    let mut whole = Vec::with_capacity(some.len() * length);
+    some.iter().for_each(|(answer, _)| whole.extend_from_slice(answer));
     let to = SockaddrStorage::from(to);
     let send = || {
         let how = [ControlMessage::UdpGsoSegments(&segment)];
@@ -149,6 +229,39 @@ mod tests {
             got.sort();
             assert_eq!(got, expected);
         }
+    }
+
+    #[tokio::test]
+    async fn datagrams_are_taken_each_as_it_was_sent_however_they_came() {
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let socket = open(any, 1, 1 << 20).unwrap().remove(0);
+        let to = socket.local_addr().unwrap();
+        let mut inbox = Inbox::new(&socket);
+        let senders = [UdpSocket::bind(any).await.unwrap(), UdpSocket::bind(any).await.unwrap()];
+        let sent = |n: u8| -> Vec<Vec<u8>> {
+            let lengths = [100; 90].into_iter().chain([0, 30, 30, 4000, 1, 0]);
+            lengths.enumerate().map(|(at, length)| vec![n ^ at as u8; length]).collect()
+        };
+        for (n, sender) in (1..).zip(&senders) {
+            // Some at once, which come as one, and some alone.
+            send_all(sender, sent(n).into_iter().take(90).map(|of| (of, to)).collect()).await;
+            for datagram in sent(n).iter().skip(90) {
+                sender.send_to(datagram, to).await.unwrap();
+            }
+        }
+        let mut got = [Vec::new(), Vec::new()];
+        while got.iter().any(|got| got.len() < sent(1).len()) {
+            socket.readable().await.unwrap();
+            if inbox.take(&socket).is_err() {
+                continue;
+            }
+            for (from, datagrams) in inbox.datagrams() {
+                let of = senders.iter().position(|sender| sender.local_addr().unwrap() == from).unwrap();
+                got[of].extend(datagrams.map(<[u8]>::to_vec));
+            }
+        }
+        assert_eq!(got, [sent(1), sent(2)]);
+        assert!(inbox.take(&socket).is_err(), "there is nothing more");
     }
 
     #[tokio::test]

@@ -7,16 +7,13 @@ use cloakway_runtime::Stop;
 use cloakway_types::PrefixMap;
 use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
-use toolbox_wire::radius::MAX_LENGTH;
 
-use super::service::{Client, Later, Learning, Reaction, Recent, Service, Takes};
-use super::socket;
+use super::service::{Came, Client, Later, Learning, Reaction, Recent, Service, Takes};
+use super::socket::{self, Inbox, TOGETHER};
 use super::tally::Dropped;
 
 /// Packets that may wait for the disk or a home server; over it they are dropped, and the NAS sends again.
 const WAITING: usize = 16_384;
-/// Packets that are taken before their answers are waited for together.
-const TOGETHER: usize = 256;
 
 /// A server at one or several UDP addresses. Clones share it.
 #[derive(Debug, Clone)]
@@ -43,7 +40,7 @@ impl Server {
 
     async fn receive(&self, socket: &Arc<UdpSocket>, takes: Takes, stop: &Stop) {
         let recent = Recent::default();
-        let mut buffer = vec![0; MAX_LENGTH + 1];
+        let mut inbox = Inbox::new(socket);
         loop {
             let ready = tokio::select! {
                 () = stop.told() => return,
@@ -52,35 +49,47 @@ impl Server {
             if ready.is_err() {
                 continue;
             }
-            let mut learning = Vec::new();
-            for _ in 0..TOGETHER {
-                // An ICMP error about an earlier answer comes back here; the next packet is not the worse for it.
-                let Ok((length, from)) = socket.try_recv_from(&mut buffer) else { break };
-                let datagram = buffer.get(..length).unwrap_or_default();
-                match self.take(datagram, from, takes, &recent) {
-                    Reaction::Answer(answer) => drop(socket.send_to(&answer, from).await),
-                    Reaction::Nothing => {}
-                    Reaction::Learn(of) => learning.push((of, from)),
-                    Reaction::Wait(answer) => self.answer(answer, from, socket),
+            // An ICMP error about an earlier answer comes back here; the next packet is not the worse for it.
+            if inbox.take(socket).is_err() {
+                continue;
+            }
+            let (mut learning, mut answers) = (Vec::new(), Vec::new());
+            let mut came: Option<Came> = None;
+            for (from, datagrams) in inbox.datagrams() {
+                let came = came.get_or_insert_with(|| Came::just_now(from)).with(from);
+                let client = self.client(from);
+                for datagram in datagrams {
+                    let Some(client) = self.may(client) else { continue };
+                    match self.service.packet(client, takes, datagram, came, &recent) {
+                        Reaction::Answer(answer) => answers.push((answer, from)),
+                        Reaction::Nothing => {}
+                        Reaction::Learn(of) => learning.push((of, from)),
+                        Reaction::Wait(answer) => self.answer(answer, from, socket),
+                    }
                 }
             }
             if !learning.is_empty() {
                 self.learn(learning, &recent, socket);
             }
+            socket::send_all(socket, answers).await;
         }
     }
 
-    fn take(&self, datagram: &[u8], from: SocketAddr, takes: Takes, recent: &Recent) -> Reaction {
+    fn client(&self, from: SocketAddr) -> Option<&Arc<Client>> {
+        self.clients.lookup(from.ip().to_canonical()).map(|(_, client)| client)
+    }
+
+    /// Whether a packet of `client` is taken now; it is counted where it is not.
+    fn may<'c>(&self, client: Option<&'c Arc<Client>>) -> Option<&'c Arc<Client>> {
         let tally = self.service.tally();
-        let Some((_, client)) = self.clients.lookup(from.ip().to_canonical()) else {
-            tally.dropped(None, &Dropped::UnknownClient);
-            return Reaction::Nothing;
-        };
-        if self.places.available_permits() < TOGETHER {
-            tally.dropped(Some(&client.name), &Dropped::Busy);
-            return Reaction::Nothing;
+        match client {
+            None => tally.dropped(None, &Dropped::UnknownClient),
+            Some(client) if self.places.available_permits() < TOGETHER => {
+                tally.dropped(Some(&client.name), &Dropped::Busy);
+            }
+            Some(_) => return client,
         }
-        self.service.packet(client, takes, datagram, from, recent)
+        None
     }
 
     /// Answers records that came together when they are durable together.

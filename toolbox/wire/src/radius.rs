@@ -337,33 +337,41 @@ impl<'a> Verified<'a> {
     fn answer(&self, code: u8, secret: &[u8]) -> Vec<u8> {
         let authenticator = self.packet.authenticator();
         let zeros = [0_u8; 16];
-        let mut states = Vec::new();
-        for state in self.packet.attributes().filter(|attribute| attribute.kind == PROXY_STATE) {
-            states.extend_from_slice(self.packet.bytes.get(state.at..state.at + 2).unwrap_or_default());
-            states.extend_from_slice(state.value);
-        }
-        let signature_length: u16 = if self.signed { 18 } else { 0 };
+        let states = || self.packet.attributes().filter(|attribute| attribute.kind == PROXY_STATE);
+        let signature_length = if self.signed { 18 } else { 0 };
+        let length = HEADER_LENGTH + signature_length + states().map(|state| state.value.len() + 2).sum::<usize>();
         // What is copied was part of a packet of at most 4096 bytes, so the sum fits.
-        let length = HEADER_LENGTH as u16 + signature_length + u16::try_from(states.len()).unwrap_or(0);
-        let [high, low] = length.to_be_bytes();
-        let head = [code, self.packet.identifier(), high, low];
-        let mut attributes = Vec::with_capacity(usize::from(length));
+        let [high, low] = u16::try_from(length).unwrap_or_default().to_be_bytes();
+        let mut out = Vec::with_capacity(length);
+        out.extend_from_slice(&[code, self.packet.identifier(), high, low]);
+        out.extend_from_slice(&authenticator);
+        if self.signed {
+            out.extend_from_slice(&[MESSAGE_AUTHENTICATOR, 18]);
+            out.extend_from_slice(&zeros);
+        }
+        for state in states() {
+            out.extend_from_slice(self.packet.bytes.get(state.at..state.at + 2).unwrap_or_default());
+            out.extend_from_slice(state.value);
+        }
         if self.signed {
             let seed = match self.request {
                 Request::Accounting => zeros,
                 Request::Access | Request::StatusServer => authenticator,
             };
-            let start = [MESSAGE_AUTHENTICATOR, 18];
-            attributes.extend_from_slice(&start);
-            attributes.extend_from_slice(&radius::hmac_md5(secret, &[&head, &seed, &start, &zeros, &states]));
+            let (head, attributes) = out.split_at(HEADER_LENGTH);
+            let head = head.get(..4).unwrap_or_default();
+            let signature = radius::hmac_md5(secret, &[head, &seed, attributes]);
+            put(&mut out, HEADER_LENGTH + 2, &signature);
         }
-        attributes.append(&mut states);
-        let signature = radius::md5(&[&head, &authenticator, &attributes, secret]);
-        let mut out = Vec::with_capacity(usize::from(length));
-        out.extend_from_slice(&head);
-        out.extend_from_slice(&signature);
-        out.append(&mut attributes);
+        let signature = radius::md5(&[&out, secret]);
+        put(&mut out, 4, &signature);
         out
+    }
+}
+
+fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(place) = out.get_mut(at..at + bytes.len()) {
+        place.copy_from_slice(bytes);
     }
 }
 

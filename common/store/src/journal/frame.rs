@@ -46,9 +46,18 @@ fn read_head(head: &[u8]) -> Option<(usize, u64, u32)> {
 }
 
 pub(super) fn put_record(group: &mut Vec<u8>, record: &[u8]) {
-    let length = u32::try_from(record.len()).unwrap_or(u32::MAX);
-    group.extend_from_slice(&length.to_le_bytes());
-    group.extend_from_slice(record);
+    put_record_with(group, |group| group.extend_from_slice(record));
+}
+
+/// Adds the record that `write` puts behind the group.
+pub(super) fn put_record_with(group: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let at = group.len();
+    group.extend_from_slice(&[0; 4]);
+    write(group);
+    let length = u32::try_from(group.len() - at - 4).unwrap_or(u32::MAX);
+    if let Some(place) = group.get_mut(at..at + 4) {
+        place.copy_from_slice(&length.to_le_bytes());
+    }
 }
 
 /// How many records a group has.

@@ -11,14 +11,14 @@ use tokio::sync::{oneshot, watch};
 
 use super::Place;
 use super::frame::{self, MAGIC};
-use super::sync_folder;
+use super::{Records, sync_folder};
 use crate::StoreError;
 
 /// Octets in one sync, about: bounds how long the first of a group waits.
 const GROUP: usize = 4 << 20;
 
 pub(super) enum Job {
-    Append(Vec<Vec<u8>>, oneshot::Sender<Result<(), StoreError>>),
+    Append(Records, oneshot::Sender<Result<(), StoreError>>),
     Rotate(oneshot::Sender<Result<u64, StoreError>>),
 }
 
@@ -52,14 +52,15 @@ impl Writer {
     }
 
     pub(super) fn run(mut self, queue: &Receiver<Job>) {
-        let (mut group, mut waiting, mut count) = (Vec::new(), Vec::new(), 0);
+        // The frame's head goes in front when all is there.
+        let (mut group, mut waiting, mut count) = (vec![0; frame::HEAD], Vec::new(), 0);
         let mut kept = None;
         while let Some(job) = kept.take().or_else(|| queue.recv().ok()) {
             match job {
                 Job::Append(records, done) => {
-                    let mut add = |records: Vec<Vec<u8>>, done| {
-                        count += records.len() as u64;
-                        records.iter().for_each(|record| frame::put_record(&mut group, record));
+                    let mut add = |records: Records, done| {
+                        count += records.count();
+                        group.extend_from_slice(records.octets());
                         waiting.push(done);
                         group.len() < GROUP
                     };
@@ -73,9 +74,9 @@ impl Writer {
                             }
                         }
                     }
-                    let result = self.attempt(|writer| writer.write(&group, std::mem::take(&mut count)));
+                    let result = self.attempt(|writer| writer.write(&mut group, std::mem::take(&mut count)));
                     waiting.drain(..).for_each(|done| drop(done.send(result.clone())));
-                    group.clear();
+                    group.truncate(frame::HEAD);
                 }
                 Job::Rotate(done) => {
                     let result = self.attempt(Self::rotate);
@@ -98,17 +99,16 @@ impl Writer {
         })
     }
 
-    fn write(&mut self, group: &[u8], records: u64) -> std::io::Result<()> {
+    fn write(&mut self, framed: &mut [u8], records: u64) -> std::io::Result<()> {
+        let Some((head, group)) = framed.split_first_chunk_mut::<{ frame::HEAD }>() else { return Ok(()) };
         if group.is_empty() {
             return Ok(());
         }
         if group.len() > frame::LONGEST {
             return Err(std::io::Error::other("more records at once than can be read back"));
         }
-        let mut framed = Vec::with_capacity(frame::HEAD + group.len());
-        framed.extend_from_slice(&frame::head(self.next, group));
-        framed.extend_from_slice(group);
-        self.file.write_all(&framed)?;
+        *head = frame::head(self.next, group);
+        self.file.write_all(framed)?;
         self.file.sync_data()?;
         self.next += 1;
         self.length.fetch_add(framed.len() as u64, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 
 use cloakway_crypto::radius::{self, Hiding, rehide};
 
-use super::{Attribute, HEADER_LENGTH, MAX_LENGTH, MESSAGE_AUTHENTICATOR, Packet, code};
+use super::{Attribute, HEADER_LENGTH, MAX_LENGTH, MESSAGE_AUTHENTICATOR, Packet, code, put};
 
 const USER_PASSWORD: u8 = 2;
 const VENDOR_SPECIFIC: u8 = 26;
@@ -166,12 +166,6 @@ fn sign(out: &mut [u8], seed: &[u8; 16], secret: &[u8]) {
     let (head, body) = out.split_at(HEADER_LENGTH.min(out.len()));
     let signature = radius::hmac_md5(secret, &[head.get(..4).unwrap_or_default(), seed, body]);
     put(out, at, &signature);
-}
-
-fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
-    if let Some(place) = out.get_mut(at..at + bytes.len()) {
-        place.copy_from_slice(bytes);
-    }
 }
 
 #[cfg(test)]
