@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cloakway_crypto::Secret;
+use cloakway_runtime::outage::Outage;
 use cloakway_runtime::{Stop, clock};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -147,12 +148,12 @@ pub(crate) async fn run(
 /// Makes one connection after another. What it says comes in order, so that what an old connection said is never taken
 /// for a word of the next one.
 async fn connection(line: usize, id: String, address: SocketAddr, tell: mpsc::Sender<(usize, Heard)>) {
-    let mut told = false;
+    let mut outage = Outage::default();
     loop {
         match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await.map_err(Into::into).flatten() {
             Ok(stream) => {
-                told = false;
-                tracing::info!(institution = id, bank = %address, "bank connected");
+                let away_s = outage.well(clock::now()).map(|away| away.as_secs());
+                tracing::info!(institution = id, bank = %address, away_s, "bank connected");
                 let (out, outgoing) = mpsc::unbounded_channel();
                 if tell.send((line, Heard::Connected(out))).await.is_err() {
                     return;
@@ -163,12 +164,12 @@ async fn connection(line: usize, id: String, address: SocketAddr, tell: mpsc::Se
                     return;
                 }
             }
-            // Once, and not every half second of a long night.
-            Err(error) if !told => {
-                told = true;
-                tracing::warn!(institution = id, bank = %address, %error, "bank not reachable");
+            Err(error) => {
+                // Not every half second of a long night.
+                if let Some(held_back) = outage.failed(clock::now()) {
+                    tracing::warn!(institution = id, bank = %address, %error, held_back, "bank not reachable");
+                }
             }
-            Err(_) => {}
         }
         tokio::select! {
             () = tokio::time::sleep(RECONNECT) => {}

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use cloakway_runtime::http::{Refusal, json};
+use cloakway_runtime::http::{Query, Refusal, json};
 use serde::Deserialize;
 use transact_core::{CancelError, Known, PlaceError, RefundError};
 use transact_wire::after::{OrderName, OrderStatus, RefundPlacement, RefundReceipt};

@@ -1,4 +1,6 @@
-//! HTTP/1.1 over TLS 1.3, bounded in connections, bytes and time on both sides.
+//! HTTP/1.1, and HTTP/2 where a server offers it, over TLS 1.3, bounded in connections, bytes and time on both sides.
+
+mod streams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,7 +8,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, FromRequestParts};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use http_body_util::{BodyExt, Full, Limited};
@@ -44,6 +47,8 @@ pub struct Limits {
     pub head: Duration,
     /// Time for a whole request, from its head to the end of the answer's making.
     pub request: Duration,
+    /// Requests at once of a connection that speaks HTTP/2; 0: HTTP/1.1 alone is spoken.
+    pub streams: u32,
     /// With mutual TLS: the names that a client's certificate may stand for. Empty: no names are asked.
     pub client_names: Vec<String>,
 }
@@ -55,6 +60,7 @@ impl Default for Limits {
             body: 64 * 1024,
             head: Duration::from_secs(10),
             request: Duration::from_secs(60),
+            streams: 0,
             client_names: Vec::new(),
         }
     }
@@ -114,12 +120,13 @@ impl Server {
         address: SocketAddr,
         stop: &Stop,
     ) {
-        let stream =
-            match tokio::time::timeout(self.limits.head, TlsAcceptor::from(self.tls.get()).accept(stream)).await {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
-                Err(_) => return tracing::debug!("TLS handshake took too long"),
-            };
+        let tls = self.tls.get();
+        let tls = if self.limits.streams > 0 { tls::with_http2(&tls) } else { tls };
+        let stream = match tokio::time::timeout(self.limits.head, TlsAcceptor::from(tls).accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => return tracing::debug!("TLS handshake took too long"),
+        };
         let names = &self.limits.client_names;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let name = certificate.and_then(|certificate| tls::name_of(certificate, names)).map(str::to_owned);
@@ -127,17 +134,12 @@ impl Server {
             return tracing::warn!(%address, "a client's certificate has a name that is not allowed");
         }
         let peer = Peer { address, name };
-        let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer.clone());
-            let answer = self.router.clone().call(request);
-            let limit = self.limits.request;
-            async move {
-                Ok::<_, std::convert::Infallible>(match tokio::time::timeout(limit, answer).await {
-                    Ok(Ok(response)) => response,
-                    Ok(Err(never)) => match never {},
-                    Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
-                })
-            }
+        if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
+            return streams::serve(stream, &self.limits, stop, |request| self.answer(&peer, request)).await;
+        }
+        let service = hyper::service::service_fn(|request| {
+            let answer = self.answer(&peer, request);
+            async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
         let mut connection = std::pin::pin!(
             hyper::server::conn::http1::Builder::new()
@@ -151,6 +153,22 @@ impl Server {
             () = stop.told() => connection.as_mut().graceful_shutdown(),
         }
         let _ = tokio::time::timeout(self.limits.request, connection).await;
+    }
+
+    fn answer(
+        &self,
+        peer: &Peer,
+        mut request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> + Send + 'static + use<> {
+        request.extensions_mut().insert(peer.clone());
+        let answer = tokio::time::timeout(self.limits.request, self.router.clone().call(request));
+        async move {
+            match answer.await {
+                Ok(Ok(response)) => response,
+                Ok(Err(never)) => match never {},
+                Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+            }
+        }
     }
 }
 
@@ -321,6 +339,20 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response<Body> {
         (self.status, axum::Json(self)).into_response()
+    }
+}
+
+/// What stands behind the path, read strictly; what cannot be read is a 400 [`Refusal`] with code `invalid_query`.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<T>(pub T);
+
+impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let read = axum::extract::Query::from_request_parts(parts, state).await;
+        read.map(|axum::extract::Query(value)| Self(value))
+            .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, "invalid_query", error.body_text()))
     }
 }
 

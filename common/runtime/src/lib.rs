@@ -11,6 +11,7 @@ pub mod file;
 pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod outage;
 pub mod reload;
 pub mod role;
 pub mod stop;

@@ -111,8 +111,19 @@ pub fn server(identity: &Identity, client_ca: Option<&Path>) -> Result<Arc<Serve
         }
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|e| identity.mismatch(&e))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP1.to_vec()];
     Ok(Arc::new(config))
+}
+
+const HTTP1: &[u8] = b"http/1.1";
+/// The name of HTTP/2 (RFC 9113 §3.1).
+pub(crate) const HTTP2: &[u8] = b"h2";
+
+/// The same server's side, which speaks HTTP/2 where the client does.
+pub(crate) fn with_http2(config: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+    Arc::new(config)
 }
 
 /// A server's side for RADIUS under TLS (RFC 6614): only clients with a certificate of `client_ca` get in. Equipment that

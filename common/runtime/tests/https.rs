@@ -2,16 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::body::Bytes;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use cloakway_runtime::Stop;
-use cloakway_runtime::http::{Client, Limits, Peer, serve};
+use cloakway_runtime::http::{Client, Limits, Peer, Query, serve};
 use cloakway_runtime::tls::{Current, Identity, client, server, valid_until};
 use cloakway_types::Timestamp;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -98,6 +102,111 @@ async fn mutual_tls_takes_only_the_named_client_of_the_right_authority() {
     assert!(ask(None).await.is_err());
     let wrong_name = Client::new(client(&ca, None).unwrap(), Some("other.example")).unwrap();
     assert!(wrong_name.send(Method::GET, &url, HeaderMap::new(), vec![], LIMIT).await.is_err());
+    stop.tell();
+}
+
+/// A connection that speaks what it offers; what the server chose.
+async fn multiplexed(
+    url: &str,
+    ca: &Path,
+) -> (Option<Vec<u8>>, hyper::client::conn::http2::SendRequest<Full<Bytes>>, tokio::task::JoinHandle<()>) {
+    let mut tls = client(ca, None).unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let stream = tokio::net::TcpStream::connect(url.strip_prefix("https://").unwrap()).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+    let stream = tokio_rustls::TlsConnector::from(std::sync::Arc::new(tls)).connect(name, stream).await.unwrap();
+    let chosen = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (sender, connection) = handshake.await.unwrap();
+    (chosen, sender, tokio::spawn(async move { drop(connection.await) }))
+}
+
+async fn served(limits: Limits) -> (tempfile::TempDir, String, Stop) {
+    let folder = tempfile::tempdir().unwrap();
+    let identity = Authority::new(folder.path()).issue(folder.path(), "127.0.0.1");
+    let (listener, url) = listen().await;
+    let stop = Stop::new();
+    let router = Router::new()
+        .route("/", get(|Extension(peer): Extension<Peer>| async move { peer.address.ip().to_string() }))
+        .route("/query", get(|Query(text): Query<BTreeMap<String, u8>>| async move { format!("{text:?}") }))
+        .route("/wait", get(std::future::pending::<String>))
+        .route("/post", post(|body: String| async move { body.len().to_string() }));
+    serve(listener, server(&identity, None).unwrap(), router, limits, stop.clone());
+    (folder, url, stop)
+}
+
+fn request(method: Method, url: String, body: Vec<u8>) -> Request<Full<Bytes>> {
+    Request::builder().method(method).uri(url).body(Full::new(Bytes::from(body))).unwrap()
+}
+
+#[tokio::test]
+async fn a_wrong_query_is_refused_in_json() {
+    let (folder, url, stop) = served(Limits::default()).await;
+    let client = Client::new(client(&folder.path().join("ca.pem"), None).unwrap(), None).unwrap();
+    let ask = async |query: &str| {
+        let url = format!("{url}/query?{query}");
+        let answer = client.send(Method::GET, &url, HeaderMap::new(), vec![], LIMIT).await.unwrap();
+        (answer.status(), String::from_utf8(answer.body().to_vec()).unwrap())
+    };
+    assert_eq!(ask("a=7").await, (StatusCode::OK, r#"{"a": 7}"#.to_owned()));
+    let (status, body) = ask("a=x").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(body.starts_with(r#"{"error":{"code":"invalid_query","message":"#), "{body}");
+    stop.tell();
+}
+
+#[tokio::test]
+async fn requests_share_a_connection_of_http2_where_it_is_offered() {
+    let (folder, url, stop) = served(Limits { body: 1000, streams: 8, ..Limits::default() }).await;
+    let (chosen, sender, connection) = multiplexed(&url, &folder.path().join("ca.pem")).await;
+    assert_eq!(chosen.as_deref(), Some(&b"h2"[..]));
+    // More than may be asked at once, and one that is never answered beside them.
+    let waiting = tokio::spawn(sender.clone().send_request(request(Method::GET, format!("{url}/wait"), vec![])));
+    let asking = (0..50_usize).map(|n| {
+        let (mut sender, url) = (sender.clone(), format!("{url}/post"));
+        async move {
+            let answer = sender.send_request(request(Method::POST, url, vec![b'x'; 975 + n])).await.unwrap();
+            let status = answer.status();
+            (status, answer.into_body().collect().await.unwrap().to_bytes())
+        }
+    });
+    for (n, asked) in asking.map(tokio::spawn).collect::<Vec<_>>().into_iter().enumerate() {
+        let (status, body) = asked.await.unwrap();
+        if n <= 25 {
+            assert_eq!((status, body), (StatusCode::OK, (975 + n).to_string().into()));
+        } else {
+            assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+        }
+    }
+    waiting.abort();
+    stop.tell();
+    drop(sender);
+    tokio::time::timeout(LIMIT, connection).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_of_http2_that_asks_nothing_is_ended_and_one_that_waits_is_not() {
+    let head = Duration::from_secs(3);
+    let (folder, url, stop) = served(Limits { head, streams: 8, ..Limits::default() }).await;
+    let ca = folder.path().join("ca.pem");
+    let (_, mut waits, other) = multiplexed(&url, &ca).await;
+    let waiting = tokio::spawn(waits.send_request(request(Method::GET, format!("{url}/wait"), vec![])));
+    let (_, mut asks, connection) = multiplexed(&url, &ca).await;
+    assert_eq!(asks.send_request(request(Method::GET, url.clone(), vec![])).await.unwrap().status(), StatusCode::OK);
+    tokio::time::timeout(LIMIT, connection).await.unwrap().unwrap();
+    assert!(!other.is_finished() && !waiting.is_finished());
+    assert_eq!(waits.send_request(request(Method::GET, url, vec![])).await.unwrap().status(), StatusCode::OK);
+    stop.tell();
+}
+
+#[tokio::test]
+async fn http2_is_not_offered_where_it_is_not_wanted() {
+    let (folder, url, stop) = served(Limits::default()).await;
+    let mut tls = client(&folder.path().join("ca.pem"), None).unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = tokio::net::TcpStream::connect(url.strip_prefix("https://").unwrap()).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+    assert!(tokio_rustls::TlsConnector::from(std::sync::Arc::new(tls)).connect(name, stream).await.is_err());
     stop.tell();
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, Method};
 use cloakway_runtime::http::Client;
+use cloakway_runtime::outage::Outage;
 use cloakway_runtime::{Stop, clock, tls};
 use cloakway_types::{Instant, VendorId};
 use serde_json::{Value, json};
@@ -183,6 +184,7 @@ pub(crate) fn start(
         // Where a look through everything has come to; results come in pages.
         let mut look: Option<u64> = None;
         let (mut seen, mut began) = (BTreeSet::new(), clock::now());
+        let mut outage = Outage::default();
         while !stop.is_told() {
             let (after, wait) = match (look, courier.deliveries.next()) {
                 (Some(at), _) => (at, Duration::ZERO),
@@ -201,6 +203,9 @@ pub(crate) fn start(
             };
             match pulled {
                 Ok(pending) => {
+                    if let Some(away) = outage.well(clock::now()) {
+                        tracing::info!(away_s = away.as_secs(), "results are pulled again");
+                    }
                     if look.is_some() {
                         look = Some(pending.cursor).filter(|_| !pending.results.is_empty());
                         seen.extend(pending.results.iter().map(|result| result.id.clone()));
@@ -213,7 +218,9 @@ pub(crate) fn start(
                 }
                 Err(error) => {
                     (cursor, look) = (0, None);
-                    tracing::warn!(%error, "results not pulled");
+                    if let Some(held_back) = outage.failed(clock::now()) {
+                        tracing::warn!(%error, held_back, "results not pulled");
+                    }
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
             }
