@@ -1,10 +1,15 @@
-//! `POST /v1/verify`: is this subscriber live at this address? `GET /v1/changes`: what changes? (F2, F9)
+//! `POST /v1/verify`: is this subscriber live at this address? [`list`]: many such questions at once. `GET /v1/changes`: what
+//! changes? (F2, F9)
 //!
 //! The question is in `toolbox-wire`, the answer in `toolbox-core`. Here: who may ask, and the rule that an
 //! answer leaves only after the audit log has it.
 
+mod list;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -15,8 +20,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use cloakway_runtime::clock;
-use metrics::counter;
-use serde::{Deserialize, Serialize};
+use cloakway_types::Timestamp;
+use metrics::{Counter, counter};
+use serde::{Deserialize, Serialize, Serializer};
 use toolbox_core::{Live, Question};
 use toolbox_wire::http::{ErrorBody, Reason, Verdict, VerifyRequest};
 use toolbox_wire::probe::Probed;
@@ -40,11 +46,14 @@ pub struct Route {
 /// Every path, as `docs/openapi/toolbox.yaml` has them.
 pub const ROUTES: &[Route] = &[
     Route { method: "post", path: "/v1/verify", handler: || post(verify) },
+    Route { method: "post", path: "/v1/verify-list", handler: list::handler },
     Route { method: "get", path: "/v1/changes", handler: || get(changes) },
     Route { method: "get", path: "/healthz", handler: || get(|| async { "ok\n" }) },
 ];
-/// Bytes of a request's body.
+/// Bytes of a request's body, where no more is allowed.
 pub const BODY_LIMIT: usize = 4096;
+/// Requests at once of one connection.
+pub const STREAMS: u32 = 128;
 
 /// What one caller did, for `show callers`.
 #[derive(Debug, Clone, Serialize)]
@@ -60,8 +69,40 @@ pub struct Asked {
     /// Requests that came too soon.
     pub limited: u64,
     /// The last look-up, RFC 3339.
-    pub last: Option<String>,
+    #[serde(serialize_with = "as_text")]
+    pub last: Option<Timestamp>,
+    /// The counters of what was answered: to name one anew for every look-up costs more than to count it.
+    #[serde(skip)]
+    answers: BTreeMap<&'static str, Named>,
 }
+
+fn as_text<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.to_string()).serialize(to)
+}
+
+/// A counter.
+#[derive(Clone)]
+struct Named(Counter);
+
+impl fmt::Debug for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Counter")
+    }
+}
+
+impl Asked {
+    fn answered(&mut self, word: &'static str, now: Timestamp) {
+        let caller = &self.caller;
+        let named = || Named(counter!("toolbox_lookups_total", "caller" => caller.clone(), "answer" => word));
+        self.answers.entry(word).or_insert_with(named).0.increment(1);
+        self.lookups += 1;
+        self.live += u64::from(word == LIVE);
+        self.last = Some(now);
+    }
+}
+
+/// The word for a yes.
+const LIVE: &str = "live";
 
 /// The interface's state. Clones share it.
 #[derive(Debug, Clone)]
@@ -89,6 +130,7 @@ impl Api {
             refused: 0,
             limited: 0,
             last: None,
+            answers: BTreeMap::new(),
         };
         let asked = callers.iter().map(|caller| (caller.name.clone(), asked(caller))).collect();
         let callers = Callers::new(callers, clock::now());
@@ -123,16 +165,7 @@ impl Api {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             return Err(response.into());
         };
-        if let Err(wait) = self.0.callers.take(caller, clock::now()) {
-            counter!("toolbox_limited_requests_total", "caller" => caller.name.clone()).increment(1);
-            self.count(&caller.name, |asked| asked.limited += 1);
-            let message = "more requests than this caller may make: ask again after the time in Retry-After";
-            let mut response = refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
-            // Whole seconds, and no sooner than it makes sense.
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-            return Err(response.into());
-        }
+        self.0.callers.take(caller, clock::now()).map_err(|wait| self.limited(caller, wait))?;
         if !caller.may.contains(&kind) {
             self.count(&caller.name, |asked| asked.refused += 1);
             let message = "this caller may not ask this kind of question";
@@ -141,11 +174,80 @@ impl Api {
         Ok(caller)
     }
 
+    fn limited(&self, caller: &Caller, wait: Duration) -> Response {
+        counter!("toolbox_limited_requests_total", "caller" => caller.name.clone()).increment(1);
+        self.count(&caller.name, |asked| asked.limited += 1);
+        let message = "more requests than this caller may make: ask again after the time in Retry-After";
+        let mut response = refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
+        // Whole seconds, and no sooner than it makes sense.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        response
+    }
+
+    /// What the bindings say to a question of `caller`.
+    fn look_up(&self, caller: &Caller, request: &VerifyRequest, now: Timestamp) -> Result<Looked, Refused> {
+        if !caller.may_ask_about(request.address) {
+            let message = "this caller may not ask about this address".to_owned();
+            return Err((StatusCode::FORBIDDEN, ErrorBody::new("forbidden", message, None)));
+        }
+        let question = Question::new(request.address, request.port);
+        match request.at {
+            None => Ok(self.0.bindings.verify(&request.subscriber, question)),
+            Some(at) if at > now => {
+                let why = ErrorBody::new("invalid", format!("{at} is in the future"), Some("at"));
+                Err((StatusCode::BAD_REQUEST, why))
+            }
+            Some(at) => self.0.bindings.verify_at(&request.subscriber, question, at).map_err(|error| {
+                tracing::error!(%error, "the history cannot be read");
+                let message = "the history cannot be read now".to_owned();
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorBody::new("no_history", message, None))
+            }),
+        }
+    }
+
+    fn refuse(&self, caller: &str, (status, why): Refused) -> Response {
+        if status.is_client_error() {
+            self.count(caller, |asked| asked.refused += 1);
+        }
+        (status, axum::Json(why)).into_response()
+    }
+
     fn count(&self, caller: &str, change: impl FnOnce(&mut Asked)) {
         if let Some(asked) = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner).get_mut(caller) {
             change(asked);
         }
     }
+}
+
+/// What a look-up came to.
+type Looked = Result<Live, Reason>;
+/// Why there is none.
+type Refused = (StatusCode, ErrorBody);
+
+fn is_json(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
+}
+
+fn not_json() -> Refused {
+    let why = ErrorBody::new("unsupported_media_type", "send application/json".to_owned(), None);
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, why)
+}
+
+fn word_of(answer: Looked) -> &'static str {
+    answer.map_or_else(Reason::as_str, |_| LIVE)
+}
+
+fn verdict_of(answer: Looked) -> Verdict {
+    match answer {
+        Ok(Live { source, span }) => Verdict::live(span.since, source, span.proof),
+        Err(reason) => Verdict::NotLive { reason },
+    }
+}
+
+fn not_audited() -> Response {
+    let message = "the look-up cannot be written down now: ask again";
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "not_audited", message)
 }
 
 /// What may stand behind the path.
@@ -171,67 +273,34 @@ async fn verify(
         Ok(caller) => caller,
         Err(refused) => return *refused,
     };
-    let (caller, may) = (caller.name.clone(), caller);
-    let json = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    if !json {
-        api.count(&caller, |asked| asked.refused += 1);
-        return refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "send application/json");
+    let name = caller.name.as_str();
+    if !is_json(&headers) {
+        return api.refuse(name, not_json());
     }
     let request = match VerifyRequest::from_json(&body) {
         Ok(request) => request,
-        Err(error) => {
-            api.count(&caller, |asked| asked.refused += 1);
-            return (StatusCode::BAD_REQUEST, axum::Json(error)).into_response();
-        }
+        Err(error) => return api.refuse(name, (StatusCode::BAD_REQUEST, error)),
     };
-    if !may.may_ask_about(request.address) {
-        api.count(&caller, |asked| asked.refused += 1);
-        return refusal(StatusCode::FORBIDDEN, "forbidden", "this caller may not ask about this address");
-    }
     let now = clock::wall();
-    let question = Question::new(request.address, request.port);
-    let answer = match request.at {
-        None => api.0.bindings.verify(&request.subscriber, question),
-        Some(at) if at > now => {
-            api.count(&caller, |asked| asked.refused += 1);
-            let why = ErrorBody::new("invalid", format!("{at} is in the future"), Some("at"));
-            return (StatusCode::BAD_REQUEST, axum::Json(why)).into_response();
-        }
-        Some(at) => match api.0.bindings.verify_at(&request.subscriber, question, at) {
-            Ok(answer) => answer,
-            Err(error) => {
-                tracing::error!(%error, "the history cannot be read");
-                return refusal(StatusCode::SERVICE_UNAVAILABLE, "no_history", "the history cannot be read now");
-            }
-        },
+    let answer = match api.look_up(caller, &request, now) {
+        Ok(answer) => answer,
+        Err(refused) => return api.refuse(name, refused),
     };
     // Only about what is believed anyway is anybody asked: a probe can take a yes back, and never make one.
     let session = answer.ok().filter(|_| probe && request.at.is_none());
+    let question = Question::new(request.address, request.port);
     let session = session.and_then(|_| api.0.bindings.session(&request.subscriber, question));
     let probed = match session {
         Some(session) => Some(api.0.prober.ask(&session, &request.subscriber, request.address).await),
         None => None,
     };
     let answer = if probed == Some(Probed::Gone) { Err(Reason::Ended) } else { answer };
-    let word = answer.map_or_else(Reason::as_str, |_| "live");
-    if api.0.audit.record(&caller, &request, word, now).await.is_err() {
-        return refusal(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not_audited",
-            "the look-up cannot be written down now: ask again",
-        );
+    let word = word_of(answer);
+    if api.0.audit.record(name, &request, word, now).await.is_err() {
+        return not_audited();
     }
-    counter!("toolbox_lookups_total", "caller" => caller.clone(), "answer" => word).increment(1);
-    api.count(&caller, |asked| {
-        asked.lookups += 1;
-        asked.live += u64::from(answer.is_ok());
-        asked.last = Some(now.to_string());
-    });
-    let verdict = match answer {
-        Ok(Live { source, span }) => Verdict::live(span.since, source, span.proof),
-        Err(reason) => Verdict::NotLive { reason },
-    };
-    axum::Json(Answered { verdict, probe: probed }).into_response()
+    api.count(name, |asked| asked.answered(word, now));
+    axum::Json(Answered { verdict: verdict_of(answer), probe: probed }).into_response()
 }
 
 async fn changes(State(api): State<Api>, headers: HeaderMap) -> Response {
@@ -243,8 +312,7 @@ async fn changes(State(api): State<Api>, headers: HeaderMap) -> Response {
     let from = headers.get("last-event-id").map(|id| id.to_str().unwrap_or("?")).filter(|id| !id.is_empty());
     let now = clock::wall();
     if api.0.audit.record_text(&caller.name, "changes", "", "followed", now).await.is_err() {
-        let message = "the look-up cannot be written down now: ask again";
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "not_audited", message);
+        return not_audited();
     }
     let Some(body) = api.0.follow.start(caller, from) else {
         api.count(&caller.name, |asked| asked.limited += 1);
@@ -255,7 +323,7 @@ async fn changes(State(api): State<Api>, headers: HeaderMap) -> Response {
     };
     api.count(&caller.name, |asked| {
         asked.lookups += 1;
-        asked.last = Some(now.to_string());
+        asked.last = Some(now);
     });
     ([(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")], body).into_response()
 }

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use toolbox_core::Question;
 use toolbox_wire::http::VerifyRequest;
 
-/// Look-ups that may wait for the disk; over it callers are told to come again.
+/// Requests whose look-ups may wait for the disk; over it callers are told to come again.
 const WAITING: usize = 1024;
 /// A line is shorter than this.
 const LONGEST_LINE: u64 = 4096;
@@ -103,8 +103,41 @@ impl Default for Head {
 impl Head {
     fn append(&self, entry: &Entry) -> Option<String> {
         let bytes = serde_json::to_vec(entry).ok()?;
-        Some(hex(&hash::sha256(&[self.head.as_bytes(), b"\n", &bytes])))
+        Some(self.hash(&bytes))
     }
+
+    fn hash(&self, entry: &[u8]) -> String {
+        hex(&hash::sha256(&[self.head.as_bytes(), b"\n", entry]))
+    }
+
+    /// Writes the line of a look-up behind `text`, and goes on to it. As [`Line`] would be, without a copy of it.
+    fn write(
+        &mut self,
+        (caller, time): (&str, &str),
+        (question, answer): &Lookup,
+        text: &mut Vec<u8>,
+    ) -> Result<(), serde_json::Error> {
+        let entry = Written { number: self.entries + 1, time, caller, question, answer };
+        text.extend_from_slice(b"{\"entry\":");
+        let from = text.len();
+        serde_json::to_writer(&mut *text, &entry)?;
+        let hash = self.hash(text.get(from..).unwrap_or_default());
+        text.extend_from_slice(b",\"hash\":\"");
+        text.extend_from_slice(hash.as_bytes());
+        text.extend_from_slice(b"\"}\n");
+        *self = Self { entries: entry.number, head: hash };
+        Ok(())
+    }
+}
+
+/// An [`Entry`] as it is written.
+#[derive(Serialize)]
+struct Written<'a> {
+    number: u64,
+    time: &'a str,
+    caller: &'a str,
+    question: &'a str,
+    answer: &'a str,
 }
 
 /// The file of the log in `data`.
@@ -156,19 +189,22 @@ fn next(head: &Head, line: &[u8]) -> Result<Head, &'static str> {
     Ok(Head { entries: entry.number, head: hash })
 }
 
+/// Look-ups of one request.
 struct Job {
     caller: String,
-    question: String,
-    answer: &'static str,
+    lookups: Vec<Lookup>,
     time: Timestamp,
     done: oneshot::Sender<()>,
 }
+
+/// A question, as [`Entry`] has it, and its answer.
+type Lookup = (String, &'static str);
 
 /// The open log. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Audit {
     jobs: mpsc::Sender<Job>,
-    key: Arc<Secret<Vec<u8>>>,
+    key: Arc<hash::Keyed>,
     head: Arc<Mutex<Head>>,
 }
 
@@ -204,7 +240,7 @@ impl Audit {
         };
         log.sync_all().map_err(failed)?;
         sync_folder(data).map_err(failed)?;
-        let key = Arc::new(question_key(data)?);
+        let key = Arc::new(hash::Keyed::new(question_key(data)?.expose()));
         let (jobs, queue) = mpsc::channel(WAITING);
         let head = Arc::new(Mutex::new(head));
         let thread = std::thread::Builder::new().name("audit".to_owned());
@@ -230,8 +266,26 @@ impl Audit {
         answer: &'static str,
         time: Timestamp,
     ) -> Result<(), NotAudited> {
-        let question = Question::new(request.address, request.port);
-        self.record_question(caller, question, request.at, Some(&request.subscriber), answer, time).await
+        self.record_all(caller, [(request, answer)], time).await
+    }
+
+    /// Writes the look-ups of one request down, in their order.
+    ///
+    /// # Errors
+    /// As [`Audit::record`].
+    pub async fn record_all<'r>(
+        &self,
+        caller: &str,
+        lookups: impl IntoIterator<Item = (&'r VerifyRequest, &'static str)>,
+        time: Timestamp,
+    ) -> Result<(), NotAudited> {
+        let lookups = lookups.into_iter().map(|(request, answer)| {
+            let question = Question::new(request.address, request.port);
+            let text = text_of(question, request.at);
+            (self.hash(&text, request.subscriber.as_str()), answer)
+        });
+        let lookups = lookups.collect();
+        self.write(caller, lookups, time).await
     }
 
     /// Writes down that `caller` asked who is, or was at `at`, at an address; or whether it was `subscriber`.
@@ -247,15 +301,8 @@ impl Audit {
         answer: &'static str,
         time: Timestamp,
     ) -> Result<(), NotAudited> {
-        let mut text = question.address.to_string();
-        if let Some(port) = question.port {
-            text.push_str(&format!(" port {port}"));
-        }
-        if let Some(at) = at {
-            text.push_str(&format!(" at {at}"));
-        }
         let subscriber = subscriber.map_or("", SubscriberId::as_str);
-        self.record_text(caller, &text, subscriber, answer, time).await
+        self.record_text(caller, &text_of(question, at), subscriber, answer, time).await
     }
 
     /// Writes down what `caller` asked, in words that nobody else's question has.
@@ -270,12 +317,30 @@ impl Audit {
         answer: &'static str,
         time: Timestamp,
     ) -> Result<(), NotAudited> {
-        let question = hash::keyed(self.key.expose(), &[text.as_bytes(), subscriber.as_bytes()]);
+        self.write(caller, vec![(self.hash(text, subscriber), answer)], time).await
+    }
+
+    fn hash(&self, text: &str, subscriber: &str) -> String {
+        hex(&self.key.of(&[text.as_bytes(), subscriber.as_bytes()]))
+    }
+
+    async fn write(&self, caller: &str, lookups: Vec<Lookup>, time: Timestamp) -> Result<(), NotAudited> {
         let (done, written) = oneshot::channel();
-        let job = Job { caller: caller.to_owned(), question: hex(&question), answer, time, done };
+        let job = Job { caller: caller.to_owned(), lookups, time, done };
         self.jobs.try_send(job).map_err(|_| NotAudited)?;
         written.await.map_err(|_| NotAudited)
     }
+}
+
+fn text_of(question: Question, at: Option<Timestamp>) -> String {
+    let mut text = question.address.to_string();
+    if let Some(port) = question.port {
+        text.push_str(&format!(" port {port}"));
+    }
+    if let Some(at) = at {
+        text.push_str(&format!(" at {at}"));
+    }
+    text
 }
 
 /// The key for hashing questions, made at the first start.
@@ -308,34 +373,28 @@ fn sync_folder(folder: &Path) -> std::io::Result<()> {
 
 /// Look-ups that wait together share one sync. An error of the disk is final: the queue closes.
 fn write_until_closed(log: &mut File, head: &Mutex<Head>, mut queue: mpsc::Receiver<Job>) {
-    while let Some(first) = queue.blocking_recv() {
-        let mut jobs = vec![first];
-        while let Ok(job) = queue.try_recv() {
-            jobs.push(job);
-        }
+    let (mut jobs, mut text) = (Vec::new(), Vec::new());
+    while queue.blocking_recv_many(&mut jobs, WAITING) > 0 {
         let mut end = head.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut text = Vec::new();
+        text.clear();
+        let mut time = (None, String::new());
         for job in &jobs {
-            let entry = Entry {
-                number: end.entries + 1,
-                time: job.time.to_string(),
-                caller: job.caller.clone(),
-                question: job.question.clone(),
-                answer: job.answer.to_owned(),
-            };
-            let Some(hash) = end.append(&entry) else { return };
-            end = Head { entries: entry.number, head: hash.clone() };
-            if serde_json::to_writer(&mut text, &Line { entry, hash }).is_err() {
-                return;
+            // Most are of the moment of the one before.
+            if time.0 != Some(job.time) {
+                time = (Some(job.time), job.time.to_string());
             }
-            text.push(b'\n');
+            for lookup in &job.lookups {
+                if end.write((&job.caller, &time.1), lookup, &mut text).is_err() {
+                    return;
+                }
+            }
         }
         if let Err(error) = log.write_all(&text).and_then(|()| log.sync_data()) {
             tracing::error!(%error, "the audit log cannot be written: no look-up is answered any more");
             return;
         }
         *head.lock().unwrap_or_else(PoisonError::into_inner) = end;
-        for job in jobs {
+        for job in jobs.drain(..) {
             let _ = job.done.send(());
         }
     }
@@ -356,9 +415,11 @@ mod tests {
 
     async fn three(data: &Path) {
         let audit = Audit::open(data).unwrap();
-        for (name, answer) in [("alice", "live"), ("bob", "no-session"), ("alice", "ended")] {
-            audit.record("shop", &request(name), answer, Timestamp::from_secs(1_700_000_000)).await.unwrap();
-        }
+        let at = Timestamp::from_secs(1_700_000_000);
+        audit.record("shop", &request("alice"), "live", at).await.unwrap();
+        // A list of two.
+        let (bob, alice) = (request("bob"), request("alice"));
+        audit.record_all("shop", [(&bob, "no-session"), (&alice, "ended")], at).await.unwrap();
     }
 
     fn lines(data: &Path) -> Vec<String> {
@@ -376,6 +437,8 @@ mod tests {
         assert_eq!(verify(data).unwrap(), audit.head());
         assert_eq!(audit.head().entries, 6);
         let lines = lines(data);
+        let written = |n: usize| serde_json::to_string(&serde_json::from_str::<Line>(&lines[n]).unwrap()).unwrap();
+        assert!((0..6).all(|n| written(n) == lines[n]), "a line is that of its entry and hash");
         let question = |n: usize| serde_json::from_str::<Line>(&lines[n]).unwrap().entry.question;
         assert_eq!(question(0), question(2), "the same question can be told");
         assert_ne!(question(0), question(1));

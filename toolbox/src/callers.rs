@@ -161,16 +161,21 @@ impl Callers {
 
     /// Takes one request from what `caller` has left; how long to wait, when nothing is.
     pub(crate) fn take(&self, caller: &Caller, now: Instant) -> Result<(), Duration> {
+        self.take_some(caller, 1.0, now)
+    }
+
+    /// Takes so many requests at once, or none.
+    pub(crate) fn take_some(&self, caller: &Caller, count: f64, now: Instant) -> Result<(), Duration> {
         let Some(left) = self.left.get(&caller.name) else { return Ok(()) };
         let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
         let Rate { per_s, burst } = caller.rate;
         let back = now.since(left.at).as_secs_f64() * f64::from(per_s);
         left.requests = (left.requests + back).min(f64::from(burst));
         left.at = left.at.max(now);
-        if left.requests < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - left.requests) / f64::from(per_s)));
+        if left.requests < count {
+            return Err(Duration::from_secs_f64((count - left.requests) / f64::from(per_s)));
         }
-        left.requests -= 1.0;
+        left.requests -= count;
         Ok(())
     }
 }

@@ -101,7 +101,7 @@ impl Role for Toolbox {
     async fn run(config: Config, context: Context) -> Outcome {
         std::fs::create_dir_all(&config.data).map_err(|error| format!("{}: {error}", config.data.display()))?;
         let identity = tls::server(&config.identity, None)?;
-        let limits = Limits { body: api::BODY_LIMIT, ..Limits::default() };
+        let limits = Limits { body: api::BODY_LIMIT, streams: api::STREAMS, ..Limits::default() };
         let ready = Arc::new(OnceLock::new());
         for listen in &config.https_listen {
             let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;

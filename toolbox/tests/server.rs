@@ -150,13 +150,47 @@ fn wrong_requests_get_a_precise_refusal() {
     assert_eq!(toolbox.ask(Method::GET, "/healthz", &[], b"").0, StatusCode::OK);
     for route in toolbox::api::ROUTES {
         let method: Method = route.method.to_uppercase().parse().unwrap();
+        let list = [br#"{"questions":["#, body.as_slice(), b"]}"].concat();
+        let body = if route.path == "/v1/verify-list" { &list } else { body.as_slice() };
         let (status, _) = toolbox.ask(method, route.path, &good, body);
         // The caller of this test may verify, and not follow.
         let right = if route.path == "/v1/changes" { StatusCode::FORBIDDEN } else { StatusCode::OK };
         assert_eq!(status, right, "{}", route.path);
     }
     let callers = toolbox.show("callers").unwrap();
-    assert_eq!((&callers[0]["lookups"], &callers[0]["refused"]), (&json!(1), &json!(6)));
+    assert_eq!((&callers[0]["lookups"], &callers[0]["refused"]), (&json!(2), &json!(6)));
+}
+
+#[test]
+fn a_list_is_answered_in_its_order_or_not_at_all() {
+    let toolbox = Toolbox::start();
+    let mut nas = Nas::new("127.0.0.1:0", toolbox.radius);
+    let start = nas.accounting(START, "s1", "alice@isp.example", A, now_s());
+    nas.tell(&start);
+    let bearer = format!("Bearer {KEY}");
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let ask = |questions: serde_json::Value| {
+        let body = json!({ "questions": questions }).to_string();
+        toolbox.ask(Method::POST, "/v1/verify-list", &headers, body.as_bytes())
+    };
+    let question = |name: &str, last: u8| json!({"address": format!("198.51.100.{last}"), "subscriber": name});
+    let several = json!([question("bob@isp.example", 70), question("alice@isp.example", 70), question("alice", 71)]);
+    let (status, answer) = ask(several);
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let live: Vec<_> = answer["answers"].as_array().unwrap().iter().map(|answer| answer["live"].clone()).collect();
+    assert_eq!(live, [json!(false), json!(true), json!(false)]);
+    assert_eq!(answer["answers"][1]["source"], json!("radius"));
+    assert_eq!(toolbox.show("status").unwrap()["audit"]["entries"], json!(3));
+    let future = json!({"address": "198.51.100.70", "subscriber": "alice", "at": "2999-01-01T00:00:00Z"});
+    let (status, answer) = ask(json!([question("alice", 70), future]));
+    assert_eq!((status, &answer["error"]["field"]), (StatusCode::BAD_REQUEST, &json!("questions[1].at")));
+    let (status, answer) = ask(json!(vec![question("alice", 70); 257]));
+    assert_eq!((status, &answer["error"]["field"]), (StatusCode::BAD_REQUEST, &json!("questions")));
+    assert_eq!(ask(json!(vec![question("alice", 70); 256])).0, StatusCode::OK, "longer than a single one may be");
+    assert_eq!(toolbox.show("status").unwrap()["audit"]["entries"], json!(259), "what is refused is not looked up");
+    let callers = toolbox.show("callers").unwrap();
+    let counted = ["lookups", "live", "refused"].map(|of| callers[0][of].clone());
+    assert_eq!(counted, [json!(259), json!(1), json!(2)]);
 }
 
 #[test]

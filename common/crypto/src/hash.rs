@@ -15,12 +15,30 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
 /// HMAC-SHA-256 of the parts, each preceded by its length, so that no two lists of parts collide.
 #[must_use]
 pub fn keyed(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
+    Keyed::new(key).of(parts)
+}
+
+/// [`keyed`] with a key that is used often. Shows nothing of it.
+#[derive(Debug, Clone)]
+pub struct Keyed(hmac::Key);
+
+impl Keyed {
+    /// With this key.
+    #[must_use]
+    pub fn new(key: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
-    sized(context.sign().as_ref())
+
+    /// Of the parts, as [`keyed`] has it.
+    #[must_use]
+    pub fn of(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.0);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        sized(context.sign().as_ref())
+    }
 }
 
 /// HMAC-SHA-256 of `message` as RFC 2104 has it.

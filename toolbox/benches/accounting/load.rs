@@ -1,7 +1,7 @@
 //! NASes that send as much as is answered, and what came of it.
 //!
-//! The load runs on the processors that it measures. So what a NAS has to say at once goes through the kernel at once, and
-//! packets are made from one that is built: that leaves the server about nine tenths of them. Every answer is verified.
+//! The load runs on the processors that it measures. So what a NAS has to say at once goes through the kernel at once (UDP GSO
+//! and GRO), and packets are made from one that is built. Every answer is verified.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
@@ -24,6 +24,8 @@ pub(crate) struct Load {
     pub(crate) seconds: Duration,
     /// Makes the sessions of each round others.
     pub(crate) round: usize,
+    /// Each packet goes through the kernel alone, as from NASes that have one thing to say at a time.
+    pub(crate) alone: bool,
 }
 
 /// What was answered, and how soon.
@@ -60,7 +62,8 @@ impl Load {
             .map(|client| {
                 let (window, seconds, secret) = (self.window.min(256), self.seconds, secret.to_owned());
                 let first = (self.round * self.clients + client) as u32;
-                std::thread::spawn(move || Client::new(server, secret, first).run(window, seconds))
+                let together = if self.alone { 1 } else { TOGETHER };
+                std::thread::spawn(move || Client::new(server, secret, first, together).run(window, seconds))
             })
             .collect();
         let (mut took, mut again) = (Vec::new(), 0);
@@ -87,17 +90,19 @@ struct Client {
     sessions: u32,
     waiting: Vec<Waiting>,
     again: u64,
+    /// Packets that go through the kernel at once.
+    together: usize,
 }
 
 /// What the kernel cuts into packets, or gives as one, at most.
 const TOGETHER: usize = 64;
 
 impl Client {
-    fn new(server: SocketAddr, secret: String, number: u32) -> Self {
+    fn new(server: SocketAddr, secret: String, number: u32, together: usize) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(server).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        setsockopt(&socket, sockopt::UdpGroSegment, &true).unwrap();
+        setsockopt(&socket, sockopt::UdpGroSegment, &(together > 1)).unwrap();
         let now = Instant::now();
         let waiting = |identifier| Waiting {
             waits: false,
@@ -106,7 +111,7 @@ impl Client {
             last: now,
         };
         let waiting = (0..=u8::MAX).map(waiting).collect();
-        Self { socket, secret, number, sessions: 0, waiting, again: 0 }
+        Self { socket, secret, number, sessions: 0, waiting, again: 0, together }
     }
 
     /// Sends the next session's packet under each of these identifiers.
@@ -118,13 +123,14 @@ impl Client {
             (waiting.waits, waiting.first, waiting.last) = (true, now, now);
             next_packet(&mut waiting.packet, self.number, self.sessions, self.secret.as_bytes());
         }
-        for some in identifiers.chunks(TOGETHER) {
+        for some in identifiers.chunks(self.together) {
             let packets = some.iter().map(|identifier| self.waiting[usize::from(*identifier)].packet.as_slice());
             let whole = packets.collect::<Vec<_>>().concat();
             let length = u16::try_from(whole.len() / some.len()).unwrap();
             let how = [ControlMessage::UdpGsoSegments(&length)];
+            let how = if some.len() > 1 { &how[..] } else { &[] };
             let whole = [IoSlice::new(&whole)];
-            sendmsg::<()>(self.socket.as_raw_fd(), &whole, &how, MsgFlags::empty(), None).unwrap();
+            sendmsg::<()>(self.socket.as_raw_fd(), &whole, how, MsgFlags::empty(), None).unwrap();
         }
     }
 

@@ -10,10 +10,12 @@ use tempfile::TempDir;
 use toolbox_wire::radius::{Request, build_request};
 
 use crate::ask;
+use crate::h2load::{self, Asking};
 use crate::load::Figures;
 
 pub(crate) const SECRET: &str = "a secret of the bench, of some length";
 const KEY: &str = "the key of the bench";
+const SUBSCRIBERS: u8 = 200;
 
 /// A folder on the disk that the build is on: what is in memory alone would be durable at no price.
 pub(crate) fn folder() -> TempDir {
@@ -83,10 +85,7 @@ rate-per-s = 1000000
 
     /// As many callers ask, each as soon as it is answered.
     pub(crate) fn verify(&self, callers: usize, seconds: Duration) -> Figures {
-        const SUBSCRIBERS: u8 = 200;
-        for n in 1..=SUBSCRIBERS {
-            self.start_session(n);
-        }
+        self.subscribers();
         let host = self.https;
         let request = move |n: usize| {
             let who = n % usize::from(SUBSCRIBERS) + 1;
@@ -96,6 +95,40 @@ rate-per-s = 1000000
             format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
         };
         ask::run(self.https, &self.folder.path().join("cert.pem"), callers, seconds, request)
+    }
+
+    /// As [`Toolbox::verify`], over HTTP/2.
+    pub(crate) fn verify_http2(&self, connections: usize, streams: usize, seconds: Duration) -> Figures {
+        let body = r#"{"address":"10.0.0.7","subscriber":"user7"}"#;
+        self.ask(&Asking { connections, streams, path: "/v1/verify", body }, seconds)
+    }
+
+    /// As [`Toolbox::verify_http2`], so many in each request.
+    pub(crate) fn verify_lists(&self, connections: usize, each: usize, seconds: Duration) -> Figures {
+        let questions = (0..each).map(|n| n % usize::from(SUBSCRIBERS) + 1);
+        let questions = questions.map(|who| format!(r#"{{"address":"10.0.0.{who}","subscriber":"user{who}"}}"#));
+        let body = format!(r#"{{"questions":[{}]}}"#, questions.collect::<Vec<_>>().join(","));
+        self.ask(&Asking { connections, streams: 1, path: "/v1/verify-list", body: &body }, seconds)
+    }
+
+    fn ask(&self, asking: &Asking<'_>, seconds: Duration) -> Figures {
+        self.subscribers();
+        let figures = h2load::run(self.https, KEY, asking, seconds, self.folder.path());
+        let callers = self.show("callers");
+        let lookups = callers[0]["lookups"].as_u64().unwrap();
+        assert_eq!(callers[0]["live"].as_u64(), Some(lookups), "every answer is a yes");
+        assert!(lookups >= figures.answered() as u64);
+        figures
+    }
+
+    fn show(&self, topic: &str) -> serde_json::Value {
+        let mut show = Command::new(env!("CARGO_BIN_EXE_toolbox"));
+        show.args(["show", topic, "--json", "--config"]).arg(self.folder.path().join("toolbox.toml"));
+        serde_json::from_slice(&show.output().unwrap().stdout).unwrap()
+    }
+
+    fn subscribers(&self) {
+        (1..=SUBSCRIBERS).for_each(|n| self.start_session(n));
     }
 
     fn start_session(&self, n: u8) {

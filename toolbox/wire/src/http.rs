@@ -101,6 +101,46 @@ impl VerifyRequest {
     }
 }
 
+/// Several questions at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyList {
+    /// What is asked, to be answered in this order.
+    pub questions: Vec<VerifyRequest>,
+}
+
+impl VerifyList {
+    /// Questions in one request.
+    pub const MOST: usize = 256;
+
+    /// Reads a request body with one question or more.
+    ///
+    /// # Errors
+    /// [`ErrorBody`] as of [`VerifyRequest::from_json`], which names the question as well: `questions[3].address`.
+    pub fn from_json(body: &[u8]) -> Result<Self, ErrorBody> {
+        match serde_json::from_slice::<Self>(body) {
+            Ok(list) if (1..=Self::MOST).contains(&list.questions.len()) => Ok(list),
+            Ok(list) => {
+                let message = format!("{} questions: 1 to {} are allowed", list.questions.len(), Self::MOST);
+                Err(ErrorBody::new("invalid", message, Some("questions")))
+            }
+            Err(error) => Err(Self::explain(body, &error)),
+        }
+    }
+
+    fn explain(body: &[u8], error: &serde_json::Error) -> ErrorBody {
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else {
+            return ErrorBody::new("malformed", format!("the body is not JSON: {error}"), None);
+        };
+        let Some(questions) = value.get("questions").and_then(serde_json::Value::as_array) else {
+            return ErrorBody::new("malformed", "the body must be a JSON object with a list of questions".into(), None);
+        };
+        let each = questions.iter().map(|question| VerifyRequest::from_json(question.to_string().as_bytes()));
+        let wrong = each.enumerate().find_map(|(index, question)| question.err().map(|wrong| wrong.of_question(index)));
+        wrong.unwrap_or_else(|| ErrorBody::new("malformed", error.to_string(), None))
+    }
+}
+
 /// Which source a binding was learnt from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -259,6 +299,14 @@ impl ErrorBody {
         let field = field.map(|name| name.chars().take(64).collect());
         Self { error: ErrorDetail { code: code.to_owned(), message, field } }
     }
+
+    /// The same about a question of a list, counted from 0.
+    #[must_use]
+    pub fn of_question(mut self, index: usize) -> Self {
+        let field = self.error.field.map_or_else(String::new, |field| format!(".{field}"));
+        self.error.field = Some(format!("questions[{index}]{field}"));
+        self
+    }
 }
 
 #[cfg(test)]
@@ -303,6 +351,30 @@ mod tests {
         assert_eq!(field(r#"{"address":"192.0.2.1","subscriber":"a","proof":1}"#), "proof");
         for body in ["", "[]", "{", r#"{"address":"192.0.2.1","address":"192.0.2.2","subscriber":"a"}"#] {
             assert_eq!(refused(body), ("malformed".into(), None), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_read_in_its_order_and_a_refusal_names_the_question() {
+        let good = r#"{"address":"198.51.100.70","subscriber":"alice"},{"address":"::1","subscriber":"bob","port":1}"#;
+        let list = VerifyList::from_json(format!(r#"{{"questions":[{good}]}}"#).as_bytes()).unwrap();
+        let names: Vec<&str> = list.questions.iter().map(|question| question.subscriber.as_str()).collect();
+        assert_eq!(names, ["alice", "bob"]);
+        let refused = |body: String| {
+            let error = VerifyList::from_json(body.as_bytes()).unwrap_err().error;
+            (error.code, error.field.unwrap_or_default())
+        };
+        let with = |question: &str| refused(format!(r#"{{"questions":[{good},{question}]}}"#));
+        let invalid = |field: &str| ("invalid".to_owned(), field.to_owned());
+        assert_eq!(with(r#"{"address":"198.51.100","subscriber":"a"}"#), invalid("questions[2].address"));
+        assert_eq!(with(r#"{"address":"192.0.2.1","subscriber":"a","what":1}"#), invalid("questions[2].what"));
+        assert_eq!(with("7"), ("malformed".into(), "questions[2]".into()));
+        let question = r#"{"address":"::1","subscriber":"a"}"#;
+        let many = |count: usize| format!(r#"{{"questions":[{}]}}"#, vec![question; count].join(","));
+        assert_eq!((refused(many(0)), refused(many(257))), (invalid("questions"), invalid("questions")));
+        assert_eq!(VerifyList::from_json(many(256).as_bytes()).unwrap().questions.len(), 256);
+        for body in ["", "[]", "{", r#"{"questions":{}}"#, r#"{"questions":[],"more":1}"#] {
+            assert_eq!(refused(body.to_owned()), ("malformed".into(), String::new()), "{body}");
         }
     }
 
