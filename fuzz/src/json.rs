@@ -3,7 +3,7 @@
 use forwarder_wire::prefixes::{Answer, Question, Told};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use toolbox_wire::http::{ErrorBody, Verdict, VerifyRequest};
+use toolbox_wire::http::{ErrorBody, Verdict, VerifyList, VerifyRequest};
 use transact_wire::order::{Issued, Order, Placement};
 use transact_wire::payment::{Claim, Outcome, Page, Payment};
 use transact_wire::result::{Acknowledgement, Pending, PurchaseResult, SignedResult};
@@ -38,7 +38,7 @@ fn feed(bytes: &[u8]) {
     }
 }
 
-/// A question to the toolbox, and the bodies that come back.
+/// A question to the toolbox, alone and in a list, and the bodies that come back.
 pub fn toolbox_verify(bytes: &[u8]) {
     match VerifyRequest::from_json(bytes) {
         Ok(request) => {
@@ -50,8 +50,24 @@ pub fn toolbox_verify(bytes: &[u8]) {
             stays::<ErrorBody>(&serde_json::to_vec(&refusal).expect("plain data"));
         }
     }
+    listed(bytes);
+    listed(&[b"{\"questions\":[", bytes, b"]}"].concat());
     stays::<ErrorBody>(bytes);
     stays::<Verdict>(bytes);
+}
+
+fn listed(bytes: &[u8]) {
+    match VerifyList::from_json(bytes) {
+        Ok(list) => {
+            assert!((1..=VerifyList::MOST).contains(&list.questions.len()));
+            let again = serde_json::to_vec(&list).expect("plain data");
+            assert_eq!(VerifyList::from_json(&again), Ok(list));
+        }
+        Err(refusal) => {
+            assert!(!refusal.error.message.is_empty());
+            stays::<ErrorBody>(&serde_json::to_vec(&refusal).expect("plain data"));
+        }
+    }
 }
 
 /// Every body between vendor, facilitation, transaction server and payer.
