@@ -64,6 +64,7 @@ fn main() -> std::io::Result<()> {
         ("toolbox_stream", kept::streams()),
         ("toolbox_verify", toolbox()),
         ("toolbox_words", kept::words()),
+        ("transact_form", transact_forms()),
         ("transact_json", transact()),
     ];
     for (target, seeds) in all {
@@ -695,6 +696,20 @@ fn toolbox() -> Seeds {
         ("not-live", text(r#"{"live":false,"reason":"no-session"}"#)),
         ("error", text(r#"{"error":{"code":"invalid","message":"the field is missing","field":"address"}}"#)),
     ]
+}
+
+fn transact_forms() -> Seeds {
+    [
+        ("payment", "vendor=shop&transaction_id=o-1&password=pw&lang=de&card_number=4111+1111-1111%201111&expiry=12%2F30&pin="),
+        ("pin", "vendor=shop&transaction_id=o-1&password=p%C3%A9&card_number=4111111111111111&expiry=12%2F30&pin=1234"),
+        ("outcome", "vendor=shop&transaction_id=o-1&password=pw&lang=fr"),
+        ("twice", "vendor=shop&vendor=4111111111111111&transaction_id=o-1&password=pw"),
+        ("languages", "de-CH,de;q=0.9,en;q=0.8,*;q=0.1"),
+        ("secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        ("headers", "res_1\nv1a,AAAA v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=\n{\"vendor\":\"shop\"}\nsha-256=:AAAA:\npage=(\"@status\" \"content-digest\" \"content-type\");created=1;keyid=\"page\";alg=\"ed25519\""),
+    ]
+    .map(|(name, text)| (name, text.as_bytes().to_vec()))
+    .into()
 }
 
 fn transact() -> Seeds {

@@ -15,6 +15,7 @@ mod bgp;
 mod bytes;
 mod cloak;
 mod ecash;
+mod form;
 mod json;
 mod kept;
 mod kernel;
@@ -30,6 +31,7 @@ pub use bank::{card_range, iso8583_framer, iso8583_message, iso8583_profile};
 pub use bgp::{bgp_flow, bgp_framer, bgp_message};
 pub use cloak::cloak_frames;
 pub use ecash::{ecash_ends, ecash_fields, ecash_frame};
+pub use form::transact_form;
 pub use json::{forwarder_line, toolbox_verify, transact_json};
 pub use kept::{journal_log, tap_frame, toolbox_row, toolbox_stream, toolbox_words};
 pub use kernel::{forwarder_netlink, forwarder_ruleset};
@@ -77,5 +79,6 @@ pub const TARGETS: &[Target] = &[
     ("toolbox_stream", toolbox_stream),
     ("toolbox_verify", toolbox_verify),
     ("toolbox_words", toolbox_words),
+    ("transact_form", transact_form),
     ("transact_json", transact_json),
 ];

@@ -40,7 +40,15 @@ impl<'a> Browser<'a> {
     /// # Errors
     /// When it does not start.
     pub fn open(lab: &'a Lab, host: &str) -> Result<Self> {
-        let home = lab.run_directory().join("browser");
+        Self::open_with(lab, host, true)
+    }
+
+    /// The same, with scripts or without.
+    ///
+    /// # Errors
+    /// As [`Browser::open`].
+    pub fn open_with(lab: &'a Lab, host: &str, scripts: bool) -> Result<Self> {
+        let home = lab.run_directory().join(if scripts { "browser" } else { "browser-without-scripts" });
         trust(&home, &lab.run_directory().join("pki/ca.pem"))?;
         let netns = lab.netns(host);
         let mut driver = netns.command(DRIVER);
@@ -66,7 +74,8 @@ impl<'a> Browser<'a> {
         ];
         let wanted = json!({ "capabilities": { "alwaysMatch": {
             "browserName": "chrome",
-            "goog:chromeOptions": { "binary": "/usr/bin/chromium", "args": flags },
+            "goog:chromeOptions": { "binary": "/usr/bin/chromium", "args": flags,
+                "prefs": { "profile.managed_default_content_settings.javascript": if scripts { 1 } else { 2 } } },
             "goog:loggingPrefs": { "performance": "ALL", "browser": "ALL" },
         } } });
         let opened = browser.ask(Method::POST, "/session", Some(wanted))?;

@@ -180,8 +180,15 @@ impl Lab {
     }
 
     fn signal(&self, name: &str, signal: Signal) -> Result<()> {
-        let pid = self.children().get(name).with_context(|| format!("`{name}` is not running"))?.id();
-        Ok(signal::kill(Pid::from_raw(i32::try_from(pid)?), signal)?)
+        Ok(signal::kill(Pid::from_raw(i32::try_from(self.process_id(name)?)?), signal)?)
+    }
+
+    /// The id of the process `name`.
+    ///
+    /// # Errors
+    /// When no such process was started here.
+    pub fn process_id(&self, name: &str) -> Result<u32> {
+        Ok(self.children().get(name).with_context(|| format!("`{name}` is not running"))?.id())
     }
 
     /// Starts the process `name` of the topology again, after [`Lab::kill9`].

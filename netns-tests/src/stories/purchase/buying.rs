@@ -100,6 +100,7 @@ pub(super) fn buying(world: &World<'_>, evidence: &mut Evidence, order: &Order) 
         Ok(format!("payer: {}; shop: {seen}; by {}", paid.state, PRIVATE[1]))
     });
     browser(world, evidence);
+    without_scripts(world, evidence);
     evidence.check("a page that was used, and one that was guessed, answer clearly and reveal nothing", || {
         let again = world.pay(&order.pay_url, APPROVED)?;
         ensure!(
@@ -127,6 +128,35 @@ pub(super) fn buying(world: &World<'_>, evidence: &mut Evidence, order: &Order) 
         Ok(format!("--tls-max 1.2: {}\n--tlsv1.3: {status}", old.stderr.trim()))
     });
     Ok(path)
+}
+
+fn without_scripts(world: &World<'_>, evidence: &mut Evidence) {
+    evidence.check(
+        "the same without scripts: the page's form goes to the private address, where the answer is a page",
+        || {
+            let order = world.buy("subscriber", SHOP[0], "book")?;
+            let browser = Browser::open_with(world.lab, "subscriber", false)?;
+            browser.go(&format!("{}?lang=de", order.pay_url))?;
+            eventually(Duration::from_secs(60), "the mark of the live path is there", || {
+                let instead = browser.text("#live")?;
+                ensure!(instead.is_empty(), "{instead}");
+                Ok(())
+            })?;
+            browser.screenshot("without-scripts")?;
+            browser.type_into("#card-number", APPROVED)?;
+            browser.type_into("#card-expiry", "12/30")?;
+            browser.click("#pay")?;
+            let outcome = eventually(Duration::from_secs(60), "the answer is there", || {
+                let state = browser.attribute("#outcome", "data-state")?;
+                ensure!(state == "approved", "{state} {}", browser.text("#outcome")?);
+                browser.text("#outcome")
+            })?;
+            ensure!(browser.url()? == format!("https://{}/pay", PRIVATE[0]), "{}", browser.url()?);
+            browser.screenshot("without-scripts-paid")?;
+            let seen = world.await_result(&order.order, "paid")?;
+            Ok(format!("{outcome}\nshop: {seen}"))
+        },
+    );
 }
 
 fn browser(world: &World<'_>, evidence: &mut Evidence) {
