@@ -158,8 +158,11 @@ async fn a_wrong_query_is_refused_in_json() {
 #[tokio::test]
 async fn requests_share_a_connection_of_http2_where_it_is_offered() {
     let (folder, url, stop) = served(Limits { body: 1000, streams: 8, ..Limits::default() }).await;
-    let (chosen, sender, connection) = multiplexed(&url, &folder.path().join("ca.pem")).await;
+    let (chosen, mut sender, connection) = multiplexed(&url, &folder.path().join("ca.pem")).await;
     assert_eq!(chosen.as_deref(), Some(&b"h2"[..]));
+    // By its answer the client knows how many it may ask at once: more are refused (RFC 9113 §5.1.2).
+    let first = sender.send_request(request(Method::GET, url.clone(), vec![])).await.unwrap();
+    assert_eq!(first.status(), StatusCode::OK);
     // More than may be asked at once, and one that is never answered beside them.
     let waiting = tokio::spawn(sender.clone().send_request(request(Method::GET, format!("{url}/wait"), vec![])));
     let asking = (0..50_usize).map(|n| {
