@@ -291,6 +291,15 @@ fn books(hands: &Hands<'_>, evidence: &mut Evidence, sessions: [&String; 2]) {
         ensure!(line.as_ref().is_some_and(|line| i64::try_from(line.amount) == Ok(home)), "bank: {line:?}");
         Ok(told)
     });
+    evidence.check("what went home is on hold until the operator says that it arrived", || {
+        let waiting = hands.server("ecash-holds")?;
+        let numbers =
+            waiting.as_array().into_iter().flatten().filter_map(|row| row.get("hold").and_then(Value::as_u64));
+        let numbers: Vec<u64> = numbers.collect();
+        ensure!(numbers.len() == 1, "{waiting}");
+        let said: Result<Vec<String>> = numbers.into_iter().map(|number| hands.arrived(number)).collect();
+        Ok(format!("{waiting}\n{}", said?.concat()))
+    });
     evidence.check("the server's books are proven, and say what the bank's say", || {
         let audit = hands.audit()?;
         ensure!(audit.get("proven") == Some(&Value::Bool(true)), "{audit}");

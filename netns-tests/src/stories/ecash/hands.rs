@@ -175,6 +175,13 @@ impl Hands<'_> {
         serde_json::from_str(&said).with_context(|| said.clone())
     }
 
+    /// The operator's word that the money of this hold is where it should be.
+    pub(super) fn arrived(&self, hold: u64) -> Result<String> {
+        let config = "{{run}}/transaction-server/transaction-server.toml";
+        let words = ["transaction-server", "ecash", "hold", &hold.to_string(), "done", "--config", config, "--json"];
+        self.world.lab.must("cloaked", &words)
+    }
+
     /// Cents that belong to clients, by the audit.
     pub(super) fn clients(&self, audit: &Value) -> Result<i64> {
         audit.pointer("/currencies/0/clients_minor").and_then(Value::as_i64).ok_or_else(|| anyhow!("{audit}"))

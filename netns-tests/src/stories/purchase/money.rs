@@ -70,7 +70,7 @@ pub(super) fn money(world: &World<'_>, evidence: &mut Evidence, paid: &Order) {
         ensure!(seen.state == "paid" && seen.result_deliveries == 1, "{seen:?}");
         let held = world.books()?.into_iter().filter(|line| line.event == "authorised" && line.last_four == "1111");
         let held: Vec<_> = held.collect();
-        ensure!(held.len() == 3, "three purchases were approved, and the bank has {held:?}");
+        ensure!(held.len() == 4, "four purchases were approved, and the bank has {held:?}");
         Ok(format!(
             "shop: {seen}\nbank: {}",
             held.iter()
