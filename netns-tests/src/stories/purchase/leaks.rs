@@ -74,7 +74,9 @@ pub(super) fn leaks(world: &World<'_>, evidence: &mut Evidence) {
         for (name, known) in
             [("facilitation-server", "transaction.cloakway.example"), ("example-shop", "A printed book")]
         {
-            let cards: Vec<_> = [APPROVED, DECLINED, SILENT].into_iter().flat_map(capture::forms_of_card).collect();
+            // Packed, the others are words that any program may have: 40 00 00 00 00 00 00 02.
+            let mut cards = capture::forms_of_card(APPROVED);
+            cards.extend([DECLINED, SILENT].map(|number| number.as_bytes().to_vec()));
             let (looked, found, blind) = in_memory(world.lab.process_id(name)?, &cards, known.as_bytes())?;
             ensure!(!blind, "{name}: the search is blind");
             ensure!(found == 0, "{name}: {found} places");
